@@ -1,0 +1,23 @@
+/* file.h - files: read-only mappings, and writing so that the old file survives every failure. */
+#ifndef KV_BASE_FILE_H
+#define KV_BASE_FILE_H
+
+#include "base/status.h"
+
+/* A regular file mapped read-only. */
+typedef struct kv_mapped {
+    const uint8_t *data;
+    size_t size;
+} kv_mapped;
+/* Errors: IO (missing, a directory, not a regular file, empty), MEMORY. */
+kvasir_code kv_map_open(const char *path, kv_mapped *out, kvasir_error *err);
+void kv_map_close(kv_mapped *map);
+/* Gives the whole pages inside [data, data+bytes) back to the system; they are read again from the file when touched. */
+void kv_map_drop(const kv_mapped *map, const void *data, size_t bytes);
+
+/* Whole small file into memory (kv_free), NUL-terminated; larger than max_bytes is an error. */
+kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err);
+/* Temporary file beside it, fsync, rename: the old content stays until the new one is whole. */
+kvasir_code kv_write_file_atomic(const char *path, const void *data, size_t len, kvasir_error *err);
+
+#endif

@@ -1,0 +1,288 @@
+/* kvasir.h - run a small language model from C.
+ *
+ * The only header that tools and embedding programs include. Everything is opaque: a *model* is a
+ * checkpoint opened for reading (shared by any number of sessions, immutable), a *session* is one
+ * conversation with its KV cache, a *sampler* turns logits into the next token.
+ *
+ *     model   = kvasir_model_open(path)          session = kvasir_session_open(model)
+ *     tokens  = kvasir_tokenize(model, text)     kvasir_session_eval(session, tokens)
+ *     next    = kvasir_sampler_sample(sampler, kvasir_session_logits(session, 0))
+ *
+ * Errors: every function that can fail returns a kvasir_code and, when `err` is not NULL, writes one
+ * line of text there. On failure no out-parameter is changed and nothing is left to free. The library
+ * never prints and never exits. Strings returned through `char **` are released with kvasir_free().
+ *
+ * Threads: a model may be used by several threads at once; a session or sampler by one at a time.
+ * Determinism: the same tokens give bit-identical logits, whatever the thread count, the chunking of
+ * prefill, the split between prefill and decode, the company in a batch or the CPU.
+ */
+#ifndef KVASIR_H
+#define KVASIR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define KVASIR_API __attribute__((visibility("default")))
+#define KVASIR_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#else
+#define KVASIR_API
+#define KVASIR_PRINTF(f, a)
+#endif
+
+#define KVASIR_VERSION "0.1.0"
+
+/* ---- status -------------------------------------------------------------------------------- */
+
+typedef enum kvasir_code {
+    KVASIR_OK = 0,
+    KVASIR_ERR_ARGUMENT,    /* the caller asked for something that has no meaning; the message names it */
+    KVASIR_ERR_IO,          /* a file could not be opened, read or written */
+    KVASIR_ERR_FORMAT,      /* a file is not what it must be (malformed, truncated, inconsistent) */
+    KVASIR_ERR_UNSUPPORTED, /* well-formed, but uses something this build cannot run */
+    KVASIR_ERR_MEMORY,      /* an allocation failed */
+    KVASIR_ERR_CONTEXT,     /* the tokens do not fit the context or the KV budget */
+    KVASIR_ERR_TEMPLATE,    /* the chat template raised, or exceeded its limits */
+    KVASIR_ERR_CANCELLED,   /* the progress callback asked to stop */
+} kvasir_code;
+
+typedef struct kvasir_error {
+    kvasir_code code;
+    char message[512]; /* one line, no newline, NUL-terminated */
+} kvasir_error;
+
+/* Releases memory that a kvasir function returned through `char **` or `kvasir_token **`. NULL is fine. */
+KVASIR_API void kvasir_free(void *ptr);
+
+/* ---- model --------------------------------------------------------------------------------- */
+
+typedef int32_t kvasir_token; /* a token id, 0 .. n_vocab-1; -1 where a model has no such token */
+
+typedef struct kvasir_model kvasir_model;
+
+typedef enum kvasir_gemm {
+    KVASIR_GEMM_NATIVE = 0, /* quantised weights x int8 activations, float weights x float32; bit-exact everywhere */
+    KVASIR_GEMM_BLAS,       /* weights dequantised to float32, OpenBLAS sgemm: the yardstick of quality */
+} kvasir_gemm;
+
+typedef struct kvasir_model_params {
+    int n_threads;           /* for packing at load and as default of its sessions; 0: physical cores available */
+    kvasir_gemm gemm;
+    const char *kernels;     /* "auto" (or NULL), "scalar", "avx2", "avx512", "neon"; all give the same bits */
+    const char *attention;   /* attention specification (spec/attention.md) over the checkpoint's own; NULL: none */
+    bool vocab_only;         /* open tokenizer and metadata only: no weights are read */
+} kvasir_model_params;
+
+/* All defaults: native, auto, physical cores. */
+KVASIR_API kvasir_model_params kvasir_model_params_default(void);
+
+/* Opens the GGUF checkpoint at `path`. `params` may be NULL. The file stays mapped until close.
+ * Errors: IO, FORMAT (malformed), UNSUPPORTED (unknown architecture or tensor type), MEMORY, ARGUMENT. */
+KVASIR_API kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *params,
+                                         kvasir_model **out, kvasir_error *err);
+/* Closes the model; its sessions must be closed first. NULL is fine. */
+KVASIR_API void kvasir_model_close(kvasir_model *model);
+
+typedef struct kvasir_model_info {
+    const char *architecture; /* "llama", "gemma3"; borrowed from the model */
+    const char *name;         /* general.name, or "" */
+    int n_vocab;              /* rows of the output matrix */
+    int n_layers;
+    int n_embd;
+    int n_heads;              /* of layer 0 */
+    int n_kv_heads;           /* of layer 0 */
+    int head_dim;             /* of layer 0 */
+    int n_ctx_train;          /* context length that the checkpoint declares */
+    uint64_t n_params;        /* weights of all tensors */
+    size_t file_bytes;
+    size_t weight_bytes;      /* all tensors as stored */
+    size_t decode_weight_bytes; /* weights that one decode step reads (layers, norms, output matrix) */
+    const char *type;         /* dominant type of the weight matrices, e.g. "Q4_1" */
+    double load_ms;           /* wall time of kvasir_model_open */
+} kvasir_model_info;
+
+KVASIR_API kvasir_model_info kvasir_model_get_info(const kvasir_model *model);
+/* Kernel set in force: "scalar", "avx2", "avx512", "neon". */
+KVASIR_API const char *kvasir_model_kernels(const kvasir_model *model);
+
+/* What a file holds, as a JSON object (architecture, sizes, types, tokenizer, attention per layer, what is
+ * not supported). Works from the header alone, also for files that cannot be run. `with_tensors` lists every tensor. */
+KVASIR_API kvasir_code kvasir_inspect(const char *path, bool with_tensors, char **json, kvasir_error *err);
+
+/* ---- text ---------------------------------------------------------------------------------- */
+
+enum {
+    KVASIR_TOKENIZE_BOS = 1,     /* add BOS (and EOS) where the model says so */
+    KVASIR_TOKENIZE_SPECIAL = 2, /* parse special tokens in the text; without it they are plain text */
+};
+
+/* Text to token ids. `*tokens` is allocated (kvasir_free), `*n_tokens` ids. Linearithmic in len.
+ * Any bytes are accepted; invalid UTF-8 becomes byte tokens. Errors: MEMORY. */
+KVASIR_API kvasir_code kvasir_tokenize(const kvasir_model *model, const char *text, size_t len, unsigned flags,
+                                       kvasir_token **tokens, size_t *n_tokens, kvasir_error *err);
+
+/* Token ids to text: `*text` is allocated (kvasir_free), `*len` bytes, NUL-terminated as well. `special` renders
+ * control tokens too (otherwise they give nothing). Errors: ARGUMENT (an id outside the vocabulary), MEMORY. */
+KVASIR_API kvasir_code kvasir_detokenize(const kvasir_model *model, const kvasir_token *tokens, size_t n_tokens,
+                                         bool special, char **text, size_t *len, kvasir_error *err);
+
+/* Bytes of one token as they appear in running text (a leading space included). Writes at most `cap` bytes, returns the
+ * full length. Ids without text (control tokens unless `special`, ids outside the vocabulary) give 0. */
+KVASIR_API size_t kvasir_token_bytes(const kvasir_model *model, kvasir_token token, bool special, char *buf, size_t cap);
+
+/* Streaming: holds back the bytes of an unfinished UTF-8 character until it is complete. Plain struct, zero to start. */
+typedef struct kvasir_utf8_stream {
+    char pending[8];
+    int n_pending;
+} kvasir_utf8_stream;
+/* Appends `len` bytes; returns how many bytes were written to `out` (capacity len + 8), always whole characters.
+ * Bytes that can never become a character are replaced by U+FFFD (so out needs 3*len + 8 in the worst case). */
+KVASIR_API size_t kvasir_utf8_push(kvasir_utf8_stream *s, const char *bytes, size_t len, char *out);
+/* Ends the stream: an unfinished character becomes U+FFFD. `out` needs 8 bytes. */
+KVASIR_API size_t kvasir_utf8_finish(kvasir_utf8_stream *s, char *out);
+
+typedef enum kvasir_special {
+    KVASIR_TOKEN_BOS,
+    KVASIR_TOKEN_EOS,
+    KVASIR_TOKEN_EOT, /* end of turn, where the model has one */
+    KVASIR_TOKEN_UNK,
+    KVASIR_TOKEN_PAD,
+} kvasir_special;
+/* The id of a special token, or -1. */
+KVASIR_API kvasir_token kvasir_special_token(const kvasir_model *model, kvasir_special which);
+/* Whether a token ends a reply (EOS, EOT, EOM and the names that GGUF practice treats alike). */
+KVASIR_API bool kvasir_token_is_eog(const kvasir_model *model, kvasir_token token);
+
+/* Renders a conversation with a Jinja chat template exactly as HF transformers would.
+ *   source         template text, or NULL for the model's own (`model` may be NULL when source is given)
+ *   messages_json  a JSON array of {"role","content",...}
+ *   tools_json     a JSON array or NULL
+ *   bos, eos       texts of those tokens; NULL: the model's
+ *   extra_json     a JSON object with more template variables, or NULL
+ * `*text` is allocated. Errors: ARGUMENT (JSON), TEMPLATE (raise_exception's own message, or line and construct), UNSUPPORTED
+ * (the model has no template). */
+typedef struct kvasir_template_params {
+    const char *source;
+    const char *messages_json;
+    const char *tools_json;
+    const char *extra_json;
+    const char *bos, *eos;
+    bool add_generation_prompt;
+} kvasir_template_params;
+KVASIR_API kvasir_code kvasir_template_render(const kvasir_model *model, const kvasir_template_params *params,
+                                              char **text, size_t *len, kvasir_error *err);
+/* The model's own template text, or NULL. Borrowed, NUL-terminated. */
+KVASIR_API const char *kvasir_model_template(const kvasir_model *model);
+
+/* ---- session ------------------------------------------------------------------------------- */
+
+typedef struct kvasir_session kvasir_session;
+
+typedef enum kvasir_kv_type { KVASIR_KV_F16 = 0, KVASIR_KV_F32, KVASIR_KV_BF16, KVASIR_KV_Q8_0 } kvasir_kv_type;
+/* "f16", "f32", "bf16", "q8_0" -> type; false when the name is none of these. */
+KVASIR_API bool kvasir_kv_type_parse(const char *name, kvasir_kv_type *out);
+
+typedef struct kvasir_session_params {
+    int n_ctx;          /* tokens the session can hold; 0: what the checkpoint declares */
+    int n_threads;      /* 0: the model's default */
+    int n_batch;        /* rows per prefill chunk (-ub); 0: 512 */
+    kvasir_kv_type type_k, type_v;
+    size_t kv_budget_bytes; /* most memory that KV pages may take; 0: what n_ctx needs */
+} kvasir_session_params;
+
+KVASIR_API kvasir_session_params kvasir_session_params_default(void);
+/* Errors: ARGUMENT (n_ctx, types), MEMORY. KV pages are allocated as they are filled. */
+KVASIR_API kvasir_code kvasir_session_open(kvasir_model *model, const kvasir_session_params *params,
+                                           kvasir_session **out, kvasir_error *err);
+KVASIR_API void kvasir_session_close(kvasir_session *session);
+
+/* Which rows of an eval get logits. */
+typedef enum kvasir_want { KVASIR_LOGITS_NONE, KVASIR_LOGITS_LAST, KVASIR_LOGITS_ALL } kvasir_want;
+
+/* Called between prefill chunks with tokens done and total; return false to stop (ERR_CANCELLED, the tokens done so far stay). */
+typedef bool (*kvasir_progress)(void *user, size_t done, size_t total);
+
+/* Appends n_tokens tokens to the session and computes the wanted logits. Errors: ARGUMENT (id out of range, n_tokens 0),
+ * CONTEXT (would exceed n_ctx or the KV budget; nothing is evaluated), CANCELLED, MEMORY.
+ * Logits of LAST are row 0; of ALL are rows 0..n_tokens-1 (memory n_tokens * n_vocab floats: feed in pieces). */
+KVASIR_API kvasir_code kvasir_session_eval(kvasir_session *session, const kvasir_token *tokens, size_t n_tokens,
+                                           kvasir_want want, kvasir_progress progress, void *user, kvasir_error *err);
+/* Logits [n_vocab] of row `row` of the last eval; valid until the next eval. May be modified in place. */
+KVASIR_API float *kvasir_session_logits(kvasir_session *session, size_t row);
+
+KVASIR_API size_t kvasir_session_n_tokens(const kvasir_session *session);
+KVASIR_API size_t kvasir_session_n_ctx(const kvasir_session *session);
+/* The tokens evaluated so far, borrowed. */
+KVASIR_API const kvasir_token *kvasir_session_tokens(const kvasir_session *session);
+/* Forgets everything after the first n_tokens tokens (undo). Window layers may have returned the pages that this needs;
+ * then fewer tokens are kept: returns how many (feed the rest again). */
+KVASIR_API size_t kvasir_session_rewind(kvasir_session *session, size_t n_tokens);
+
+typedef struct kvasir_kv_stats {
+    size_t pages, bytes;           /* pages in use now, and their bytes */
+    size_t peak_pages, peak_bytes; /* most so far */
+} kvasir_kv_stats;
+KVASIR_API kvasir_kv_stats kvasir_session_kv_stats(const kvasir_session *session);
+KVASIR_API int kvasir_session_n_threads(const kvasir_session *session);
+
+/* ---- what it would take ---------------------------------------------------------------------- */
+
+typedef struct kvasir_estimate {
+    size_t weight_bytes;  /* as they will lie in memory */
+    size_t kv_bytes;      /* full context */
+    size_t compute_bytes; /* activations, logits, scratch */
+    size_t total_bytes;
+    size_t available_bytes; /* what this machine has free now (MemAvailable, cgroup limit) */
+} kvasir_estimate;
+/* From the header alone, nothing large is read. */
+KVASIR_API kvasir_code kvasir_estimate_memory(const char *path, const kvasir_model_params *mp,
+                                              const kvasir_session_params *sp, kvasir_estimate *out, kvasir_error *err);
+
+/* ---- sampler ------------------------------------------------------------------------------- */
+
+typedef struct kvasir_logit_bias {
+    kvasir_token token;
+    float bias; /* -INFINITY forbids */
+} kvasir_logit_bias;
+
+typedef struct kvasir_sampler_params {
+    uint64_t seed;
+    float temperature;       /* <= 0: greedy */
+    int top_k;               /* 0: off */
+    float top_p;             /* 1: off */
+    float min_p;             /* 0: off */
+    float typical_p;         /* 1: off */
+    float repeat_penalty;    /* 1: off */
+    float presence_penalty;  /* 0: off */
+    float frequency_penalty; /* 0: off */
+    int repeat_last_n;       /* tokens that the penalties look back on; 0: off, -1: everything accepted */
+    const kvasir_logit_bias *logit_bias; /* copied */
+    size_t n_logit_bias;
+} kvasir_sampler_params;
+
+typedef struct kvasir_sampler kvasir_sampler;
+
+/* temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, penalties off, last_n 64, seed 0. */
+KVASIR_API kvasir_sampler_params kvasir_sampler_params_default(void);
+/* Errors: ARGUMENT (NaN or out of range, names the parameter), MEMORY. */
+KVASIR_API kvasir_code kvasir_sampler_open(const kvasir_sampler_params *params, int n_vocab,
+                                           kvasir_sampler **out, kvasir_error *err);
+KVASIR_API void kvasir_sampler_close(kvasir_sampler *sampler);
+/* Tells the sampler of a token that is now part of the text (prompt tokens and chosen ones), for the penalties. */
+KVASIR_API void kvasir_sampler_accept(kvasir_sampler *sampler, kvasir_token token);
+/* Chooses the next token from logits [n_vocab]; order of stages: bias, penalties, top-k, typical, top-p, min-p, temperature.
+ * Allocates nothing and never sorts the vocabulary. NaN logits count as -infinity; with none finite, returns -1.
+ * The logits may be changed. Does not accept the token. */
+KVASIR_API kvasir_token kvasir_sampler_sample(kvasir_sampler *sampler, float *logits);
+/* Forgets accepted tokens and starts the random stream again from `seed`. */
+KVASIR_API void kvasir_sampler_reset(kvasir_sampler *sampler, uint64_t seed);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
