@@ -1,0 +1,54 @@
+/* term.h - what a terminal allows: colour, progress bars, and Ctrl-C.
+ *
+ * Everything here writes to stderr (or nowhere): stdout belongs to results. Colour and bars appear only on a terminal, never
+ * with NO_COLOR (colour) or -q (bars).
+ */
+#ifndef KV_TOOLS_TERM_H
+#define KV_TOOLS_TERM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+typedef enum kv_style { KV_STYLE_RESET, KV_STYLE_BOLD, KV_STYLE_DIM, KV_STYLE_RED, KV_STYLE_GREEN, KV_STYLE_YELLOW,
+                        KV_STYLE_BLUE, KV_STYLE_CYAN } kv_style;
+
+/* Whether `stream` is a terminal that may be coloured: isatty, TERM not "dumb", NO_COLOR unset or empty, not `no_color`. */
+bool kv_term_has_color(FILE *stream, bool no_color);
+/* The escape sequence of a style, or "" when `enabled` is false: fprintf(f, "%stext%s", kv_style_code(..), kv_style_code(..)). */
+const char *kv_style_code(kv_style style, bool enabled);
+bool kv_term_is_terminal(FILE *stream);
+/* Columns of the terminal behind `stream`; 80 when it is none. */
+int kv_term_width(FILE *stream);
+
+typedef enum kv_unit { KV_UNIT_TOKENS, KV_UNIT_BYTES, KV_UNIT_STEPS } kv_unit;
+
+/* One progress bar on one line of stderr:  label  [#####-----]  52 %  61.2/117 MB  8.1 MB/s  7 s
+ * Shown only on a terminal and once `delay_ms` has passed; redrawn at most ten times a second. Plain struct. */
+typedef struct kv_bar {
+    char label[64];
+    kv_unit unit;
+    bool enabled, is_drawn;
+    double start_ms, delay_ms, last_ms;
+    size_t first; /* `done` at start: a resumed download counts only what is new for speed */
+} kv_bar;
+
+void kv_bar_start(kv_bar *bar, const char *label, kv_unit unit, size_t first, double delay_ms, bool quiet);
+/* total 0: unknown, shows only what is done. */
+void kv_bar_update(kv_bar *bar, size_t done, size_t total);
+/* Wipes the line. */
+void kv_bar_end(kv_bar *bar);
+
+/* "61.2 MB", "1.3 GiB"-like short text of a byte count (powers of 1000 with kB/MB/GB), into buf; returns buf. */
+const char *kv_format_bytes(size_t bytes, char *buf, size_t cap);
+
+/* SIGINT sets a flag instead of ending the process, so that loops stop at a clean place; a second one while the flag is still
+ * set ends the process with 130 at once. */
+void kv_interrupt_install(void);
+bool kv_interrupted(void);
+void kv_interrupt_clear(void);
+
+/* kvasir_progress that stops on SIGINT and moves the kv_bar given as `user` (may be NULL). */
+bool kv_bar_progress(void *user, size_t done, size_t total);
+
+#endif

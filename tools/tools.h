@@ -1,0 +1,86 @@
+/* tools.h - the subcommands of the one binary, and what they share beyond options and the terminal.
+ *
+ *     main.c: table of kv_tool -> kv_tool_NAME(argc, argv) -> exit status
+ *     exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 interrupted
+ *
+ * A new tool is one file with its kv_tool_NAME, one declaration here and one row in main.c.
+ */
+#ifndef KV_TOOLS_TOOLS_H
+#define KV_TOOLS_TOOLS_H
+
+#include <stdio.h>
+
+#include "kvasir.h"
+#include "tools/options.h"
+
+typedef struct kv_tool {
+    const char *name;
+    int (*run)(int argc, char **argv); /* argv[0] is the subcommand; returns the exit status */
+    const char *summary;               /* one line for `kvasir help` */
+} kv_tool;
+
+enum { KV_EXIT_OK = 0, KV_EXIT_FAILED = 1, KV_EXIT_USAGE = 2, KV_EXIT_INTERRUPTED = 130 };
+
+int kv_tool_chat(int argc, char **argv);
+int kv_tool_run(int argc, char **argv);
+int kv_tool_get(int argc, char **argv);
+int kv_tool_logits(int argc, char **argv);
+int kv_tool_tokenize(int argc, char **argv);
+int kv_tool_detokenize(int argc, char **argv);
+int kv_tool_template(int argc, char **argv);
+int kv_tool_inspect(int argc, char **argv);
+int kv_tool_perplexity(int argc, char **argv);
+int kv_tool_bench(int argc, char **argv);
+
+/* ---- failing (tools/common.c) ------------------------------------------------------------------ */
+
+/* One line "kvasir TOOL: message" on stderr; returns KV_EXIT_FAILED. Control characters become '?'. */
+int kv_tool_fail(const char *tool, const char *fmt, ...) KVASIR_PRINTF(2, 3);
+/* The same for a library error; KVASIR_ERR_CANCELLED gives KV_EXIT_INTERRUPTED without a line. */
+int kv_tool_fail_error(const char *tool, const kvasir_error *err);
+/* Flushes stdout; a write that failed (EPIPE, full disk) gives one line and KV_EXIT_FAILED, otherwise `status`. */
+int kv_tool_finish(const char *tool, int status);
+
+/* Whole file ("-": stdin) into malloc'd memory, NUL-terminated after `*len` bytes. More than max_bytes is an error, so is a
+ * folder. The caller frees. */
+kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err);
+
+double kv_now_ms(void);                /* monotonic */
+size_t kv_peak_rss_bytes(void);        /* most memory this process had resident */
+
+/* ---- models (tools/model_path.c) ----------------------------------------------------------------- */
+
+#define KV_DEFAULT_MODEL "smollm2-135m-instruct-q4_1.gguf"
+
+typedef struct kv_known_model {
+    const char *name;  /* "smollm2": what `kvasir get` and -m take */
+    const char *file;  /* "smollm2-135m-instruct-q4_1.gguf" */
+    const char *title; /* "SmolLM2 135M Instruct, Q4_1" */
+} kv_known_model;
+
+/* Ends with a row without a name. */
+extern const kv_known_model KV_KNOWN_MODELS[];
+
+/* PATH or NAME (NULL: the default model) -> path of an existing file, written to out[cap]. Looked up as a path as it is, then as
+ * name, alias or file name with or without .gguf in models/ of the working folder, models/ beside the binary, ~/.cache/kvasir.
+ * Errors: IO, in one line that says how to get it. */
+kvasir_code kv_model_find(const char *name, char *out, size_t cap, kvasir_error *err);
+
+/* The folder where `kvasir get` puts downloads: models/ of the working folder or beside the binary where one exists, otherwise
+ * ~/.cache/kvasir (XDG_CACHE_HOME respected). Does not create it. */
+kvasir_code kv_model_download_dir(char *out, size_t cap, kvasir_error *err);
+
+/* ---- from options to library (tools/common.c) ---------------------------------------------------- */
+
+/* Model parameters of the options. `*attention_text` receives malloc'd text that params borrow (or NULL); free it after open. */
+kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out, char **attention_text, kvasir_error *err);
+kvasir_session_params kv_common_session_params(const kv_common *c);
+/* Finds and opens the model. -v says path, kernels and time on stderr. */
+kvasir_code kv_common_open_model(const kv_common *c, bool vocab_only, kvasir_model **out, kvasir_error *err);
+kvasir_code kv_common_open_session(const kv_common *c, kvasir_model *model, kvasir_session **out, kvasir_error *err);
+/* Sampler with seed (drawn when none was given; -v prints it), biases checked against the vocabulary. */
+kvasir_code kv_common_open_sampler(kv_common *c, const kvasir_model *model, kvasir_sampler **out, kvasir_error *err);
+/* --dry-run: prints what the model would take (text or JSON) and returns the exit status. */
+int kv_common_dry_run(const char *tool, const kv_common *c);
+
+#endif
