@@ -8,6 +8,7 @@
 typedef struct kv_mapped {
     const uint8_t *data;
     size_t size;
+    bool from_file; /* false: borrowed memory dressed as a mapping (tests, fuzzing), which close and drop leave alone */
 } kv_mapped;
 /* Errors: IO (missing, a directory, not a regular file, empty), MEMORY. */
 kvasir_code kv_map_open(const char *path, kv_mapped *out, kvasir_error *err);
@@ -17,7 +18,19 @@ void kv_map_drop(const kv_mapped *map, const void *data, size_t bytes);
 
 /* Whole small file into memory (kv_free), NUL-terminated; larger than max_bytes is an error. */
 kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err);
-/* Temporary file beside it, fsync, rename: the old content stays until the new one is whole. */
+/* Temporary file beside it, fsync, rename: the old content stays until the new one is whole. A directory, device, FIFO or
+ * symbolic link at `path` is refused, never replaced. Errors: IO, MEMORY. */
 kvasir_code kv_write_file_atomic(const char *path, const void *data, size_t len, kvasir_error *err);
+
+/* The same in pieces. Zero it, open, write any number of times, then exactly one of commit and abort (abort is also right after
+ * a failed open, write or commit, and on a zeroed struct). */
+typedef struct kv_atomic_file {
+    char *path, *tmp_path; /* tmp_path NULL: nothing is open */
+    int fd;
+} kv_atomic_file;
+kvasir_code kv_atomic_open(kv_atomic_file *file, const char *path, kvasir_error *err);
+kvasir_code kv_atomic_write(kv_atomic_file *file, const void *data, size_t len, kvasir_error *err);
+kvasir_code kv_atomic_commit(kv_atomic_file *file, kvasir_error *err);
+void kv_atomic_abort(kv_atomic_file *file);
 
 #endif
