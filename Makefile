@@ -1,0 +1,206 @@
+# Kvasir: `make help` lists what there is to make.
+#
+# One makefile, no recursion. Sources are found by wildcard, so a new file needs no change here, except for a
+# SIMD file, which has a row in the table of flags. Every compiler and sanitizer has its own folder
+# build/<config>/, so changing them never mixes objects. What the machine has to have is checked (or, for `make chat`,
+# `make test`, `make fuzz` and `make deps`, installed) by scripts/setup, which writes build/deps-<list>.mk.
+
+MAKEFLAGS += --no-builtin-rules -j$(shell nproc)
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+# ---- what may be set from outside ------------------------------------------------------------------
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+SANITIZE ?=
+PREFIX ?= /usr/local
+DESTDIR ?=
+FUZZ_SECONDS ?= 60
+BENCH_ARGS ?=
+
+# ---- flags -----------------------------------------------------------------------------------------
+# -ffp-contract=off: the compiler must not fuse what the source does not fuse; the bits are the same everywhere.
+# No -march=native and no -ffast-math: binaries travel, and masks need infinities.
+BASE_FLAGS := -std=gnu11 -g -Wall -Wextra -Werror -fvisibility=hidden -ffp-contract=off -fPIC -pthread \
+              -D_GNU_SOURCE -Iruntime -I.
+OPTIMISE = $(if $(findstring fuzz,$(1)),-O1,$(if $(filter runtime/kernels/%,$(2)),-O3,-O2))
+
+comma := ,
+FUZZ_SANITIZE := address,undefined
+IS_CLANG := $(findstring clang,$(CC))
+SANITIZE_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer \
+  $(if $(findstring undefined,$(SANITIZE)),-fno-sanitize-recover=all) \
+  $(if $(IS_CLANG),,-Wno-maybe-uninitialized -Wno-tsan))
+CONFIG := $(notdir $(firstword $(CC)))$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
+OUT := build/$(CONFIG)
+
+# Instruction sets: one row per file, per machine. Every file is always compiled and guards itself with
+# #if defined(__x86_64__) or __aarch64__, so only the flags differ.
+MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null)))
+ifeq ($(MACHINE),x86_64)
+ISA_FLAGS_runtime/kernels/avx2.c    := -mavx2 -mfma -mf16c
+ISA_FLAGS_runtime/kernels/avxvnni.c := -mavx2 -mfma -mf16c -mavxvnni
+ISA_FLAGS_runtime/kernels/avx512.c  := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+endif
+ifeq ($(MACHINE),aarch64)
+ISA_FLAGS_runtime/kernels/neon.c    := -march=armv8.2-a+dotprod
+endif
+
+# ---- sources ---------------------------------------------------------------------------------------
+LIB_SRC  := $(sort $(wildcard runtime/*/*.c models/*.c convert/*.c))
+TOOL_SRC := $(sort $(wildcard tools/*.c tools/*/*.c))
+TEST_SRC := $(sort $(wildcard tests/test_*.c tests/check_*.c))
+FUZZ_SRC := $(sort $(wildcard tests/fuzz_*.c))
+# Everything else in tests/ helps the tests: an archive, so that each takes what it needs.
+HELP_SRC := $(filter-out $(TEST_SRC) $(FUZZ_SRC),$(sort $(wildcard tests/*.c)))
+C_FILES  := $(sort $(wildcard runtime/*.h runtime/*/*.[ch] models/*.[ch] convert/*.[ch] tools/*.[ch] tools/*/*.[ch] \
+              tests/*.[ch] tests/*/*.[ch]))
+VERSION  := $(shell sed -n 's/^.define KVASIR_VERSION "\(.*\)"/\1/p' runtime/kvasir.h)
+SOVERSION := 0
+
+objects = $(patsubst %.c,$(2)/obj/%.o,$(1))
+LIB_OBJ  := $(call objects,$(LIB_SRC),$(OUT))
+TOOL_OBJ := $(call objects,$(TOOL_SRC),$(OUT))
+HELP_OBJ := $(call objects,$(HELP_SRC),$(OUT))
+TEST_OBJ := $(call objects,$(TEST_SRC),$(OUT))
+TESTS    := $(patsubst tests/%.c,$(OUT)/tests/%,$(TEST_SRC))
+
+# Tests that need more at link time than the rest: one row each.
+TEST_LDFLAGS_test_alloc_failure := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=free
+
+# ---- what the machine must have --------------------------------------------------------------------
+NEEDS_NOTHING := help clean format uninstall
+GOALS := $(or $(MAKECMDGOALS),all)
+DEPS_LIST := $(if $(filter test fuzz deps,$(GOALS)),test,$(if $(filter chat,$(GOALS)),chat,build))
+ifneq ($(filter-out $(NEEDS_NOTHING),$(GOALS)),)
+include build/deps-$(DEPS_LIST).mk
+endif
+# Sets DEPS_CFLAGS, DEPS_LIBS (library), TOOL_LIBS (binary), TEST_LIBS and FUZZ_CC. `make` alone only checks and says what is missing.
+build/deps-%.mk: scripts/setup
+	@scripts/setup $(if $(filter build,$*),--check) $*
+	@mkdir -p build && scripts/setup --flags $* > $@.tmp && mv $@.tmp $@
+
+# ---- build -----------------------------------------------------------------------------------------
+.PHONY: all lib help deps chat test fuzz bench format compdb install uninstall clean FORCE
+
+all: kvasir build/libkvasir.a ## build ./kvasir and build/libkvasir.a
+
+lib: $(OUT)/libkvasir.so.$(SOVERSION) build/libkvasir.a ## build the library, static and shared
+
+compile = $(CC) $(BASE_FLAGS) $(call OPTIMISE,$(CONFIG),$(1)) $(ISA_FLAGS_$(1)) $(SANITIZE_FLAGS) $(DEPS_CFLAGS) $(CPPFLAGS) $(CFLAGS)
+link    = $(CC) -pthread $(SANITIZE_FLAGS) $(LDFLAGS)
+
+# The flags are a file, so that changing them compiles again.
+$(OUT)/flags: FORCE
+	@mkdir -p $(@D); echo '$(call compile,) $(foreach f,$(LIB_SRC),$(ISA_FLAGS_$(f)))' | cmp -s - $@ || \
+	  echo '$(call compile,) $(foreach f,$(LIB_SRC),$(ISA_FLAGS_$(f)))' > $@
+
+$(OUT)/obj/%.o: %.c $(OUT)/flags
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	@$(call compile,$<) -MMD -MP -c -o $@ $<
+
+$(OUT)/libkvasir.a: $(LIB_OBJ)
+$(OUT)/libtools.a: $(filter-out %/main.o,$(TOOL_OBJ))
+$(OUT)/libhelp.a: $(HELP_OBJ)
+$(OUT)/%.a:
+	@rm -f $@; $(AR) rcs $@ $^
+
+$(OUT)/libkvasir.so.$(SOVERSION): $(LIB_OBJ)
+	@echo "  LINK  $@"
+	@$(link) -shared -Wl,-soname,$(@F) -Wl,--no-undefined -o $@ $^ $(DEPS_LIBS)
+
+$(OUT)/kvasir: $(TOOL_OBJ) $(OUT)/libkvasir.a
+	@echo "  LINK  $@"
+	@$(link) -o $@ $^ $(TOOL_LIBS) $(DEPS_LIBS)
+
+$(OUT)/tests/%: $(OUT)/obj/tests/%.o $(OUT)/libhelp.a $(OUT)/libtools.a $(OUT)/libkvasir.a
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	@$(link) $(TEST_LDFLAGS_$*) -o $@ $^ $(TEST_LIBS) $(TOOL_LIBS) $(DEPS_LIBS)
+
+# The names that people type are hard links to the files of the configuration made last.
+kvasir: $(OUT)/kvasir FORCE
+	@[ $< -ef $@ ] || ln -f $< $@
+build/libkvasir.a: $(OUT)/libkvasir.a FORCE
+	@[ $< -ef $@ ] || ln -f $< $@
+
+# ---- fuzzing: its own objects, because the coverage instrumentation goes into all of them ----------
+# FUZZ_CC is clang where it is there (libFuzzer); else tests/support/fuzz_main.c feeds random mutations.
+FUZZ_OUT   := build/fuzz
+FUZZERS    := $(patsubst tests/%.c,$(FUZZ_OUT)/%,$(FUZZ_SRC))
+FUZZ_IS_CLANG = $(findstring clang,$(FUZZ_CC))
+FUZZ_FLAGS = -fsanitize=$(if $(FUZZ_IS_CLANG),fuzzer-no-link$(comma))$(FUZZ_SANITIZE) -fno-sanitize-recover=all \
+             $(if $(FUZZ_IS_CLANG),,-Wno-maybe-uninitialized)
+FUZZ_OBJ   := $(call objects,$(LIB_SRC),$(FUZZ_OUT))
+FUZZ_MAIN  = $(if $(FUZZ_IS_CLANG),,$(FUZZ_OUT)/obj/tests/support/fuzz_main.o)
+
+$(FUZZ_OUT)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC    $< (fuzz)"
+	@$(FUZZ_CC) $(BASE_FLAGS) -O1 $(ISA_FLAGS_$<) $(FUZZ_FLAGS) $(DEPS_CFLAGS) -MMD -MP -c -o $@ $<
+$(FUZZ_OUT)/libkvasir.a: $(FUZZ_OBJ)
+	@rm -f $@; $(AR) rcs $@ $^
+$(FUZZ_OUT)/fuzz_%: $(FUZZ_OUT)/obj/tests/fuzz_%.o $(FUZZ_OUT)/libkvasir.a $(FUZZ_OUT)/obj/tests/support/fuzz_main.o
+	@echo "  LINK  $@"
+	@$(FUZZ_CC) -pthread $(FUZZ_FLAGS) $(if $(FUZZ_IS_CLANG),-fsanitize=fuzzer) -o $@ $< $(FUZZ_MAIN) \
+	  $(FUZZ_OUT)/libkvasir.a $(DEPS_LIBS)
+
+# ---- use -------------------------------------------------------------------------------------------
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
+	@echo "  settings: CC=gcc|clang  SANITIZE=address|undefined|thread  PREFIX=/usr/local  DESTDIR=  FUZZ_SECONDS=60"
+
+deps: ## install the Debian packages that building and testing need
+	@echo "everything that building and testing needs is installed"
+
+chat: all ## install what is missing, build, bring the default model, start chatting
+	@./kvasir get smollm2
+	@./kvasir chat
+
+# With a sanitizer the scripts test that binary, and ./kvasir stays what it was.
+TEST_BINARY := $(if $(SANITIZE),$(OUT)/kvasir,./kvasir)
+test: $(TEST_BINARY) build/libkvasir.a $(OUT)/libkvasir.so.$(SOVERSION) $(TESTS) $(if $(SANITIZE),,$(FUZZERS)) build/venv/ready ## install what is missing, build, run every test
+	@$(TEST_BINARY) get smollm2 gemma3
+	@KVASIR=$(TEST_BINARY) SANITIZE='$(SANITIZE)' CC='$(CC)' scripts/run-tests $(TESTS) \
+	  $(sort $(wildcard tests/test_*.py tests/test_*.sh)) $(if $(SANITIZE),,$(FUZZERS))
+
+build/venv/ready: tests/requirements.txt scripts/venv
+	@scripts/venv build/venv tests/requirements.txt && touch $@
+
+fuzz: $(FUZZERS) ## fuzz every target for FUZZ_SECONDS each
+	@for f in $(FUZZERS); do scripts/run-fuzz $$f $(FUZZ_SECONDS) || exit 1; done
+
+bench: all ## tokens per second of the default model on this machine
+	@./kvasir get smollm2
+	@./kvasir bench $(BENCH_ARGS)
+
+format: ## format all C sources with clang-format
+	clang-format -i $(C_FILES)
+
+compdb: ## write compile_commands.json for editors
+	$(file >compile_commands.json,[)
+	$(foreach f,$(LIB_SRC) $(TOOL_SRC) $(TEST_SRC) $(HELP_SRC) $(FUZZ_SRC),$(file >>compile_commands.json,{"directory":"$(CURDIR)","file":"$(f)","command":"$(strip $(call compile,$(f))) -c $(f)"},))
+	@sed -i '$$ s/,$$/]/' compile_commands.json && echo "compile_commands.json"
+
+# ---- install ---------------------------------------------------------------------------------------
+D := $(DESTDIR)$(PREFIX)
+install: $(OUT)/kvasir $(OUT)/libkvasir.a $(OUT)/libkvasir.so.$(SOVERSION) ## install binary, libraries, header, man page and pkg-config file
+	install -d $(D)/bin $(D)/lib/pkgconfig $(D)/include $(D)/share/man/man1
+	install -m 755 $(OUT)/kvasir $(D)/bin/kvasir
+	install -m 644 runtime/kvasir.h $(D)/include/kvasir.h
+	install -m 644 $(OUT)/libkvasir.a $(D)/lib/libkvasir.a
+	install -m 755 $(OUT)/libkvasir.so.$(SOVERSION) $(D)/lib/libkvasir.so.$(SOVERSION)
+	ln -sf libkvasir.so.$(SOVERSION) $(D)/lib/libkvasir.so
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@LIBS@|$(DEPS_LIBS)|' docs/kvasir.pc.in > $(D)/lib/pkgconfig/kvasir.pc
+	sed 's|@VERSION@|$(VERSION)|' docs/kvasir.1 > $(D)/share/man/man1/kvasir.1
+
+uninstall: ## remove what install put there
+	rm -f $(D)/bin/kvasir $(D)/include/kvasir.h $(D)/lib/libkvasir.a $(D)/lib/libkvasir.so $(D)/lib/libkvasir.so.$(SOVERSION) \
+	  $(D)/lib/pkgconfig/kvasir.pc $(D)/share/man/man1/kvasir.1
+
+clean: ## remove everything that was built (models stay)
+	rm -rf build kvasir compile_commands.json
+
+-include $(shell [ -d build ] && find build -name '*.d')
