@@ -33,7 +33,7 @@ typedef struct kv_gguf_tensor {
     int n_dims;            /* 1..4 */
     uint64_t dims[4];      /* dims[0] is the contiguous one (a matrix [n_out, n_in] has dims {n_in, n_out}); unused are 1 */
     kv_type type;
-    const uint8_t *data;   /* in the mapping */
+    const uint8_t *data;   /* in the mapping, at least 4-byte aligned (a copy where the file's own alignment is less) */
     size_t bytes;
     size_t offset;         /* from the start of the file */
 } kv_gguf_tensor;
@@ -51,7 +51,7 @@ uint32_t kv_gguf_version(const kv_gguf *gguf);
 uint32_t kv_gguf_alignment(const kv_gguf *gguf);
 size_t kv_gguf_n_kv(const kv_gguf *gguf);
 const kv_gguf_kv *kv_gguf_kv_at(const kv_gguf *gguf, size_t idx);
-/* By hash, O(1). NULL when absent. */
+/* By hash. NULL when absent. */
 const kv_gguf_kv *kv_gguf_find(const kv_gguf *gguf, const char *key);
 size_t kv_gguf_n_tensors(const kv_gguf *gguf);
 const kv_gguf_tensor *kv_gguf_tensor_at(const kv_gguf *gguf, size_t idx);
