@@ -38,6 +38,8 @@ int kv_tool_bench(int argc, char **argv);
 int kv_tool_fail(const char *tool, const char *fmt, ...) KVASIR_PRINTF(2, 3);
 /* The same for a library error; KVASIR_ERR_CANCELLED gives KV_EXIT_INTERRUPTED without a line. */
 int kv_tool_fail_error(const char *tool, const kvasir_error *err);
+/* Fills `err` and returns `code`: what a helper does so that its tool can kv_tool_fail_error. */
+kvasir_code kv_set_error(kvasir_error *err, kvasir_code code, const char *fmt, ...) KVASIR_PRINTF(3, 4);
 /* Flushes stdout; a write that failed (EPIPE, full disk) gives one line and KV_EXIT_FAILED, otherwise `status`. */
 int kv_tool_finish(const char *tool, int status);
 

@@ -1,0 +1,268 @@
+/* common.c - what tools do alike: fail with one line, read a file, turn options into a model, a session, a sampler.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/json_out.h"
+#include "tools/term.h"
+#include "tools/tools.h"
+
+/* ---- failing ----------------------------------------------------------------------------------- */
+
+int kv_tool_fail(const char *tool, const char *fmt, ...)
+{
+    char line[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    for (char *p = line; *p; p++)
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
+    fflush(stdout);
+    fprintf(stderr, "kvasir %s: %s\n", tool, line);
+    return KV_EXIT_FAILED;
+}
+
+int kv_tool_fail_error(const char *tool, const kvasir_error *err)
+{
+    if (err->code == KVASIR_ERR_CANCELLED) return KV_EXIT_INTERRUPTED;
+    return kv_tool_fail(tool, "%s", err->message);
+}
+
+int kv_tool_finish(const char *tool, int status)
+{
+    errno = 0;
+    bool had_error = ferror(stdout) != 0;
+    if (fflush(stdout) == 0 && !had_error) return status;
+    int why = errno ? errno : EIO;
+    if (status == KV_EXIT_OK) return kv_tool_fail(tool, "cannot write to standard output: %s", strerror(why));
+    return status;
+}
+
+kvasir_code kv_set_error(kvasir_error *err, kvasir_code code, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    err->code = code;
+    vsnprintf(err->message, sizeof err->message, fmt, args);
+    va_end(args);
+    return code;
+}
+
+/* ---- files and clocks ---------------------------------------------------------------------------- */
+
+/* Reads fd to its end into a buffer that doubles; `name` is for messages. */
+static kvasir_code read_all(int fd, const char *name, size_t max_bytes, char **data, size_t *len, kvasir_error *err)
+{
+    size_t capacity = 4096, used = 0;
+    char *buf = malloc(capacity);
+    while (buf) {
+        ssize_t got = read(fd, buf + used, capacity - used - 1);
+        if (got < 0 && errno == EINTR && !kv_interrupted()) continue;
+        if (got < 0) {
+            int why = errno;
+            free(buf);
+            if (why == EINTR) return kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted");
+            return kv_set_error(err, KVASIR_ERR_IO, "cannot read %.200s: %s", name, strerror(why));
+        }
+        if (got == 0) {
+            buf[used] = '\0';
+            *data = buf;
+            *len = used;
+            return KVASIR_OK;
+        }
+        used += (size_t)got;
+        if (used > max_bytes) {
+            free(buf);
+            return kv_set_error(err, KVASIR_ERR_IO, "%.200s is larger than the %zu MiB that are read", name, max_bytes >> 20);
+        }
+        if (capacity - used < 2) {
+            char *grown = realloc(buf, capacity * 2);
+            if (!grown) free(buf);
+            buf = grown;
+            capacity *= 2;
+        }
+    }
+    return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory while reading %.200s", name);
+}
+
+kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err)
+{
+    if (strcmp(path, "-") == 0) return read_all(STDIN_FILENO, "standard input", max_bytes, data, len, err);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return kv_set_error(err, KVASIR_ERR_IO, "cannot open %.200s: %s", path, strerror(errno));
+    struct stat st;
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+        close(fd);
+        return kv_set_error(err, KVASIR_ERR_IO, "%.200s is a folder, not a file", path);
+    }
+    kvasir_code code = read_all(fd, path, max_bytes, data, len, err);
+    close(fd);
+    return code;
+}
+
+double kv_now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+size_t kv_peak_rss_bytes(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (size_t)usage.ru_maxrss * 1024 : 0;
+}
+
+/* ---- from options to library ----------------------------------------------------------------------- */
+
+/* A specification file: '#' starts a comment, a newline is a ';'. Rules that are empty then are dropped. */
+static void flatten_attention(char *text)
+{
+    char *out = text;
+    bool in_comment = false, has_rule = false;
+    for (const char *in = text; *in; in++) {
+        if (*in == '\n' || *in == ';') {
+            in_comment = in_comment && *in != '\n';
+            if (has_rule && !in_comment) *out++ = ';';
+            has_rule = has_rule && in_comment;
+        } else if (*in == '#') {
+            in_comment = true;
+        } else if (!in_comment) {
+            has_rule = has_rule || !strchr(" \t\r", *in);
+            if (has_rule) *out++ = *in;
+        }
+    }
+    while (out > text && strchr("; \t\r", out[-1])) out--;
+    *out = '\0';
+}
+
+kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out, char **attention_text, kvasir_error *err)
+{
+    static const char *const kernels[] = {"auto", "scalar", "avx2", "avx512", "neon"};
+    kvasir_model_params params = kvasir_model_params_default();
+    params.n_threads = c->n_threads;
+    params.gemm = (kvasir_gemm)c->gemm;
+    params.kernels = kernels[c->kernels];
+    *attention_text = NULL;
+    if (c->attention && c->attention[0] == '@') {
+        size_t len;
+        kvasir_code code = kv_read_file(c->attention + 1, 1 << 20, attention_text, &len, err);
+        if (code != KVASIR_OK) return code;
+        if (strlen(*attention_text) != len) {
+            free(*attention_text);
+            *attention_text = NULL;
+            return kv_set_error(err, KVASIR_ERR_FORMAT, "%.200s is not text: it holds a NUL byte", c->attention + 1);
+        }
+        flatten_attention(*attention_text);
+        params.attention = *attention_text;
+    } else {
+        params.attention = c->attention;
+    }
+    *out = params;
+    return KVASIR_OK;
+}
+
+kvasir_session_params kv_common_session_params(const kv_common *c)
+{
+    kvasir_session_params params = kvasir_session_params_default();
+    params.n_ctx = c->n_ctx;
+    params.n_threads = c->n_threads;
+    params.n_batch = c->n_ubatch < c->n_batch ? c->n_ubatch : c->n_batch;
+    params.type_k = (kvasir_kv_type)c->type_k;
+    params.type_v = (kvasir_kv_type)c->type_v;
+    params.kv_budget_bytes = (size_t)c->kv_budget_mib << 20;
+    return params;
+}
+
+kvasir_code kv_common_open_model(const kv_common *c, bool vocab_only, kvasir_model **out, kvasir_error *err)
+{
+    char path[4096];
+    kvasir_code code = kv_model_find(c->model, path, sizeof path, err);
+    if (code != KVASIR_OK) return code;
+    kvasir_model_params params;
+    char *attention_text;
+    code = kv_common_model_params(c, &params, &attention_text, err);
+    if (code != KVASIR_OK) return code;
+    params.vocab_only = vocab_only;
+    code = kvasir_model_open(path, &params, out, err);
+    free(attention_text);
+    if (code == KVASIR_OK && c->verbose && !c->quiet) {
+        kvasir_model_info info = kvasir_model_get_info(*out);
+        fprintf(stderr, "model: %s (%s, %s, %.1f M parameters), kernels %s, loaded in %.0f ms\n", path, info.architecture,
+                info.type, (double)info.n_params / 1e6, vocab_only ? "none" : kvasir_model_kernels(*out), info.load_ms);
+    }
+    return code;
+}
+
+kvasir_code kv_common_open_session(const kv_common *c, kvasir_model *model, kvasir_session **out, kvasir_error *err)
+{
+    kvasir_session_params params = kv_common_session_params(c);
+    return kvasir_session_open(model, &params, out, err);
+}
+
+kvasir_code kv_common_open_sampler(kv_common *c, const kvasir_model *model, kvasir_sampler **out, kvasir_error *err)
+{
+    if (!c->seed.is_set) {
+        if (getrandom(&c->seed.value, sizeof c->seed.value, GRND_NONBLOCK) != (ssize_t)sizeof c->seed.value)
+            c->seed.value = (uint64_t)(kv_now_ms() * 1e6) ^ (uint64_t)getpid() << 32;
+        c->seed.is_set = true;
+    }
+    int n_vocab = kvasir_model_get_info(model).n_vocab;
+    for (size_t i = 0; i < c->biases.n; i++)
+        if (c->biases.values[i].token >= n_vocab)
+            return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--logit-bias: token %d is outside the vocabulary of %d",
+                             c->biases.values[i].token, n_vocab);
+    if (c->verbose && !c->quiet) fprintf(stderr, "seed: %llu\n", (unsigned long long)c->seed.value);
+    kvasir_sampler_params params = c->sampler;
+    params.seed = c->seed.value;
+    params.logit_bias = c->biases.values;
+    params.n_logit_bias = c->biases.n;
+    return kvasir_sampler_open(&params, n_vocab, out, err);
+}
+
+static void print_estimate(const kvasir_estimate *e, bool fits)
+{
+    const struct {
+        const char *what;
+        size_t bytes;
+    } rows[] = {{"weights", e->weight_bytes}, {"KV cache, full context", e->kv_bytes}, {"compute", e->compute_bytes},
+                {"total", e->total_bytes},    {"available", e->available_bytes}};
+    char buf[32];
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        printf("%-24s %10s\n", rows[i].what, kv_format_bytes(rows[i].bytes, buf, sizeof buf));
+    printf("%-24s %10s\n", "fits", fits ? "yes" : "no");
+}
+
+int kv_common_dry_run(const char *tool, const kv_common *c)
+{
+    kvasir_error err = {0};
+    char path[4096], *attention_text = NULL;
+    kvasir_model_params mp;
+    kvasir_estimate e;
+    kvasir_session_params sp = kv_common_session_params(c);
+    if (kv_model_find(c->model, path, sizeof path, &err) != KVASIR_OK ||
+        kv_common_model_params(c, &mp, &attention_text, &err) != KVASIR_OK)
+        return kv_tool_fail_error(tool, &err);
+    kvasir_code code = kvasir_estimate_memory(path, &mp, &sp, &e, &err);
+    free(attention_text);
+    if (code != KVASIR_OK) return kv_tool_fail_error(tool, &err);
+    bool fits = e.total_bytes <= e.available_bytes;
+    if (c->output == KV_OUTPUT_TEXT) {
+        print_estimate(&e, fits);
+        return kv_tool_finish(tool, KV_EXIT_OK);
+    }
+    json_t *json = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "model", path, "weight_bytes", (json_int_t)e.weight_bytes,
+                             "kv_bytes", (json_int_t)e.kv_bytes, "compute_bytes", (json_int_t)e.compute_bytes, "total_bytes",
+                             (json_int_t)e.total_bytes, "available_bytes", (json_int_t)e.available_bytes, "fits", fits);
+    return kv_json_print(tool, json, KV_EXIT_OK);
+}

@@ -1,0 +1,92 @@
+/* common_options.c - the options that most tools share, as tables: names that fingers know from llama.cpp.
+ *
+ * Each group is a table over kv_common; a tool lists the groups that mean something to it. Rows without help are other
+ * spellings of the row before them.
+ */
+#include <limits.h>
+#include <math.h>
+
+#include "tools/options.h"
+
+#define AT(field) offsetof(kv_common, field)
+
+static const char *const KERNELS[] = {"auto", "scalar", "avx2", "avx512", "neon", NULL};
+static const char *const GEMMS[] = {"native", "blas", NULL};               /* in the order of kvasir_gemm */
+static const char *const KV_TYPES[] = {"f16", "f32", "bf16", "q8_0", NULL}; /* in the order of kvasir_kv_type */
+static const char *const OUTPUTS[] = {"text", "json", NULL};                /* in the order of kv_output */
+
+/* clang-format off */
+/*   name, alias, kind, field, placeholder, min, max, choices, help */
+static const kv_opt MODEL_OPTIONS[] = {
+    {"--model", "-m", KV_OPT_STRING, AT(model), "PATH|NAME", 0, 0, NULL, "A GGUF file, or a name in models/ or ~/.cache/kvasir; without it the default model."},
+    {0},
+};
+
+static const kv_opt LOAD_OPTIONS[] = {
+    {"--threads", "-t", KV_OPT_INT, AT(n_threads), "N", 1, 1024, NULL, "Threads; default: physical cores."},
+    {"--kernels", NULL, KV_OPT_ENUM, AT(kernels), "SET", 0, 0, KERNELS, "auto, scalar, avx2, avx512 or neon; all give the same bits."},
+    {"--gemm", NULL, KV_OPT_ENUM, AT(gemm), "HOW", 0, 0, GEMMS, "native: quantised weights as they are; blas: float32 through OpenBLAS, the yardstick of quality."},
+    {"--attention", NULL, KV_OPT_STRING, AT(attention), "SPEC|@FILE", 0, 0, NULL, "Attention per layer, over what the checkpoint says."},
+    {"--dry-run", NULL, KV_OPT_FLAG, AT(dry_run), NULL, 0, 0, NULL, "Only say what memory it would take and whether it fits."},
+    {0},
+};
+
+static const kv_opt CONTEXT_OPTIONS[] = {
+    {"--ctx-size", "-c", KV_OPT_INT, AT(n_ctx), "N", 0, INT_MAX, NULL, "Context in tokens; 0 (the default): what the checkpoint declares."},
+    {"--batch-size", "-b", KV_OPT_INT, AT(n_batch), "N", 1, 65536, NULL, "Most prompt tokens at once."},
+    {"--ubatch-size", "-ub", KV_OPT_INT, AT(n_ubatch), "N", 1, 65536, NULL, "Prompt tokens per prefill chunk."},
+    {"--cache-type-k", "-ctk", KV_OPT_ENUM, AT(type_k), "TYPE", 0, 0, KV_TYPES, "Type of cached keys: f16, f32, bf16, q8_0."},
+    {"--cache-type-v", "-ctv", KV_OPT_ENUM, AT(type_v), "TYPE", 0, 0, KV_TYPES, "Type of cached values: f16, f32, bf16, q8_0."},
+    {"--kv-budget", NULL, KV_OPT_INT, AT(kv_budget_mib), "MIB", 0, 1 << 30, NULL, "Most memory for the KV cache; 0 (the default): what the context needs."},
+    {0},
+};
+
+static const kv_opt SAMPLING_OPTIONS[] = {
+    {"--seed", "-s", KV_OPT_SEED, AT(seed), "N", 0, 0, NULL, "Seed of the random choices; default: a random one, which -v prints."},
+    {"--temp", NULL, KV_OPT_FLOAT, AT(sampler.temperature), "T", 0, 1000, NULL, "Temperature; 0 takes the most likely token."},
+    {"--temperature", NULL, KV_OPT_FLOAT, AT(sampler.temperature), "T", 0, 1000, NULL, NULL},
+    {"--top-k", NULL, KV_OPT_INT, AT(sampler.top_k), "N", 0, INT_MAX, NULL, "Only the N most likely tokens; 0: off."},
+    {"--top-p", NULL, KV_OPT_FLOAT, AT(sampler.top_p), "P", 0, 1, NULL, "Only the most likely tokens that together reach P; 1: off."},
+    {"--min-p", NULL, KV_OPT_FLOAT, AT(sampler.min_p), "P", 0, 1, NULL, "Only tokens at least P times as likely as the best; 0: off."},
+    {"--typical", NULL, KV_OPT_FLOAT, AT(sampler.typical_p), "P", 0, 1, NULL, "Locally typical sampling; 1: off."},
+    {"--typical-p", NULL, KV_OPT_FLOAT, AT(sampler.typical_p), "P", 0, 1, NULL, NULL},
+    {"--repeat-penalty", NULL, KV_OPT_FLOAT, AT(sampler.repeat_penalty), "F", 0.01, 100, NULL, "Divides the logits of recent tokens; 1: off."},
+    {"--repeat-last-n", NULL, KV_OPT_INT, AT(sampler.repeat_last_n), "N", -1, INT_MAX, NULL, "How many tokens the penalties look back on; 0: off, -1: all."},
+    {"--presence-penalty", NULL, KV_OPT_FLOAT, AT(sampler.presence_penalty), "F", -100, 100, NULL, "Subtracted once from the logit of a recent token."},
+    {"--frequency-penalty", NULL, KV_OPT_FLOAT, AT(sampler.frequency_penalty), "F", -100, 100, NULL, "Subtracted for every time a recent token occurred."},
+    {"--logit-bias", "-l", KV_OPT_BIASES, AT(biases), "TOKEN+BIAS", 0, 0, NULL, "Adds to a token's logit: 42+1.5, 42-1.5, 42-inf forbids it. May be repeated."},
+    {0},
+};
+
+static const kv_opt OUTPUT_OPTIONS[] = {
+    {"--output", "-o", KV_OPT_ENUM, AT(output), "FORMAT", 0, 0, OUTPUTS, "text or json."},
+    {0},
+};
+
+static const kv_opt GENERAL_OPTIONS[] = {
+    {"--verbose", "-v", KV_OPT_FLAG, AT(verbose), NULL, 0, 0, NULL, "More on stderr: model, seed, speed."},
+    {"--quiet", "-q", KV_OPT_FLAG, AT(quiet), NULL, 0, 0, NULL, "Nothing on stderr but errors."},
+    {"--no-color", NULL, KV_OPT_FLAG, AT(no_color), NULL, 0, 0, NULL, "No colour; NO_COLOR in the environment says the same."},
+    {0},
+};
+/* clang-format on */
+
+kv_common kv_common_default(void)
+{
+    kv_common c = {
+        .n_batch = 2048,
+        .n_ubatch = 512,
+        .type_k = KVASIR_KV_F16,
+        .type_v = KVASIR_KV_F16,
+        .gemm = KVASIR_GEMM_NATIVE,
+        .sampler = kvasir_sampler_params_default(),
+    };
+    return c;
+}
+
+kv_opt_group kv_group_model(kv_common *c) { return (kv_opt_group){"Model", MODEL_OPTIONS, c}; }
+kv_opt_group kv_group_load(kv_common *c) { return (kv_opt_group){"Running it", LOAD_OPTIONS, c}; }
+kv_opt_group kv_group_context(kv_common *c) { return (kv_opt_group){"Context", CONTEXT_OPTIONS, c}; }
+kv_opt_group kv_group_sampling(kv_common *c) { return (kv_opt_group){"Sampling", SAMPLING_OPTIONS, c}; }
+kv_opt_group kv_group_output(kv_common *c) { return (kv_opt_group){"Output", OUTPUT_OPTIONS, c}; }
+kv_opt_group kv_group_general(kv_common *c) { return (kv_opt_group){"General", GENERAL_OPTIONS, c}; }

@@ -1,0 +1,179 @@
+/* inspect.c - `kvasir inspect`: what a GGUF file holds, from its header alone.
+ *
+ *     kvasir_inspect() -> JSON -> as it is (-o json), or walked:  scalars "key  value", objects as headings,
+ *     arrays of objects as tables, long arrays shortened
+ *
+ * The text form knows no key by name, so what the library adds appears by itself.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/json_out.h"
+#include "tools/term.h"
+#include "tools/tools.h"
+
+static const char TOOL[] = "inspect";
+enum { KEY_COLUMN = 26, MAX_COLUMNS = 16, MAX_SHOWN = 16, MAX_CELL = 60, MAX_DEPTH = 8 };
+
+typedef struct inspect_options {
+    kv_common common;
+    const char *operand;
+    bool with_tensors;
+} inspect_options;
+
+static const kv_opt INSPECT_ROWS[] = {
+    {"--tensors", NULL, KV_OPT_FLAG, offsetof(inspect_options, with_tensors), NULL, 0, 0, NULL, "List every tensor."},
+    {0},
+};
+
+/* A byte count reads better with its unit beside it. */
+static bool is_bytes_key(const char *key)
+{
+    size_t len = strlen(key);
+    return len >= 5 && strcmp(key + len - 5, "bytes") == 0;
+}
+
+/* One value on one line, control characters hidden, at most `cap` bytes. */
+static void format_value(const char *key, const json_t *value, char *buf, size_t cap)
+{
+    char bytes[32];
+    switch (json_typeof(value)) {
+    case JSON_STRING: snprintf(buf, cap, "%s", json_string_value(value)); break;
+    case JSON_INTEGER:
+        snprintf(buf, cap, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        if (is_bytes_key(key) && json_integer_value(value) >= 10000)
+            snprintf(buf, cap, "%" JSON_INTEGER_FORMAT " (%s)", json_integer_value(value),
+                     kv_format_bytes((size_t)json_integer_value(value), bytes, sizeof bytes));
+        break;
+    case JSON_REAL: snprintf(buf, cap, "%g", json_real_value(value)); break;
+    case JSON_TRUE: snprintf(buf, cap, "yes"); break;
+    case JSON_FALSE: snprintf(buf, cap, "no"); break;
+    case JSON_NULL: snprintf(buf, cap, "-"); break;
+    case JSON_ARRAY: {
+        size_t used = 0, n = json_array_size(value);
+        buf[0] = '\0';
+        for (size_t i = 0; i < n && used + 1 < cap; i++) {
+            if (i == MAX_SHOWN) {
+                snprintf(buf + used, cap - used, ", ... (%zu)", n);
+                break;
+            }
+            char item[MAX_CELL];
+            format_value(key, json_array_get(value, i), item, sizeof item);
+            int wrote = snprintf(buf + used, cap - used, "%s%s", i ? ", " : "", item);
+            used += (size_t)wrote < cap - used ? (size_t)wrote : cap - used - 1;
+        }
+        break;
+    }
+    case JSON_OBJECT: snprintf(buf, cap, "{%zu}", json_object_size(value)); break;
+    }
+    for (char *p = buf; *p; p++)
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = ' ';
+}
+
+/* Array of objects: one row each; the columns are the keys of the first. */
+static void print_table(const json_t *rows, int indent)
+{
+    const char *keys[MAX_COLUMNS];
+    int widths[MAX_COLUMNS], n_columns = 0;
+    const char *key;
+    json_t *value;
+    char cell[4 * MAX_CELL];
+    json_object_foreach(json_array_get(rows, 0), key, value)
+    {
+        if (n_columns == MAX_COLUMNS) break;
+        keys[n_columns] = key;
+        widths[n_columns++] = (int)strlen(key);
+    }
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        for (int c = 0; c < n_columns; c++) {
+            const json_t *item = json_object_get(json_array_get(rows, i), keys[c]);
+            if (!item) continue;
+            format_value(keys[c], item, cell, sizeof cell);
+            int width = (int)strlen(cell);
+            if (width > widths[c]) widths[c] = width;
+        }
+    for (int c = 0; c < n_columns; c++) printf("%*s%-*s", c ? 2 : indent, "", c + 1 < n_columns ? widths[c] : 0, keys[c]);
+    putchar('\n');
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        for (int c = 0; c < n_columns; c++) {
+            const json_t *item = json_object_get(json_array_get(rows, i), keys[c]);
+            cell[0] = '\0';
+            if (item) format_value(keys[c], item, cell, sizeof cell);
+            printf("%*s%-*s", c ? 2 : indent, "", c + 1 < n_columns ? widths[c] : 0, cell);
+        }
+        putchar('\n');
+    }
+}
+
+static void print_object(const json_t *object, int depth, bool color)
+{
+    const char *key;
+    json_t *value;
+    char text[512];
+    int indent = 2 * depth;
+    for (int pass = 0; pass < 2; pass++) /* plain values first, what is nested below them */
+        json_object_foreach((json_t *)object, key, value)
+        {
+            bool is_table = json_is_array(value) && json_is_object(json_array_get(value, 0));
+            bool is_nested = (json_is_object(value) && depth < MAX_DEPTH) || is_table;
+            if (is_nested != (pass == 1)) continue;
+            if (!is_nested) {
+                format_value(key, value, text, sizeof text);
+                printf("%*s%-*s %s\n", indent, "", KEY_COLUMN - indent, key, text);
+                continue;
+            }
+            printf("\n%*s%s%s%s\n", indent, "", kv_style_code(KV_STYLE_BOLD, color), key, kv_style_code(KV_STYLE_RESET, color));
+            if (is_table)
+                print_table(value, indent + 2);
+            else
+                print_object(value, depth + 1, color);
+        }
+}
+
+static int print_text(const char *json)
+{
+    json_error_t why;
+    json_t *root = json_loads(json, JSON_ALLOW_NUL, &why);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return kv_tool_fail(TOOL, "the description is not a JSON object: %s", why.text);
+    }
+    print_object(root, 0, kv_term_has_color(stdout, false));
+    json_decref(root);
+    return kv_tool_finish(TOOL, KV_EXIT_OK);
+}
+
+int kv_tool_inspect(int argc, char **argv)
+{
+    inspect_options o = {.common = kv_common_default()};
+    kv_opt_group groups[] = {{"Inspecting", INSPECT_ROWS, &o}, kv_group_model(&o.common), kv_group_output(&o.common),
+                             kv_group_general(&o.common)};
+    kv_command command = {
+        .name = TOOL,
+        .usage = "MODEL [--tensors] [-o json]",
+        .about = "What a GGUF file holds: architecture, sizes, types, tokenizer, attention per layer. Reads the header alone, "
+                 "and also describes files that cannot be run.",
+        .groups = groups,
+        .n_groups = sizeof groups / sizeof groups[0],
+        .max_args = 1,
+        .args = &o.operand,
+    };
+    int status = kv_options_parse(argc, argv, &command);
+    if (status != KV_PARSED) return status;
+    if (o.operand && o.common.model) return kv_usage_error(TOOL, "two models: '%.80s' and -m '%.80s'", o.operand, o.common.model);
+    kvasir_error err = {0};
+    char path[4096], *json = NULL;
+    if (kv_model_find(o.operand ? o.operand : o.common.model, path, sizeof path, &err) != KVASIR_OK ||
+        kvasir_inspect(path, o.with_tensors, &json, &err) != KVASIR_OK)
+        return kv_tool_fail_error(TOOL, &err);
+    if (o.common.output == KV_OUTPUT_JSON) {
+        size_t len = strlen(json);
+        fputs(json, stdout);
+        if (len == 0 || json[len - 1] != '\n') putchar('\n');
+        status = kv_tool_finish(TOOL, KV_EXIT_OK);
+    } else {
+        status = print_text(json);
+    }
+    kvasir_free(json);
+    return status;
+}

@@ -1,0 +1,23 @@
+/* logprob.h - log-probabilities from logits, in double precision: for `logits` and `perplexity`.
+ */
+#ifndef KV_TOOLS_LOGPROB_H
+#define KV_TOOLS_LOGPROB_H
+
+#include "kvasir.h"
+
+typedef struct kv_top_item {
+    kvasir_token token;
+    double logprob;
+} kv_top_item;
+
+/* log(sum(exp(logits))) over [n_vocab]; a logit that is NaN counts as -infinity. */
+double kv_log_sum_exp(const float *logits, int n_vocab);
+
+/* The n best tokens, best first, equal ones by id, into top[n]. Returns how many: fewer when fewer are finite.
+ * A heap of n over one pass: O(n_vocab log n). */
+int kv_top_logprobs(const float *logits, int n_vocab, kv_top_item *top, int n);
+
+/* The most likely token; the lowest id among equals; -1 when no logit is a number. */
+kvasir_token kv_argmax(const float *logits, int n_vocab);
+
+#endif

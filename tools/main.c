@@ -1,0 +1,81 @@
+/* main.c - the one binary: looks the subcommand up in a table and runs it.
+ *
+ *     kvasir TOOL ...      -> the row's run(argc - 1, argv + 1); argv[0] is the subcommand
+ *     kvasir               -> help            kvasir help TOOL -> kvasir TOOL --help
+ *     kvasir --version     -> the version     anything else    -> exit 2 with the nearest name
+ */
+#include <locale.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/tools.h"
+
+static const kv_tool TOOLS[] = {
+    {"chat", kv_tool_chat, "a conversation in the terminal"},
+    {"run", kv_tool_run, "continue a text"},
+    {"get", kv_tool_get, "bring a model onto this machine"},
+    {"bench", kv_tool_bench, "tokens per second, and percent of what this machine can do"},
+    {"perplexity", kv_tool_perplexity, "how well a model predicts a text"},
+    {"logits", kv_tool_logits, "what the model says about the next token"},
+    {"tokenize", kv_tool_tokenize, "text to token ids"},
+    {"detokenize", kv_tool_detokenize, "token ids to text"},
+    {"template", kv_tool_template, "what a conversation looks like to the model"},
+    {"inspect", kv_tool_inspect, "what a GGUF file holds"},
+};
+enum { N_TOOLS = sizeof TOOLS / sizeof TOOLS[0] };
+
+static const kv_tool *find_tool(const char *name)
+{
+    for (int i = 0; i < N_TOOLS; i++)
+        if (strcmp(TOOLS[i].name, name) == 0) return &TOOLS[i];
+    return NULL;
+}
+
+static int print_help(void)
+{
+    printf("kvasir " KVASIR_VERSION ": small language models on this machine\n\n"
+           "Usage: kvasir TOOL [OPTIONS]\n\n");
+    for (int i = 0; i < N_TOOLS; i++) printf("  %-12s %s\n", TOOLS[i].name, TOOLS[i].summary);
+    printf("\n'kvasir TOOL --help' lists a tool's options. To begin:\n"
+           "  kvasir get smollm2\n"
+           "  kvasir chat\n");
+    return kv_tool_finish("help", KV_EXIT_OK);
+}
+
+static int unknown_tool(const char *word)
+{
+    const char *names[N_TOOLS + 1];
+    for (int i = 0; i < N_TOOLS; i++) names[i] = TOOLS[i].name;
+    names[N_TOOLS] = "help";
+    const char *near = kv_nearest(word, names, N_TOOLS + 1);
+    const char *what = word[0] == '-' ? "option" : "tool";
+    if (near) return kv_usage_error(NULL, "unknown %s '%.80s'; did you mean '%s'?", what, word, near);
+    return kv_usage_error(NULL, "unknown %s '%.80s'; 'kvasir help' lists the tools", what, word);
+}
+
+static int help_about(int argc, char **argv)
+{
+    if (argc < 3) return print_help();
+    if (argc > 3) return kv_usage_error(NULL, "help takes one tool, not '%.80s'", argv[3]);
+    const kv_tool *tool = find_tool(argv[2]);
+    if (!tool) return strcmp(argv[2], "help") == 0 ? print_help() : unknown_tool(argv[2]);
+    char help[] = "--help";
+    char *args[] = {argv[2], help, NULL};
+    return tool->run(2, args);
+}
+
+int main(int argc, char **argv)
+{
+    setlocale(LC_CTYPE, ""); /* the width of characters; numbers stay in the C locale */
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is a write error with a line, not a silent death */
+    if (argc < 2) return print_help();
+    const char *word = argv[1];
+    if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) return help_about(argc, argv);
+    if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0) {
+        puts("kvasir " KVASIR_VERSION);
+        return kv_tool_finish("version", KV_EXIT_OK);
+    }
+    const kv_tool *tool = find_tool(word);
+    return tool ? tool->run(argc - 1, argv + 1) : unknown_tool(word);
+}

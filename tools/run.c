@@ -1,0 +1,251 @@
+/* run.c - `kvasir run`: one completion, text alone on stdout.
+ *
+ *     source -> tokens -> prefill -> [sample -> bytes -> stdout -> eval] until EOG, -n, a full context or Ctrl-C
+ *
+ * The text is written as whole UTF-8 characters as they come; with -o json the same text is collected for one object.
+ */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/json_out.h"
+#include "tools/term.h"
+#include "tools/text_source.h"
+#include "tools/tools.h"
+
+static const char TOOL[] = "run";
+
+typedef struct run_options {
+    kv_common common;
+    kv_source source;
+    int n_predict;
+    bool ignore_eos;
+} run_options;
+
+static const kv_opt RUN_ROWS[] = {
+    {"--predict", "-n", KV_OPT_INT, offsetof(run_options, n_predict), "N", -1, INT_MAX, NULL,
+     "Most tokens to write; -1: until the model ends or the context is full."},
+    {"--n-predict", NULL, KV_OPT_INT, offsetof(run_options, n_predict), "N", -1, INT_MAX, NULL, NULL},
+    {"--ignore-eos", NULL, KV_OPT_FLAG, offsetof(run_options, ignore_eos), NULL, 0, 0, NULL,
+     "Go on when the model ends its text."},
+    {0},
+};
+
+typedef enum finish { FINISH_LENGTH, FINISH_STOP, FINISH_INTERRUPTED } finish;
+
+/* What was generated so far, and what it cost. */
+typedef struct reply {
+    kvasir_token *tokens;
+    size_t n_tokens, tokens_cap;
+    char *text; /* whole characters; only with -o json */
+    size_t text_len, text_cap;
+    kvasir_utf8_stream stream;
+    finish finish;
+    double load_ms, prompt_ms, predicted_ms;
+    size_t prompt_n;
+    bool ends_line; /* the last byte written was a newline */
+} reply;
+
+typedef struct run_state {
+    const run_options *options;
+    kvasir_model *model;
+    kvasir_session *session;
+    kvasir_sampler *sampler;
+    kvasir_token *prompt;
+    size_t n_prompt;
+    char *piece; /* bytes of one token, grown as needed */
+    char *clean; /* the same as whole characters: 3 * piece_cap + 16 */
+    size_t piece_cap;
+    reply reply;
+} run_state;
+
+static kvasir_code out_of_memory(kvasir_error *err) { return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the reply"); }
+
+/* Whole characters go to stdout at once, or into the JSON text. */
+static kvasir_code emit(run_state *s, const char *bytes, size_t len, kvasir_error *err)
+{
+    reply *r = &s->reply;
+    if (len == 0) return KVASIR_OK;
+    if (s->options->common.output == KV_OUTPUT_TEXT) {
+        r->ends_line = bytes[len - 1] == '\n';
+        if (fwrite(bytes, 1, len, stdout) == len && fflush(stdout) == 0) return KVASIR_OK;
+        return kv_set_error(err, KVASIR_ERR_IO, "cannot write to standard output: %m");
+    }
+    if (r->text_len + len > r->text_cap) {
+        size_t cap = 2 * (r->text_len + len) + 256;
+        char *grown = realloc(r->text, cap);
+        if (!grown) return out_of_memory(err);
+        r->text = grown;
+        r->text_cap = cap;
+    }
+    memcpy(r->text + r->text_len, bytes, len);
+    r->text_len += len;
+    return KVASIR_OK;
+}
+
+static kvasir_code add_token(run_state *s, kvasir_token token, kvasir_error *err)
+{
+    reply *r = &s->reply;
+    if (r->n_tokens == r->tokens_cap) {
+        size_t cap = r->tokens_cap ? 2 * r->tokens_cap : 256;
+        kvasir_token *grown = realloc(r->tokens, cap * sizeof *grown);
+        if (!grown) return out_of_memory(err);
+        r->tokens = grown;
+        r->tokens_cap = cap;
+    }
+    r->tokens[r->n_tokens++] = token;
+    size_t len = kvasir_token_bytes(s->model, token, false, s->piece, s->piece_cap);
+    if (len > s->piece_cap) {
+        char *piece = realloc(s->piece, len);
+        if (piece) s->piece = piece;
+        char *clean = piece ? realloc(s->clean, 3 * len + 16) : NULL;
+        if (!clean) return out_of_memory(err);
+        s->clean = clean;
+        s->piece_cap = len;
+        kvasir_token_bytes(s->model, token, false, s->piece, s->piece_cap);
+    }
+    return emit(s, s->clean, kvasir_utf8_push(&r->stream, s->piece, len, s->clean), err);
+}
+
+static kvasir_code prefill(run_state *s, kvasir_error *err)
+{
+    size_t n_ctx = kvasir_session_n_ctx(s->session);
+    if (s->n_prompt > n_ctx)
+        return kv_set_error(err, KVASIR_ERR_CONTEXT,
+                            "the prompt has %zu tokens, the context holds %zu; shorten it or give a larger -c", s->n_prompt, n_ctx);
+    for (size_t i = 0; i < s->n_prompt; i++) kvasir_sampler_accept(s->sampler, s->prompt[i]);
+    kv_bar bar;
+    kv_bar_start(&bar, "reading the prompt", KV_UNIT_TOKENS, 0, 500, s->options->common.quiet);
+    double start = kv_now_ms();
+    kvasir_code code =
+        kvasir_session_eval(s->session, s->prompt, s->n_prompt, KVASIR_LOGITS_LAST, kv_bar_progress, &bar, err);
+    s->reply.prompt_ms = kv_now_ms() - start;
+    s->reply.prompt_n = s->n_prompt;
+    kv_bar_end(&bar);
+    return code;
+}
+
+/* The loop of generation; the reply says how it ended. */
+static kvasir_code generate(run_state *s, kvasir_error *err)
+{
+    const run_options *o = s->options;
+    reply *r = &s->reply;
+    while (o->n_predict < 0 || r->n_tokens < (size_t)o->n_predict) {
+        if (kv_interrupted()) {
+            r->finish = FINISH_INTERRUPTED;
+            break;
+        }
+        kvasir_token token = kvasir_sampler_sample(s->sampler, kvasir_session_logits(s->session, 0));
+        if (token < 0) return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
+        if (!o->ignore_eos && kvasir_token_is_eog(s->model, token)) {
+            r->finish = FINISH_STOP;
+            break;
+        }
+        kvasir_sampler_accept(s->sampler, token);
+        kvasir_code code = add_token(s, token, err);
+        if (code != KVASIR_OK) return code;
+        if (o->n_predict >= 0 && r->n_tokens == (size_t)o->n_predict) break;
+        code = kvasir_session_eval(s->session, &token, 1, KVASIR_LOGITS_LAST, NULL, NULL, err);
+        if (code == KVASIR_ERR_CONTEXT) { /* full: what is there is the answer, and it is said */
+            if (!o->common.quiet) fprintf(stderr, "kvasir run: the context is full after %zu tokens\n", r->n_tokens);
+            break;
+        }
+        if (code != KVASIR_OK) return code;
+    }
+    size_t len = kvasir_utf8_finish(&r->stream, s->clean);
+    return emit(s, s->clean, len, err);
+}
+
+static kvasir_code prepare(run_options *o, run_state *s, kvasir_error *err)
+{
+    s->piece_cap = 256;
+    s->piece = malloc(s->piece_cap);
+    s->clean = malloc(3 * s->piece_cap + 16);
+    if (!s->piece || !s->clean) return out_of_memory(err);
+    kvasir_code code = kv_common_open_model(&o->common, false, &s->model, err);
+    if (code != KVASIR_OK) return code;
+    s->reply.load_ms = kvasir_model_get_info(s->model).load_ms;
+    code = kv_source_tokens(&o->source, s->model, KVASIR_TOKENIZE_BOS | KVASIR_TOKENIZE_SPECIAL, &s->prompt, &s->n_prompt, err);
+    if (code == KVASIR_OK) code = kv_common_open_session(&o->common, s->model, &s->session, err);
+    if (code == KVASIR_OK) code = kv_common_open_sampler(&o->common, s->model, &s->sampler, err);
+    return code;
+}
+
+static void release(run_state *s)
+{
+    kvasir_sampler_close(s->sampler);
+    kvasir_session_close(s->session);
+    kvasir_model_close(s->model);
+    free(s->prompt);
+    free(s->piece);
+    free(s->clean);
+    free(s->reply.tokens);
+    free(s->reply.text);
+}
+
+static int print_json(const run_state *s, int status)
+{
+    static const char *const finishes[] = {"length", "stop", "interrupted"};
+    const reply *r = &s->reply;
+    kvasir_kv_stats kv = kvasir_session_kv_stats(s->session);
+    json_t *json = json_pack(
+        "{s:o, s:o, s:o, s:s, s:{s:o, s:I, s:o, s:I, s:o}, s:{s:I, s:I}, s:I}", "prompt_tokens",
+        kv_json_tokens(s->prompt, s->n_prompt), "tokens", kv_json_tokens(r->tokens, r->n_tokens), "text",
+        kv_json_text(r->text ? r->text : "", r->text_len), "finish_reason", finishes[r->finish], "timings", "load_ms",
+        kv_json_ms(r->load_ms), "prompt_n", (json_int_t)r->prompt_n, "prompt_ms", kv_json_ms(r->prompt_ms), "predicted_n",
+        (json_int_t)r->n_tokens, "predicted_ms", kv_json_ms(r->predicted_ms), "kv", "pages", (json_int_t)kv.pages, "bytes",
+        (json_int_t)kv.bytes, "peak_rss_bytes", (json_int_t)kv_peak_rss_bytes());
+    return kv_json_print(TOOL, json, status);
+}
+
+static int finish_output(const run_state *s)
+{
+    const reply *r = &s->reply;
+    int status = r->finish == FINISH_INTERRUPTED ? KV_EXIT_INTERRUPTED : KV_EXIT_OK;
+    if (s->options->common.verbose && !s->options->common.quiet)
+        fprintf(stderr, "\nprompt %zu tokens, %.1f tokens/s; reply %zu tokens, %.1f tokens/s\n", r->prompt_n,
+                (double)r->prompt_n / r->prompt_ms * 1e3, r->n_tokens, (double)r->n_tokens / r->predicted_ms * 1e3);
+    if (s->options->common.output == KV_OUTPUT_JSON) return print_json(s, status);
+    if (!r->ends_line && kv_term_is_terminal(stdout)) putchar('\n'); /* a pipe gets the text and nothing else */
+    return kv_tool_finish(TOOL, status);
+}
+
+int kv_tool_run(int argc, char **argv)
+{
+    run_options o = {.common = kv_common_default(), .n_predict = 128};
+    kv_opt_group groups[] = {
+        kv_group_source(&o.source),    {"Generation", RUN_ROWS, &o},  kv_group_model(&o.common),  kv_group_load(&o.common),
+        kv_group_context(&o.common),   kv_group_sampling(&o.common),  kv_group_output(&o.common), kv_group_general(&o.common),
+    };
+    kv_command command = {
+        .name = TOOL,
+        .usage = "[-m MODEL] (-p TEXT | -f FILE | - | --tokens 1,2,3) [-n N] [OPTIONS]",
+        .about = "Continues a text: only the new text goes to standard output. The prompt is taken byte for byte, special tokens "
+                 "such as <|im_start|> are understood, and BOS is put before it where the model wants one.",
+        .groups = groups,
+        .n_groups = sizeof groups / sizeof groups[0],
+        .max_args = 1,
+        .args = &o.source.operand,
+    };
+    int status = kv_options_parse(argc, argv, &command);
+    if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
+    if (status == KV_PARSED) status = kv_source_check(&o.source, &command);
+    if (status != KV_PARSED) return status;
+
+    run_state s = {.options = &o};
+    kvasir_error err = {0};
+    kv_interrupt_install();
+    kvasir_code code = prepare(&o, &s, &err);
+    if (code == KVASIR_OK) code = prefill(&s, &err);
+    if (code == KVASIR_OK) {
+        double start = kv_now_ms();
+        code = generate(&s, &err);
+        s.reply.predicted_ms = kv_now_ms() - start;
+    } else if (code == KVASIR_ERR_CANCELLED && s.session) { /* Ctrl-C while the prompt was read */
+        s.reply.finish = FINISH_INTERRUPTED;
+        code = KVASIR_OK;
+    }
+    status = code == KVASIR_OK ? finish_output(&s) : kv_tool_fail_error(TOOL, &err);
+    release(&s);
+    return status;
+}
