@@ -55,6 +55,10 @@ kvasir_code kv_gguf_index(kv_gguf_slot *slots, const kv_str *names, size_t strid
 /* Position of `name`, or n. */
 size_t kv_gguf_lookup(const kv_gguf_slot *slots, const kv_str *names, size_t stride, size_t n, kv_str name);
 
+/* One entry of each kind, checked, for its name alone (the writer looks at its own header before it is written). */
+kvasir_code kv_gguf_skip_kv(kv_gguf_cursor *c, kv_str *key);
+kvasir_code kv_gguf_skip_tensor(kv_gguf_cursor *c, kv_str *name);
+
 /* tensors.c: the table, then where the data lies. The cursor stands at the first entry, afterwards behind the last. */
 kvasir_code kv_gguf_read_tensors(kv_gguf *g, kv_gguf_cursor *c);
 

@@ -164,6 +164,14 @@ static kvasir_code read_kv(kv_gguf_cursor *c, kv_gguf_kv *kv)
     return KVASIR_OK;
 }
 
+kvasir_code kv_gguf_skip_kv(kv_gguf_cursor *c, kv_str *key)
+{
+    kv_gguf_kv kv;
+    KV_TRY(read_kv(c, &kv));
+    *key = kv.key;
+    return KVASIR_OK;
+}
+
 static kvasir_code read_keys(kv_gguf *g, kv_gguf_cursor *c)
 {
     for (size_t i = 0; i < g->n_kv; i++) KV_TRY(read_kv(c, &g->kv[i]));

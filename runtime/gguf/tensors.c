@@ -68,16 +68,30 @@ static kvasir_code size_tensor(kv_gguf_cursor *c, kv_gguf_tensor *t)
     return KVASIR_OK;
 }
 
-/* `offset` is still relative to the data section here. */
-static kvasir_code read_entry(const kv_gguf *g, kv_gguf_cursor *c, kv_gguf_tensor *t)
+static kvasir_code take_entry(kv_gguf_cursor *c, kv_gguf_tensor *t, uint64_t *offset)
 {
     KV_TRY(kv_gguf_take_name(c, "tensor name", KV_GGUF_MAX_NAME_LEN, &t->name));
     KV_TRY(take_dims(c, t));
     KV_TRY(take_type(c, t));
     KV_TRY(size_tensor(c, t));
-    size_t at = c->pos;
+    return kv_gguf_take_u64(c, "a tensor offset", offset);
+}
+
+kvasir_code kv_gguf_skip_tensor(kv_gguf_cursor *c, kv_str *name)
+{
+    kv_gguf_tensor t;
+    uint64_t offset;
+    KV_TRY(take_entry(c, &t, &offset));
+    *name = t.name;
+    return KVASIR_OK;
+}
+
+/* `offset` is still relative to the data section here. */
+static kvasir_code read_entry(const kv_gguf *g, kv_gguf_cursor *c, kv_gguf_tensor *t)
+{
     uint64_t offset = 0;
-    KV_TRY(kv_gguf_take_u64(c, "a tensor offset", &offset));
+    KV_TRY(take_entry(c, t, &offset));
+    size_t at = c->pos - sizeof(offset);
     if (offset % g->alignment != 0) {
         return kv_fail(c->err, KVASIR_ERR_FORMAT, "tensor '" KV_STR_FMT "': offset %llu at byte %zu is not a multiple of the alignment %u",
                        KV_STR_ARG(t->name), (unsigned long long)offset, at, g->alignment);
