@@ -23,7 +23,7 @@ BENCH_ARGS ?=
 # -ffp-contract=off: the compiler must not fuse what the source does not fuse; the bits are the same everywhere.
 # No -march=native and no -ffast-math: binaries travel, and masks need infinities.
 BASE_FLAGS := -std=gnu11 -g -Wall -Wextra -Werror -fvisibility=hidden -ffp-contract=off -fPIC -pthread \
-              -D_GNU_SOURCE -Iruntime -I.
+              -Iruntime -I.
 OPTIMISE = $(if $(findstring fuzz,$(1)),-O1,$(if $(filter runtime/kernels/%,$(2)),-O3,-O2))
 
 comma := ,
@@ -68,6 +68,7 @@ TESTS    := $(patsubst tests/%.c,$(OUT)/tests/%,$(TEST_SRC))
 
 # Tests that need more at link time than the rest: one row each.
 TEST_LDFLAGS_test_alloc_failure := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=free
+TEST_LDFLAGS_test_sampler := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign
 
 # ---- what the machine must have --------------------------------------------------------------------
 NEEDS_NOTHING := help clean format uninstall
@@ -101,7 +102,12 @@ $(OUT)/obj/%.o: %.c $(OUT)/flags
 	@echo "  CC    $<"
 	@$(call compile,$<) -MMD -MP -c -o $@ $<
 
-$(OUT)/libkvasir.a: $(LIB_OBJ)
+# Two archives of the same objects: tests reach everything in libinternal.a; libkvasir.a, which tools and embedding programs
+# get, is one object in which only the kvasir_ names are left, so nothing in it can collide with theirs.
+$(OUT)/libinternal.a: $(LIB_OBJ)
+$(OUT)/libkvasir.a: $(OUT)/obj/libkvasir.o
+$(OUT)/obj/libkvasir.o: $(LIB_OBJ)
+	@ld -r -o $@ $^ && objcopy --localize-hidden $@
 $(OUT)/libtools.a: $(filter-out %/main.o,$(TOOL_OBJ))
 $(OUT)/libhelp.a: $(HELP_OBJ)
 $(OUT)/%.a:
@@ -115,7 +121,7 @@ $(OUT)/kvasir: $(TOOL_OBJ) $(OUT)/libkvasir.a
 	@echo "  LINK  $@"
 	@$(link) -o $@ $^ $(TOOL_LIBS) $(DEPS_LIBS)
 
-$(OUT)/tests/%: $(OUT)/obj/tests/%.o $(OUT)/libhelp.a $(OUT)/libtools.a $(OUT)/libkvasir.a
+$(OUT)/tests/%: $(OUT)/obj/tests/%.o $(OUT)/libhelp.a $(OUT)/libtools.a $(OUT)/libinternal.a
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	@$(link) $(TEST_LDFLAGS_$*) -o $@ $^ $(TEST_LIBS) $(TOOL_LIBS) $(DEPS_LIBS)
