@@ -4,7 +4,8 @@
  *
  *   arena:  chunk -> [ header | used .......... | free ... ] -> older chunk -> ...
  *
- * Chunks double from 4 KiB to 256 KiB, so small users stay small; a request that is larger gets a chunk of its own size. */
+ * Chunks double from 4 KiB to 256 KiB, so small users stay small; a request that is larger gets a chunk of its own
+ * size. */
 #include "base/alloc.h"
 
 #include <stdint.h>
@@ -43,16 +44,10 @@ void *kv_alloc_aligned(size_t bytes)
     return posix_memalign(&ptr, ALIGN_SIMD, bytes ? bytes : 1) == 0 ? ptr : NULL;
 }
 
-void kv_free(void *ptr)
-{
-    free(ptr);
-}
+void kv_free(void *ptr) { free(ptr); }
 
 /* What the library hands out through `char **` comes from the functions above. */
-void kvasir_free(void *ptr)
-{
-    free(ptr);
-}
+void kvasir_free(void *ptr) { free(ptr); }
 
 char *kv_strndup(const char *data, size_t len)
 {
@@ -73,10 +68,7 @@ struct kv_arena_chunk {
     _Alignas(ARENA_ALIGN) unsigned char data[];
 };
 
-void kv_arena_init(kv_arena *arena, size_t limit_bytes)
-{
-    *arena = (kv_arena){.limit_bytes = limit_bytes};
-}
+void kv_arena_init(kv_arena *arena, size_t limit_bytes) { *arena = (kv_arena){.limit_bytes = limit_bytes}; }
 
 void kv_arena_deinit(kv_arena *arena)
 {
@@ -102,7 +94,8 @@ void *kv_arena_alloc(kv_arena *arena, size_t bytes)
 {
     if (bytes > SIZE_MAX - ARENA_ALIGN) return NULL;
     bytes = kv_align_up(bytes ? bytes : 1, ARENA_ALIGN);
-    if (arena->limit_bytes && (arena->used_bytes > arena->limit_bytes || bytes > arena->limit_bytes - arena->used_bytes)) {
+    if (arena->limit_bytes &&
+        (arena->used_bytes > arena->limit_bytes || bytes > arena->limit_bytes - arena->used_bytes)) {
         return NULL;
     }
     struct kv_arena_chunk *chunk = arena->chunk;

@@ -2,8 +2,8 @@
  *
  *   write:  PATH.tmp-PID-N  --write, fsync, close-->  rename onto PATH  -->  fsync of the folder
  *
- * Until the rename the old file is untouched; after it the new one is whole. Every failure before it unlinks the temporary.
- * Source: open(2), rename(2), fsync(2): the entry itself is durable only after the folder is synced. */
+ * Until the rename the old file is untouched; after it the new one is whole. Every failure before it unlinks the
+ * temporary. Source: open(2), rename(2), fsync(2): the entry itself is durable only after the folder is synced. */
 #include "base/file.h"
 
 #include <errno.h>
@@ -28,10 +28,7 @@ static int open_retry(const char *path, int flags, mode_t mode)
 }
 
 /* After EINTR Linux has closed the descriptor already; a second close could hit someone else's. */
-static bool close_checked(int fd)
-{
-    return close(fd) == 0 || errno == EINTR;
-}
+static bool close_checked(int fd) { return close(fd) == 0 || errno == EINTR; }
 
 /* ---- mapping ------------------------------------------------------------------------------- */
 
@@ -85,7 +82,8 @@ static kvasir_code read_all(int fd, const char *path, size_t max_bytes, char **b
 {
     size_t cap = 0;
     for (;;) {
-        if (*len == cap) { /* one byte more than allowed is read, to tell "exactly full" from "too large"; one is for the NUL */
+        if (*len ==
+            cap) { /* one byte more than allowed is read, to tell "exactly full" from "too large"; one is for the NUL */
             cap = kv_min_size(cap ? cap * 2 : READ_PIECE_BYTES, max_bytes + 1);
             char *grown = kv_realloc_array(*buf, cap + 1, 1);
             if (!grown) return kv_fail_memory(err, cap + 1, path);
@@ -121,8 +119,8 @@ kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t
 
 /* ---- writing ------------------------------------------------------------------------------- */
 
-/* A new file gets what the umask allows; one that replaces another keeps its permissions (a private file stays private, and
- * the temporary is never more open than either). */
+/* A new file gets what the umask allows; one that replaces another keeps its permissions (a private file stays private,
+ * and the temporary is never more open than either). */
 static kvasir_code open_temporary(kv_atomic_file *file, kvasir_error *err)
 {
     struct stat st;

@@ -1,7 +1,8 @@
 /* status.c - filling the caller's error object with one clean line.
  *
- * Messages quote names, keys and paths that come from hostile files. Whatever arrives here leaves as one line of valid UTF-8
- * without control characters: a terminal cannot be driven, a log line cannot be split, a JSON writer need not escape garbage. */
+ * Messages quote names, keys and paths that come from hostile files. Whatever arrives here leaves as one line of valid
+ * UTF-8 without control characters: a terminal cannot be driven, a log line cannot be split, a JSON writer need not
+ * escape garbage. */
 #include "base/status.h"
 
 #include <stdarg.h>

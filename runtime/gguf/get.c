@@ -11,7 +11,10 @@ uint32_t kv_gguf_alignment(const kv_gguf *g) { return g->alignment; }
 size_t kv_gguf_n_kv(const kv_gguf *g) { return g->n_kv; }
 size_t kv_gguf_n_tensors(const kv_gguf *g) { return g->n_tensors; }
 const kv_gguf_kv *kv_gguf_kv_at(const kv_gguf *g, size_t idx) { return idx < g->n_kv ? &g->kv[idx] : NULL; }
-const kv_gguf_tensor *kv_gguf_tensor_at(const kv_gguf *g, size_t idx) { return idx < g->n_tensors ? &g->tensors[idx] : NULL; }
+const kv_gguf_tensor *kv_gguf_tensor_at(const kv_gguf *g, size_t idx)
+{
+    return idx < g->n_tensors ? &g->tensors[idx] : NULL;
+}
 
 const kv_gguf_kv *kv_gguf_find(const kv_gguf *g, const char *key)
 {
@@ -22,29 +25,37 @@ const kv_gguf_kv *kv_gguf_find(const kv_gguf *g, const char *key)
 const kv_gguf_tensor *kv_gguf_find_tensor(const kv_gguf *g, const char *name)
 {
     if (g->n_tensors == 0) return NULL;
-    size_t idx = kv_gguf_lookup(g->tensor_slots, &g->tensors[0].name, sizeof(g->tensors[0]), g->n_tensors, kv_str_from(name));
+    size_t idx =
+        kv_gguf_lookup(g->tensor_slots, &g->tensors[0].name, sizeof(g->tensors[0]), g->n_tensors, kv_str_from(name));
     return kv_gguf_tensor_at(g, idx);
 }
 
 const char *kv_gguf_type_name(kv_gguf_type type)
 {
     static const char *const names[] = {
-        [KV_GGUF_U8] = "u8",   [KV_GGUF_I8] = "i8",     [KV_GGUF_U16] = "u16",       [KV_GGUF_I16] = "i16",     [KV_GGUF_U32] = "u32",
-        [KV_GGUF_I32] = "i32", [KV_GGUF_F32] = "f32",   [KV_GGUF_BOOL] = "bool",     [KV_GGUF_STRING] = "string",
-        [KV_GGUF_ARRAY] = "array", [KV_GGUF_U64] = "u64", [KV_GGUF_I64] = "i64",     [KV_GGUF_F64] = "f64",
+        [KV_GGUF_U8] = "u8",         [KV_GGUF_I8] = "i8",       [KV_GGUF_U16] = "u16", [KV_GGUF_I16] = "i16",
+        [KV_GGUF_U32] = "u32",       [KV_GGUF_I32] = "i32",     [KV_GGUF_F32] = "f32", [KV_GGUF_BOOL] = "bool",
+        [KV_GGUF_STRING] = "string", [KV_GGUF_ARRAY] = "array", [KV_GGUF_U64] = "u64", [KV_GGUF_I64] = "i64",
+        [KV_GGUF_F64] = "f64",
     };
     return (size_t)type < KV_COUNT(names) ? names[type] : "unknown";
 }
 
 /* ---- items ---------------------------------------------------------------------------------- */
 
-#define LOAD_ITEM(T, kv, idx) ({ T item_; memcpy(&item_, (kv)->data + (size_t)(idx) * sizeof(T), sizeof(T)); item_; })
+#define LOAD_ITEM(T, kv, idx)                                                                                          \
+    ({                                                                                                                 \
+        T item_;                                                                                                       \
+        memcpy(&item_, (kv)->data + (size_t)(idx) * sizeof(T), sizeof(T));                                             \
+        item_;                                                                                                         \
+    })
 
 /* u64 above INT64_MAX saturates: no count, size or id is that large, so a range check still refuses it. */
 int64_t kv_gguf_item_i64(const kv_gguf_kv *kv, uint64_t idx)
 {
     switch (kv->item_type) {
-    case KV_GGUF_U8: case KV_GGUF_BOOL: return LOAD_ITEM(uint8_t, kv, idx);
+    case KV_GGUF_U8:
+    case KV_GGUF_BOOL: return LOAD_ITEM(uint8_t, kv, idx);
     case KV_GGUF_I8: return LOAD_ITEM(int8_t, kv, idx);
     case KV_GGUF_U16: return LOAD_ITEM(uint16_t, kv, idx);
     case KV_GGUF_I16: return LOAD_ITEM(int16_t, kv, idx);
@@ -55,11 +66,13 @@ int64_t kv_gguf_item_i64(const kv_gguf_kv *kv, uint64_t idx)
         uint64_t v = LOAD_ITEM(uint64_t, kv, idx);
         return v > INT64_MAX ? INT64_MAX : (int64_t)v;
     }
-    case KV_GGUF_F32: case KV_GGUF_F64: {
+    case KV_GGUF_F32:
+    case KV_GGUF_F64: {
         double v = kv_gguf_item_f64(kv, idx);
         return v >= -0x1p63 && v < 0x1p63 ? (int64_t)v : v > 0 ? INT64_MAX : v < 0 ? INT64_MIN : 0; /* NaN: 0 */
     }
-    case KV_GGUF_STRING: case KV_GGUF_ARRAY: break;
+    case KV_GGUF_STRING:
+    case KV_GGUF_ARRAY: break;
     }
     return 0;
 }
@@ -83,10 +96,7 @@ kv_str kv_gguf_next_string(const uint8_t **cursor)
 
 /* ---- typed getters -------------------------------------------------------------------------- */
 
-static bool is_integer(kv_gguf_type type)
-{
-    return type <= KV_GGUF_I32 || type == KV_GGUF_U64 || type == KV_GGUF_I64;
-}
+static bool is_integer(kv_gguf_type type) { return type <= KV_GGUF_I32 || type == KV_GGUF_U64 || type == KV_GGUF_I64; }
 
 /* *kv NULL with OK: absent and not required. */
 static kvasir_code find_key(const kv_gguf *g, const char *key, bool required, const kv_gguf_kv **kv, kvasir_error *err)
@@ -99,11 +109,11 @@ static kvasir_code find_key(const kv_gguf *g, const char *key, bool required, co
 static kvasir_code fail_type(const kv_gguf_kv *kv, const char *want, kvasir_error *err)
 {
     if (kv->type == KV_GGUF_ARRAY) {
-        return kv_fail(err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "' is an array of %s, must be %s", KV_STR_ARG(kv->key),
-                       kv_gguf_type_name(kv->item_type), want);
+        return kv_fail(err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "' is an array of %s, must be %s",
+                       KV_STR_ARG(kv->key), kv_gguf_type_name(kv->item_type), want);
     }
-    return kv_fail(err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "' is of type %s, must be %s", KV_STR_ARG(kv->key), kv_gguf_type_name(kv->type),
-                   want);
+    return kv_fail(err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "' is of type %s, must be %s", KV_STR_ARG(kv->key),
+                   kv_gguf_type_name(kv->type), want);
 }
 
 static kvasir_code check_u32_range(const kv_gguf_kv *kv, uint64_t idx, uint32_t min, uint32_t max, kvasir_error *err)
@@ -111,13 +121,15 @@ static kvasir_code check_u32_range(const kv_gguf_kv *kv, uint64_t idx, uint32_t 
     int64_t v = kv_gguf_item_i64(kv, idx);
     if (v >= (int64_t)min && v <= (int64_t)max) return KVASIR_OK;
     if (kv->type == KV_GGUF_ARRAY) {
-        return kv_fail(err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "': item %llu is %lld, must be %u to %u", KV_STR_ARG(kv->key),
-                       (unsigned long long)idx, (long long)v, min, max);
+        return kv_fail(err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "': item %llu is %lld, must be %u to %u",
+                       KV_STR_ARG(kv->key), (unsigned long long)idx, (long long)v, min, max);
     }
-    return kv_fail(err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "' is %lld, must be %u to %u", KV_STR_ARG(kv->key), (long long)v, min, max);
+    return kv_fail(err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "' is %lld, must be %u to %u", KV_STR_ARG(kv->key),
+                   (long long)v, min, max);
 }
 
-kvasir_code kv_gguf_get_u32(const kv_gguf *g, const char *key, bool required, uint32_t min, uint32_t max, uint32_t *out, kvasir_error *err)
+kvasir_code kv_gguf_get_u32(const kv_gguf *g, const char *key, bool required, uint32_t min, uint32_t max, uint32_t *out,
+                            kvasir_error *err)
 {
     const kv_gguf_kv *kv;
     KV_TRY(find_key(g, key, required, &kv, err));
@@ -128,7 +140,8 @@ kvasir_code kv_gguf_get_u32(const kv_gguf *g, const char *key, bool required, ui
     return KVASIR_OK;
 }
 
-kvasir_code kv_gguf_get_f32(const kv_gguf *g, const char *key, bool required, float min, float max, float *out, kvasir_error *err)
+kvasir_code kv_gguf_get_f32(const kv_gguf *g, const char *key, bool required, float min, float max, float *out,
+                            kvasir_error *err)
 {
     const kv_gguf_kv *kv;
     KV_TRY(find_key(g, key, required, &kv, err));
@@ -136,7 +149,8 @@ kvasir_code kv_gguf_get_f32(const kv_gguf *g, const char *key, bool required, fl
     if (kv->type != KV_GGUF_F32 && kv->type != KV_GGUF_F64) return fail_type(kv, "a float", err);
     float v = (float)kv_gguf_item_f64(kv, 0);
     if (!(v >= min && v <= max)) { /* written so that NaN fails too */
-        return kv_fail(err, KVASIR_ERR_FORMAT, "key '%s' is %g, must be %g to %g", key, (double)v, (double)min, (double)max);
+        return kv_fail(err, KVASIR_ERR_FORMAT, "key '%s' is %g, must be %g to %g", key, (double)v, (double)min,
+                       (double)max);
     }
     *out = v;
     return KVASIR_OK;
@@ -171,8 +185,8 @@ static kvasir_code check_per_layer(const kv_gguf_kv *kv, size_t n, kvasir_error 
                    (unsigned long long)kv->count, n);
 }
 
-kvasir_code kv_gguf_get_u32_per_layer(const kv_gguf *g, const char *key, bool required, uint32_t min, uint32_t max, uint32_t *out, size_t n,
-                                      kvasir_error *err)
+kvasir_code kv_gguf_get_u32_per_layer(const kv_gguf *g, const char *key, bool required, uint32_t min, uint32_t max,
+                                      uint32_t *out, size_t n, kvasir_error *err)
 {
     const kv_gguf_kv *kv;
     KV_TRY(find_key(g, key, required, &kv, err));
@@ -184,7 +198,8 @@ kvasir_code kv_gguf_get_u32_per_layer(const kv_gguf *g, const char *key, bool re
     return KVASIR_OK;
 }
 
-kvasir_code kv_gguf_get_bool_per_layer(const kv_gguf *g, const char *key, bool required, bool *out, size_t n, kvasir_error *err)
+kvasir_code kv_gguf_get_bool_per_layer(const kv_gguf *g, const char *key, bool required, bool *out, size_t n,
+                                       kvasir_error *err)
 {
     const kv_gguf_kv *kv;
     KV_TRY(find_key(g, key, required, &kv, err));

@@ -1,7 +1,7 @@
 /* index.c - finding a key or tensor by name: slots (hash, position) sorted by hash, bisection, then the name itself.
  *
- * The hash has no secret, so a file can be made whose names collide. Sorting costs O(n log n) whatever the hashes; only names equal
- * in all 64 bits would be compared one by one, and more than MAX_SAME_HASH of those are refused. */
+ * The hash has no secret, so a file can be made whose names collide. Sorting costs O(n log n) whatever the hashes; only
+ * names equal in all 64 bits would be compared one by one, and more than MAX_SAME_HASH of those are refused. */
 #include <stdlib.h>
 #include <xxhash.h>
 
@@ -21,8 +21,8 @@ static int by_hash(const void *a, const void *b)
 }
 
 /* Slots first..n share a hash from first on; compares slot `at` with those before it in the run. */
-static kvasir_code check_run(const kv_gguf_slot *slots, const kv_str *names, size_t stride, size_t first, size_t at, const char *what,
-                             kvasir_error *err)
+static kvasir_code check_run(const kv_gguf_slot *slots, const kv_str *names, size_t stride, size_t first, size_t at,
+                             const char *what, kvasir_error *err)
 {
     kv_str name = name_at(names, stride, slots[at].idx);
     for (size_t i = first; i < at; i++) {
@@ -31,13 +31,14 @@ static kvasir_code check_run(const kv_gguf_slot *slots, const kv_str *names, siz
         }
     }
     if (at - first >= MAX_SAME_HASH) {
-        return kv_fail(err, KVASIR_ERR_FORMAT, "%s '" KV_STR_FMT "' collides with %d others: made to be slow", what, KV_STR_ARG(name),
-                       MAX_SAME_HASH);
+        return kv_fail(err, KVASIR_ERR_FORMAT, "%s '" KV_STR_FMT "' collides with %d others: made to be slow", what,
+                       KV_STR_ARG(name), MAX_SAME_HASH);
     }
     return KVASIR_OK;
 }
 
-kvasir_code kv_gguf_index(kv_gguf_slot *slots, const kv_str *names, size_t stride, size_t n, const char *what, kvasir_error *err)
+kvasir_code kv_gguf_index(kv_gguf_slot *slots, const kv_str *names, size_t stride, size_t n, const char *what,
+                          kvasir_error *err)
 {
     for (size_t i = 0; i < n; i++) {
         kv_str name = name_at(names, stride, i);
@@ -61,8 +62,10 @@ size_t kv_gguf_lookup(const kv_gguf_slot *slots, const kv_str *names, size_t str
     size_t lo = 0, hi = n;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (slots[mid].hash < hash) lo = mid + 1;
-        else hi = mid;
+        if (slots[mid].hash < hash)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     for (; lo < n && slots[lo].hash == hash; lo++) {
         if (kv_str_eq(name, name_at(names, stride, slots[lo].idx))) return slots[lo].idx;

@@ -9,8 +9,8 @@
 enum {
     KV_GGUF_DEFAULT_ALIGNMENT = 32,
     KV_GGUF_MAX_ALIGNMENT = 64 << 10,
-    /* More than any checkpoint has (keys ~60, tensors ~1e5 where experts are not merged), little enough that the index of a
-     * hostile file stays small. */
+    /* More than any checkpoint has (keys ~60, tensors ~1e5 where experts are not merged), little enough that the index
+     * of a hostile file stays small. */
     KV_GGUF_MAX_KEYS = 1 << 16,
     KV_GGUF_MAX_TENSORS = 1 << 20,
     KV_GGUF_MAX_KEY_LEN = 65535,
@@ -18,8 +18,8 @@ enum {
     KV_GGUF_MAX_NESTING = 4,
 };
 
-/* Names sorted by hash: found by bisection. Not a bucket table, since a hostile file can choose names that share a bucket;
- * names that share all 64 bits are refused beyond a few. */
+/* Names sorted by hash: found by bisection. Not a bucket table, since a hostile file can choose names that share a
+ * bucket; names that share all 64 bits are refused beyond a few. */
 typedef struct kv_gguf_slot {
     uint64_t hash;
     uint32_t idx;
@@ -51,7 +51,8 @@ kvasir_code kv_gguf_take_u64(kv_gguf_cursor *c, const char *what, uint64_t *out)
 kvasir_code kv_gguf_take_name(kv_gguf_cursor *c, const char *what, size_t max_len, kv_str *out);
 
 /* Sorts n slots and refuses equal names. `names` is the first name, the others follow `stride` bytes apart. */
-kvasir_code kv_gguf_index(kv_gguf_slot *slots, const kv_str *names, size_t stride, size_t n, const char *what, kvasir_error *err);
+kvasir_code kv_gguf_index(kv_gguf_slot *slots, const kv_str *names, size_t stride, size_t n, const char *what,
+                          kvasir_error *err);
 /* Position of `name`, or n. */
 size_t kv_gguf_lookup(const kv_gguf_slot *slots, const kv_str *names, size_t stride, size_t n, kv_str name);
 

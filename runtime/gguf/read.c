@@ -1,11 +1,12 @@
 /* read.c - opening a GGUF file: magic, counts, metadata keys. (Tensors: tensors.c; values: get.c.)
  *
  *   'GGUF' | version | n_tensors | n_kv | key type value | key type value | ... | tensor table | padding | data
- *                                         ^ walked once here; an entry keeps pointers into the mapping, nothing is copied
+ *                                         ^ walked once here; an entry keeps pointers into the mapping, nothing is
+ * copied
  *
- * Sizes are decided by counts from the file only after the smallest possible entry times the count fits what remains, and below
- * a cap. Strings inside arrays are walked here once, so kv_gguf_next_string needs no checks later.
- * Source: ggml/docs/gguf.md. */
+ * Sizes are decided by counts from the file only after the smallest possible entry times the count fits what remains,
+ * and below a cap. Strings inside arrays are walked here once, so kv_gguf_next_string needs no checks later. Source:
+ * ggml/docs/gguf.md. */
 #include "gguf/read.h"
 
 #include <strings.h>
@@ -21,8 +22,9 @@ enum { KV_MIN_BYTES = 8 + 1 + 4 + 1, TENSOR_MIN_BYTES = 8 + 1 + 4 + 8 + 4 + 8 };
 
 kvasir_code kv_gguf_truncated(const kv_gguf_cursor *c, const char *what)
 {
-    return kv_fail(c->err, KVASIR_ERR_FORMAT, "%s at byte %zu needs more than the %zu bytes that remain: truncated or damaged", what,
-                   c->pos, kv_gguf_remaining(c));
+    return kv_fail(c->err, KVASIR_ERR_FORMAT,
+                   "%s at byte %zu needs more than the %zu bytes that remain: truncated or damaged", what, c->pos,
+                   kv_gguf_remaining(c));
 }
 
 kvasir_code kv_gguf_take_u32(kv_gguf_cursor *c, const char *what, uint32_t *out)
@@ -48,7 +50,8 @@ kvasir_code kv_gguf_take_name(kv_gguf_cursor *c, const char *what, size_t max_le
     KV_TRY(kv_gguf_take_u64(c, what, &len));
     if (len == 0) return kv_fail(c->err, KVASIR_ERR_FORMAT, "%s at byte %zu is empty", what, at);
     if (len > max_len) {
-        return kv_fail(c->err, KVASIR_ERR_FORMAT, "%s at byte %zu claims %llu bytes, more than the %zu allowed: damaged", what, at,
+        return kv_fail(c->err, KVASIR_ERR_FORMAT,
+                       "%s at byte %zu claims %llu bytes, more than the %zu allowed: damaged", what, at,
                        (unsigned long long)len, max_len);
     }
     if (len > kv_gguf_remaining(c)) return kv_gguf_truncated(c, what);
@@ -63,8 +66,9 @@ kvasir_code kv_gguf_take_name(kv_gguf_cursor *c, const char *what, size_t max_le
 static size_t scalar_bytes(kv_gguf_type type)
 {
     static const uint8_t bytes[] = {
-        [KV_GGUF_U8] = 1,  [KV_GGUF_I8] = 1,  [KV_GGUF_U16] = 2,  [KV_GGUF_I16] = 2, [KV_GGUF_U32] = 4, [KV_GGUF_I32] = 4,
-        [KV_GGUF_F32] = 4, [KV_GGUF_BOOL] = 1, [KV_GGUF_U64] = 8, [KV_GGUF_I64] = 8, [KV_GGUF_F64] = 8,
+        [KV_GGUF_U8] = 1,  [KV_GGUF_I8] = 1,  [KV_GGUF_U16] = 2, [KV_GGUF_I16] = 2,
+        [KV_GGUF_U32] = 4, [KV_GGUF_I32] = 4, [KV_GGUF_F32] = 4, [KV_GGUF_BOOL] = 1,
+        [KV_GGUF_U64] = 8, [KV_GGUF_I64] = 8, [KV_GGUF_F64] = 8,
     };
     return (size_t)type < KV_COUNT(bytes) ? bytes[type] : 0;
 }
@@ -75,8 +79,8 @@ static kvasir_code take_type(kv_gguf_cursor *c, kv_str key, kv_gguf_type *out)
     uint32_t id = 0;
     KV_TRY(kv_gguf_take_u32(c, "value type", &id));
     if (id > KV_GGUF_F64) {
-        return kv_fail(c->err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "': value type %u at byte %zu does not exist", KV_STR_ARG(key),
-                       id, at);
+        return kv_fail(c->err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "': value type %u at byte %zu does not exist",
+                       KV_STR_ARG(key), id, at);
     }
     *out = (kv_gguf_type)id;
     return KVASIR_OK;
@@ -85,7 +89,8 @@ static kvasir_code take_type(kv_gguf_cursor *c, kv_str key, kv_gguf_type *out)
 static kvasir_code value_truncated(const kv_gguf_cursor *c, kv_str key)
 {
     return kv_fail(c->err, KVASIR_ERR_FORMAT,
-                   "key '" KV_STR_FMT "': the value at byte %zu reaches past the end of the file (%zu bytes remain): truncated or damaged",
+                   "key '" KV_STR_FMT
+                   "': the value at byte %zu reaches past the end of the file (%zu bytes remain): truncated or damaged",
                    KV_STR_ARG(key), c->pos, kv_gguf_remaining(c));
 }
 
@@ -108,8 +113,8 @@ static kvasir_code check_bools(const kv_gguf_cursor *c, kv_str key, uint64_t cou
 {
     for (uint64_t i = 0; i < count; i++) {
         if (c->data[c->pos + i] > 1) {
-            return kv_fail(c->err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "': bool at byte %zu is %u, must be 0 or 1", KV_STR_ARG(key),
-                           (size_t)(c->pos + i), c->data[c->pos + i]);
+            return kv_fail(c->err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "': bool at byte %zu is %u, must be 0 or 1",
+                           KV_STR_ARG(key), (size_t)(c->pos + i), c->data[c->pos + i]);
         }
     }
     return KVASIR_OK;
@@ -126,8 +131,8 @@ static kvasir_code take_array_head(kv_gguf_cursor *c, kv_str key, kv_gguf_type *
 static kvasir_code skip_nested(kv_gguf_cursor *c, kv_str key, uint64_t count, int depth)
 {
     if (depth >= KV_GGUF_MAX_NESTING) {
-        return kv_fail(c->err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "': arrays nest deeper than %d at byte %zu", KV_STR_ARG(key),
-                       KV_GGUF_MAX_NESTING, c->pos);
+        return kv_fail(c->err, KVASIR_ERR_FORMAT, "key '" KV_STR_FMT "': arrays nest deeper than %d at byte %zu",
+                       KV_STR_ARG(key), KV_GGUF_MAX_NESTING, c->pos);
     }
     if (count > kv_gguf_remaining(c) / 12) return value_truncated(c, key);
     for (; count > 0; count--) {
@@ -180,6 +185,7 @@ static kvasir_code read_keys(kv_gguf *g, kv_gguf_cursor *c)
 
 /* ---- header --------------------------------------------------------------------------------- */
 
+/* clang-format off */
 /* What people hand over by mistake, by its first bytes. */
 static const struct {
     const char *prefix;
@@ -199,16 +205,19 @@ static const struct {
     {"tjgg",                  4, "an old GGJT file; convert it to GGUF"},
     {"FUGG",                  4, "a big-endian GGUF file; convert it to little endian"},
 };
+/* clang-format on */
 
 static kvasir_code fail_foreign(const kv_gguf_cursor *c)
 {
     for (size_t i = 0; i < KV_COUNT(not_gguf); i++) {
-        if (c->size >= not_gguf[i].len && strncasecmp((const char *)c->data, not_gguf[i].prefix, not_gguf[i].len) == 0) {
+        if (c->size >= not_gguf[i].len &&
+            strncasecmp((const char *)c->data, not_gguf[i].prefix, not_gguf[i].len) == 0) {
             return kv_fail(c->err, KVASIR_ERR_FORMAT, "not a GGUF file: it is %s", not_gguf[i].hint);
         }
     }
     if (c->size > 9 && c->data[8] == '{' && c->data[7] == 0) {
-        return kv_fail(c->err, KVASIR_ERR_FORMAT, "not a GGUF file: it is a safetensors file; convert the directory it came from");
+        return kv_fail(c->err, KVASIR_ERR_FORMAT,
+                       "not a GGUF file: it is a safetensors file; convert the directory it came from");
     }
     for (size_t i = 0; i < kv_min_size(c->size, 4); i++) {
         if ((char)c->data[i] != "GGUF"[i]) {
@@ -221,7 +230,8 @@ static kvasir_code fail_foreign(const kv_gguf_cursor *c)
 static kvasir_code check_version(uint32_t version, kvasir_error *err)
 {
     if (version == 2 || version == 3) return KVASIR_OK;
-    if (version == 1) return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "GGUF version 1 is not supported; convert the model again");
+    if (version == 1)
+        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "GGUF version 1 is not supported; convert the model again");
     if ((version & 0xFFFF) == 0 && version != 0) {
         return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "a big-endian GGUF file; convert it to little endian");
     }
@@ -231,10 +241,13 @@ static kvasir_code check_version(uint32_t version, kvasir_error *err)
 static kvasir_code check_count(const kv_gguf_cursor *c, const char *what, uint64_t n, size_t min_bytes, size_t cap)
 {
     if (n > kv_gguf_remaining(c) / min_bytes) {
-        return kv_fail(c->err, KVASIR_ERR_FORMAT, "the header claims %llu %s, more than the %zu bytes of the file can hold: truncated or damaged",
+        return kv_fail(c->err, KVASIR_ERR_FORMAT,
+                       "the header claims %llu %s, more than the %zu bytes of the file can hold: truncated or damaged",
                        (unsigned long long)n, what, c->size);
     }
-    if (n > cap) return kv_fail(c->err, KVASIR_ERR_FORMAT, "%llu %s, more than the %zu allowed", (unsigned long long)n, what, cap);
+    if (n > cap)
+        return kv_fail(c->err, KVASIR_ERR_FORMAT, "%llu %s, more than the %zu allowed", (unsigned long long)n, what,
+                       cap);
     return KVASIR_OK;
 }
 
@@ -256,7 +269,8 @@ static kvasir_code read_header(kv_gguf *g, kv_gguf_cursor *c)
     g->tensors = kv_calloc(g->n_tensors, sizeof(g->tensors[0]));
     g->tensor_slots = kv_calloc(g->n_tensors, sizeof(g->tensor_slots[0]));
     if (!g->kv || !g->kv_slots || !g->tensors || !g->tensor_slots) {
-        return kv_fail_memory(c->err, g->n_kv * sizeof(g->kv[0]) + g->n_tensors * sizeof(g->tensors[0]), "the GGUF index");
+        return kv_fail_memory(c->err, g->n_kv * sizeof(g->kv[0]) + g->n_tensors * sizeof(g->tensors[0]),
+                              "the GGUF index");
     }
     return KVASIR_OK;
 }

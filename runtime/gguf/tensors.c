@@ -3,8 +3,8 @@
  *   name | n_dims u32 | dims u64 x n_dims | type u32 | offset u64        x n_tensors
  *   data begins at the next multiple of general.alignment; offsets count from there
  *
- * A tensor has 1 to 4 dimensions, none zero; its rows are whole blocks; it lies inside the file; its offset is aligned; no two
- * overlap. Gaps between tensors are harmless, and so is missing padding after the last. */
+ * A tensor has 1 to 4 dimensions, none zero; its rows are whole blocks; it lies inside the file; its offset is aligned;
+ * no two overlap. Gaps between tensors are harmless, and so is missing padding after the last. */
 #include <stdlib.h>
 
 #include "base/alloc.h"
@@ -28,8 +28,8 @@ static kvasir_code take_dims(kv_gguf_cursor *c, kv_gguf_tensor *t)
         at = c->pos;
         KV_TRY(kv_gguf_take_u64(c, "a dimension", &t->dims[i]));
         if (t->dims[i] == 0 || t->dims[i] > INT64_MAX) {
-            return kv_fail(c->err, KVASIR_ERR_FORMAT, "tensor '" KV_STR_FMT "': dimension %d at byte %zu is %llu", KV_STR_ARG(t->name),
-                           i, at, (unsigned long long)t->dims[i]);
+            return kv_fail(c->err, KVASIR_ERR_FORMAT, "tensor '" KV_STR_FMT "': dimension %d at byte %zu is %llu",
+                           KV_STR_ARG(t->name), i, at, (unsigned long long)t->dims[i]);
         }
     }
     return KVASIR_OK;
@@ -42,7 +42,8 @@ static kvasir_code take_type(kv_gguf_cursor *c, kv_gguf_tensor *t)
     KV_TRY(kv_gguf_take_u32(c, "a tensor type", &id));
     if (!kv_type_get(id)) {
         char name[24];
-        return kv_fail(c->err, KVASIR_ERR_UNSUPPORTED, "tensor '" KV_STR_FMT "': its type, %s at byte %zu, is not supported by this build",
+        return kv_fail(c->err, KVASIR_ERR_UNSUPPORTED,
+                       "tensor '" KV_STR_FMT "': its type, %s at byte %zu, is not supported by this build",
                        KV_STR_ARG(t->name), kv_type_name(id, name), at);
     }
     t->type = (kv_type)id;
@@ -54,14 +55,16 @@ static kvasir_code size_tensor(kv_gguf_cursor *c, kv_gguf_tensor *t)
 {
     const kv_type_info *info = kv_type_get(t->type);
     if (t->dims[0] % (uint64_t)info->block_size != 0) {
-        return kv_fail(c->err, KVASIR_ERR_FORMAT, "tensor '" KV_STR_FMT "': rows of %llu weights are not whole %s blocks of %d",
+        return kv_fail(c->err, KVASIR_ERR_FORMAT,
+                       "tensor '" KV_STR_FMT "': rows of %llu weights are not whole %s blocks of %d",
                        KV_STR_ARG(t->name), (unsigned long long)t->dims[0], info->name, info->block_size);
     }
     uint64_t n = t->dims[0];
     bool fits = true;
     for (int i = 1; i < t->n_dims; i++) fits = fits && !__builtin_mul_overflow(n, t->dims[i], &n);
     if (!fits || n > INT64_MAX || !kv_type_bytes(info, n, &t->bytes)) {
-        return kv_fail(c->err, KVASIR_ERR_FORMAT, "tensor '" KV_STR_FMT "': its dimensions %llu x %llu x %llu x %llu are too large",
+        return kv_fail(c->err, KVASIR_ERR_FORMAT,
+                       "tensor '" KV_STR_FMT "': its dimensions %llu x %llu x %llu x %llu are too large",
                        KV_STR_ARG(t->name), (unsigned long long)t->dims[0], (unsigned long long)t->dims[1],
                        (unsigned long long)t->dims[2], (unsigned long long)t->dims[3]);
     }
@@ -93,13 +96,16 @@ static kvasir_code read_entry(const kv_gguf *g, kv_gguf_cursor *c, kv_gguf_tenso
     KV_TRY(take_entry(c, t, &offset));
     size_t at = c->pos - sizeof(offset);
     if (offset % g->alignment != 0) {
-        return kv_fail(c->err, KVASIR_ERR_FORMAT, "tensor '" KV_STR_FMT "': offset %llu at byte %zu is not a multiple of the alignment %u",
+        return kv_fail(c->err, KVASIR_ERR_FORMAT,
+                       "tensor '" KV_STR_FMT "': offset %llu at byte %zu is not a multiple of the alignment %u",
                        KV_STR_ARG(t->name), (unsigned long long)offset, at, g->alignment);
     }
     if (offset > c->size || t->bytes > c->size - offset) {
-        return kv_fail(c->err, KVASIR_ERR_FORMAT,
-                       "tensor '" KV_STR_FMT "': %zu bytes at data offset %llu reach past the end of the file (%zu bytes): truncated or damaged",
-                       KV_STR_ARG(t->name), t->bytes, (unsigned long long)offset, c->size);
+        return kv_fail(
+            c->err, KVASIR_ERR_FORMAT,
+            "tensor '" KV_STR_FMT
+            "': %zu bytes at data offset %llu reach past the end of the file (%zu bytes): truncated or damaged",
+            KV_STR_ARG(t->name), t->bytes, (unsigned long long)offset, c->size);
     }
     t->offset = (size_t)offset;
     return KVASIR_OK;
@@ -115,7 +121,8 @@ static kvasir_code place(kv_gguf *g, const kv_gguf_cursor *c)
         t->offset += data_begin; /* both at most SIZE_MAX / 2 */
         if (t->offset > c->size || t->bytes > c->size - t->offset) {
             return kv_fail(c->err, KVASIR_ERR_FORMAT,
-                           "tensor '" KV_STR_FMT "': bytes %zu to %zu lie past the end of the file (%zu bytes): truncated or damaged",
+                           "tensor '" KV_STR_FMT
+                           "': bytes %zu to %zu lie past the end of the file (%zu bytes): truncated or damaged",
                            KV_STR_ARG(t->name), t->offset, t->offset + t->bytes, c->size);
         }
         t->data = g->map.data + t->offset;
@@ -139,21 +146,18 @@ static kvasir_code check_overlap(const kv_gguf *g, kvasir_error *err)
     for (size_t i = 1; i < g->n_tensors && code == KVASIR_OK; i++) {
         const kv_gguf_tensor *a = sorted[i - 1], *b = sorted[i];
         if (a->offset + a->bytes > b->offset) {
-            code = kv_fail(err, KVASIR_ERR_FORMAT, "tensors '" KV_STR_FMT "' and '" KV_STR_FMT "' overlap at byte %zu", KV_STR_ARG(a->name),
-                           KV_STR_ARG(b->name), b->offset);
+            code = kv_fail(err, KVASIR_ERR_FORMAT, "tensors '" KV_STR_FMT "' and '" KV_STR_FMT "' overlap at byte %zu",
+                           KV_STR_ARG(a->name), KV_STR_ARG(b->name), b->offset);
         }
     }
     kv_free(sorted);
     return code;
 }
 
-static bool is_misplaced(const kv_gguf_tensor *t)
-{
-    return (uintptr_t)t->data % MIN_DATA_ALIGNMENT != 0;
-}
+static bool is_misplaced(const kv_gguf_tensor *t) { return (uintptr_t)t->data % MIN_DATA_ALIGNMENT != 0; }
 
-/* An alignment of 1 or 2 is allowed by the format and used by nobody. Such tensors are copied once, so that no kernel has to think
- * of it. Bounded by the file's size, since tensors do not overlap. */
+/* An alignment of 1 or 2 is allowed by the format and used by nobody. Such tensors are copied once, so that no kernel
+ * has to think of it. Bounded by the file's size, since tensors do not overlap. */
 static kvasir_code realign(kv_gguf *g, kvasir_error *err)
 {
     size_t total = 0;

@@ -1,7 +1,8 @@
 /* write.c - a GGUF version 3 file in one pass.
  *
- *   begin_data writes:  'GGUF' 3 n_tensors n_kv | keys | table | padding      keys and table are gathered in two buffers before,
- *   then per tensor:    bytes | padding to 32                                since the counts stand in front of them
+ *   begin_data writes:  'GGUF' 3 n_tensors n_kv | keys | table | padding      keys and table are gathered in two
+ * buffers before, then per tensor:    bytes | padding to 32                                since the counts stand in
+ * front of them
  *
  * Source: ggml/docs/gguf.md. */
 #include "gguf/write.h"
@@ -18,21 +19,18 @@ struct kv_gguf_writer {
     kv_atomic_file file;
     buffer keys, table;
     uint64_t n_kv, n_tensors;
-    size_t *tensor_bytes;     /* [n_tensors] */
+    size_t *tensor_bytes; /* [n_tensors] */
     size_t tensor_cap;
-    uint64_t next_offset;     /* of the next tensor added, from the start of the data */
-    uint64_t written;         /* bytes of the file so far */
+    uint64_t next_offset;          /* of the next tensor added, from the start of the data */
+    uint64_t written;              /* bytes of the file so far */
     size_t current, current_bytes; /* the tensor being written, and how much of it is */
     bool in_data;
-    kvasir_error fault;       /* the first; code OK: none */
+    kvasir_error fault; /* the first; code OK: none */
 };
 
 /* ---- gathering ------------------------------------------------------------------------------ */
 
-static bool is_broken(const kv_gguf_writer *w)
-{
-    return w->fault.code != KVASIR_OK;
-}
+static bool is_broken(const kv_gguf_writer *w) { return w->fault.code != KVASIR_OK; }
 
 static bool reserve(kv_gguf_writer *w, buffer *b, size_t more)
 {
@@ -70,7 +68,8 @@ static bool accepts_name(kv_gguf_writer *w, kv_str name, size_t max_len, const c
 {
     if (is_broken(w)) return false;
     if (w->in_data) {
-        kv_fail(&w->fault, KVASIR_ERR_ARGUMENT, "%s '" KV_STR_FMT "' added after the data has begun", what, KV_STR_ARG(name));
+        kv_fail(&w->fault, KVASIR_ERR_ARGUMENT, "%s '" KV_STR_FMT "' added after the data has begun", what,
+                KV_STR_ARG(name));
     } else if (name.len == 0 || name.len > max_len) {
         kv_fail(&w->fault, KVASIR_ERR_ARGUMENT, "%s name of %zu bytes, must be 1 to %zu", what, name.len, max_len);
     }
@@ -91,7 +90,8 @@ static void add_scalar(kv_gguf_writer *w, const char *key, kv_gguf_type type, co
     if (begin_key(w, kv_str_from(key), type)) put(w, &w->keys, value, bytes);
 }
 
-static void add_array(kv_gguf_writer *w, const char *key, kv_gguf_type type, const void *values, size_t n, size_t item_bytes)
+static void add_array(kv_gguf_writer *w, const char *key, kv_gguf_type type, const void *values, size_t n,
+                      size_t item_bytes)
 {
     if (!begin_key(w, kv_str_from(key), KV_GGUF_ARRAY)) return;
     put_u32(w, &w->keys, type);
@@ -99,8 +99,14 @@ static void add_array(kv_gguf_writer *w, const char *key, kv_gguf_type type, con
     put(w, &w->keys, values, n * item_bytes); /* the caller's own memory: the product fits */
 }
 
-void kv_gguf_writer_add_u32(kv_gguf_writer *w, const char *key, uint32_t v) { add_scalar(w, key, KV_GGUF_U32, &v, sizeof(v)); }
-void kv_gguf_writer_add_f32(kv_gguf_writer *w, const char *key, float v) { add_scalar(w, key, KV_GGUF_F32, &v, sizeof(v)); }
+void kv_gguf_writer_add_u32(kv_gguf_writer *w, const char *key, uint32_t v)
+{
+    add_scalar(w, key, KV_GGUF_U32, &v, sizeof(v));
+}
+void kv_gguf_writer_add_f32(kv_gguf_writer *w, const char *key, float v)
+{
+    add_scalar(w, key, KV_GGUF_F32, &v, sizeof(v));
+}
 void kv_gguf_writer_add_bool(kv_gguf_writer *w, const char *key, bool v) { add_scalar(w, key, KV_GGUF_BOOL, &v, 1); }
 
 void kv_gguf_writer_add_str(kv_gguf_writer *w, const char *key, kv_str v)
@@ -178,7 +184,8 @@ void kv_gguf_writer_add_tensor(kv_gguf_writer *w, kv_str name, int n_dims, const
     const kv_type_info *info = kv_type_get(type);
     size_t bytes;
     if (!info || !size_tensor(info, n_dims, dims, &bytes) || bytes > SIZE_MAX / 4 - w->next_offset) {
-        kv_fail(&w->fault, KVASIR_ERR_ARGUMENT, "tensor '" KV_STR_FMT "': its type and dimensions make no tensor", KV_STR_ARG(name));
+        kv_fail(&w->fault, KVASIR_ERR_ARGUMENT, "tensor '" KV_STR_FMT "': its type and dimensions make no tensor",
+                KV_STR_ARG(name));
         return;
     }
     if (!remember_size(w, bytes)) return;
@@ -213,8 +220,8 @@ static kvasir_code check_state(kv_gguf_writer *w, bool in_data, kvasir_error *er
     return kv_fail(err, KVASIR_ERR_ARGUMENT, in_data ? "begin_data must come first" : "begin_data was called before");
 }
 
-/* The reader is the judge of what was gathered: names given twice, counts beyond the caps. Data is not there yet, so only the
- * keys and names are shown to it. */
+/* The reader is the judge of what was gathered: names given twice, counts beyond the caps. Data is not there yet, so
+ * only the keys and names are shown to it. */
 static kvasir_code check_names(const buffer *b, uint64_t n, bool tensors, kvasir_error *err)
 {
     kv_str *names = kv_calloc((size_t)n, sizeof(*names));
@@ -224,7 +231,8 @@ static kvasir_code check_names(const buffer *b, uint64_t n, bool tensors, kvasir
     for (uint64_t i = 0; i < n && code == KVASIR_OK; i++) {
         code = tensors ? kv_gguf_skip_tensor(&c, &names[i]) : kv_gguf_skip_kv(&c, &names[i]);
     }
-    if (code == KVASIR_OK) code = kv_gguf_index(slots, names, sizeof(*names), (size_t)n, tensors ? "tensor" : "key", err);
+    if (code == KVASIR_OK)
+        code = kv_gguf_index(slots, names, sizeof(*names), (size_t)n, tensors ? "tensor" : "key", err);
     kv_free(slots);
     kv_free(names);
     return code;
@@ -262,7 +270,8 @@ kvasir_code kv_gguf_writer_write_tensor(kv_gguf_writer *w, const void *data, siz
 {
     KV_TRY(check_state(w, true, err));
     if (w->current >= w->n_tensors || bytes > w->tensor_bytes[w->current] - w->current_bytes) {
-        kv_fail(&w->fault, KVASIR_ERR_ARGUMENT, "more data than tensor %zu of %llu takes", w->current, (unsigned long long)w->n_tensors);
+        kv_fail(&w->fault, KVASIR_ERR_ARGUMENT, "more data than tensor %zu of %llu takes", w->current,
+                (unsigned long long)w->n_tensors);
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "%s", w->fault.message);
     }
     KV_TRY(emit(w, data, bytes, err));
@@ -300,7 +309,8 @@ kvasir_code kv_gguf_writer_finish(kv_gguf_writer *w, kvasir_error *err)
 {
     KV_TRY(check_state(w, true, err));
     if (w->current < w->n_tensors) {
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "only %zu of %llu tensors were written", w->current, (unsigned long long)w->n_tensors);
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "only %zu of %llu tensors were written", w->current,
+                       (unsigned long long)w->n_tensors);
     }
     kvasir_code code = kv_atomic_commit(&w->file, &w->fault);
     if (code != KVASIR_OK) return kv_fail(err, code, "%s", w->fault.message);

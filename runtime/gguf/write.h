@@ -1,9 +1,10 @@
-/* write.h - a GGUF version 3 file, written in one pass: keys and the tensor table first, then tensors in the same order.
+/* write.h - a GGUF version 3 file, written in one pass: keys and the tensor table first, then tensors in the same
+ * order.
  *
  *     open(path)  add_u32 add_str ...  add_tensor x n  begin_data  write_tensor x n  finish
  *
- * The file appears under its name only when finish succeeds (temporary file, fsync, rename). Adding never fails on the spot: the
- * first fault is kept, and begin_data, write_tensor and finish return it. After any failure call abort. */
+ * The file appears under its name only when finish succeeds (temporary file, fsync, rename). Adding never fails on the
+ * spot: the first fault is kept, and begin_data, write_tensor and finish return it. After any failure call abort. */
 #ifndef KV_GGUF_WRITE_H
 #define KV_GGUF_WRITE_H
 
@@ -32,8 +33,8 @@ void kv_gguf_writer_add_tensor(kv_gguf_writer *w, kv_str name, int n_dims, const
 
 /* Writes all of the above. Errors: the first fault of an add (ARGUMENT, MEMORY), IO. */
 kvasir_code kv_gguf_writer_begin_data(kv_gguf_writer *w, kvasir_error *err);
-/* The next bytes of the data, tensor by tensor in the order added. A tensor may come in pieces; a piece may not reach into the
- * next tensor. Padding is the writer's business. Errors: ARGUMENT, IO. */
+/* The next bytes of the data, tensor by tensor in the order added. A tensor may come in pieces; a piece may not reach
+ * into the next tensor. Padding is the writer's business. Errors: ARGUMENT, IO. */
 kvasir_code kv_gguf_writer_write_tensor(kv_gguf_writer *w, const void *data, size_t bytes, kvasir_error *err);
 /* Every tensor must be complete. On success the writer is gone; otherwise call abort. Errors: ARGUMENT, IO. */
 kvasir_code kv_gguf_writer_finish(kv_gguf_writer *w, kvasir_error *err);

@@ -1,4 +1,7 @@
-/* families.h - inside quant/: what each family file gives the table in types.c. n is a multiple of the block size. */
+/* families.h - inside quant/: what each family file gives the table in types.c. n is a multiple of the block size.
+ *
+ * A weight is defined by float32 steps rounded one by one, product first, then sum: the build's -ffp-contract=off keeps
+ * a compiler from fusing them where the target has FMA. */
 #ifndef KV_QUANT_FAMILIES_H
 #define KV_QUANT_FAMILIES_H
 
@@ -24,20 +27,5 @@ void kv_dequantize_q6_K(const void *src, float *dst, size_t n);
 void kv_dequantize_iq4_nl(const void *src, float *dst, size_t n);
 void kv_dequantize_iq4_xs(const void *src, float *dst, size_t n);
 void kv_dequantize_mxfp4(const void *src, float *dst, size_t n);
-
-/* Product first, then sum, each rounded: the definition of a weight. On targets with FMA a compiler may fuse `a * b + c` (gcc does so
- * by default, and knows no pragma against it), which would give other bits; the empty asm keeps the two steps apart. */
-static inline float kv_mul_add_unfused(float a, float b, float c)
-{
-    float product = a * b;
-#if defined(__FP_FAST_FMAF)
-#if defined(__x86_64__)
-    __asm__("" : "+x"(product));
-#elif defined(__aarch64__)
-    __asm__("" : "+w"(product));
-#endif
-#endif
-    return product + c;
-}
 
 #endif

@@ -4,7 +4,8 @@
  *   bfloat   s eeeeeeee mmmmmmm           the upper half of a float
  *   float    s eeeeeeee mmmmmmmmmmmmmmmmmmmmmmm
  *
- * Narrowing rounds to nearest, ties to even; a NaN keeps its upper payload and becomes quiet. Source: IEEE 754-2008, 4.3.1, 6.2. */
+ * Narrowing rounds to nearest, ties to even; a NaN keeps its upper payload and becomes quiet. Source: IEEE
+ * 754-2008, 4.3.1, 6.2. */
 #include <string.h>
 
 #include "quant/families.h"
@@ -48,10 +49,11 @@ uint16_t kv_f32_to_f16(float f)
 {
     uint32_t bits = bits_of(f), sign = bits >> 16 & 0x8000, abs = bits & 0x7FFFFFFF;
     if (abs > 0x7F800000) return (uint16_t)(sign | HALF_INF | HALF_QUIET | (abs >> 13 & 0x3FF));
-    if (abs >= 0x47800000) return (uint16_t)(sign | HALF_INF);                                /* >= 2^16, infinity */
-    if (abs >= 0x38800000) return (uint16_t)(sign | shift_round(abs - (112u << 23), 13));     /* normal; 65520 carries to infinity */
-    if (abs < 0x33000000) return (uint16_t)sign;                                              /* < 2^-25: zero */
-    uint32_t mantissa = (abs & 0x7FFFFF) | 0x800000;                                          /* subnormal, in units of 2^-24 */
+    if (abs >= 0x47800000) return (uint16_t)(sign | HALF_INF); /* >= 2^16, infinity */
+    if (abs >= 0x38800000)
+        return (uint16_t)(sign | shift_round(abs - (112u << 23), 13)); /* normal; 65520 carries to infinity */
+    if (abs < 0x33000000) return (uint16_t)sign;                       /* < 2^-25: zero */
+    uint32_t mantissa = (abs & 0x7FFFFF) | 0x800000;                   /* subnormal, in units of 2^-24 */
     return (uint16_t)(sign | shift_round(mantissa, 126 - (int)(abs >> 23)));
 }
 

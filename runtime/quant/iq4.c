@@ -4,8 +4,8 @@
  *   IQ4_XS   256 weights, 8 groups      w = (d * (sc - 32)) * iq4_values[c];  sc: 4 bits in scales_l, 2 in scales_h
  *   MXFP4    32 weights, one exponent   w = 2^(e-128) * mxfp4_values[c]
  *
- * In each 32 weights, byte j carries weight j (low nibble) and j + 16 (high). Sources: ggml-common.h (the documented format); OCP
- * Microscaling Formats 1.0 (e2m1 codes, e8m0 scale). */
+ * In each 32 weights, byte j carries weight j (low nibble) and j + 16 (high). Sources: ggml-common.h (the documented
+ * format); OCP Microscaling Formats 1.0 (e2m1 codes, e8m0 scale). */
 #include <string.h>
 
 #include "quant/blocks.h"
@@ -42,8 +42,8 @@ void kv_dequantize_iq4_xs(const void *src, float *dst, size_t n)
     }
 }
 
-/* 2^(e-128), half of the e8m0 scale 2^(e-127); exponents 0 and 1 are subnormal in float32. e = 255, NaN in the OCP text, is
- * 2^127 here as in every GGUF reader. */
+/* 2^(e-128), half of the e8m0 scale 2^(e-127); exponents 0 and 1 are subnormal in float32. e = 255, NaN in the OCP
+ * text, is 2^127 here as in every GGUF reader. */
 static float mxfp4_scale(uint8_t e)
 {
     uint32_t bits = e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23;

@@ -8,7 +8,8 @@
  *   Q6_K   16 x 16  (d*sc) * (c - 32)               ql: 4 bits, qh: bits 4 and 5
  *
  * Two-bit codes: 32 bytes carry 128 weights; the bits at shift 0, 2, 4, 6 of byte l are weights l, l+32, l+64, l+96.
- * Products and differences are rounded one by one, in the order written. Source: ggml-quants.c (the documented format). */
+ * Products and differences are rounded one by one, in the order written. Source: ggml-quants.c (the documented format).
+ */
 #include <string.h>
 
 #include "quant/blocks.h"
@@ -23,13 +24,13 @@ void kv_dequantize_q2_K(const void *src, float *dst, size_t n)
         for (int j = 0; j < KV_QK_K; j++) {
             uint8_t scale = b->scales[j / 16];
             int code = b->qs[j / 128 * 32 + j % 32] >> (j % 128 / 32 * 2) & 3;
-            dst[j] = kv_mul_add_unfused(d * (float)(scale & 0xF), (float)code, -(dmin * (float)(scale >> 4)));
+            dst[j] = d * (float)(scale & 0xF) * (float)code - dmin * (float)(scale >> 4);
         }
     }
 }
 
-/* Sixteen scales of 6 bits in 12 bytes: low nibbles in bytes 0..7 (scale s: byte s % 8, nibble s / 8), upper two bits in
- * bytes 8..11 (byte 8 + s % 4, shift 2 * (s / 4)). Stored with 32 added. */
+/* Sixteen scales of 6 bits in 12 bytes: low nibbles in bytes 0..7 (scale s: byte s % 8, nibble s / 8), upper two bits
+ * in bytes 8..11 (byte 8 + s % 4, shift 2 * (s / 4)). Stored with 32 added. */
 static int q3_scale(const uint8_t scales[12], int s)
 {
     int low = scales[s % 8] >> (s / 8 * 4) & 0xF;
@@ -53,8 +54,8 @@ void kv_dequantize_q3_K(const void *src, float *dst, size_t n)
     }
 }
 
-/* Eight scales and eight minima of 6 bits in 12 bytes: those of groups 0..3 are the low 6 bits of bytes 0..3 and 4..7; those of
- * groups 4..7 have their low nibbles in bytes 8..11 and their upper two bits on top of bytes 0..3 and 4..7. */
+/* Eight scales and eight minima of 6 bits in 12 bytes: those of groups 0..3 are the low 6 bits of bytes 0..3 and 4..7;
+ * those of groups 4..7 have their low nibbles in bytes 8..11 and their upper two bits on top of bytes 0..3 and 4..7. */
 static void q4_scale_min(const uint8_t s[12], int group, int *scale, int *min)
 {
     if (group < 4) {
@@ -76,7 +77,7 @@ void kv_dequantize_q4_K(const void *src, float *dst, size_t n)
             q4_scale_min(b->scales, g, &scale, &min);
             float ds = d * (float)scale, dm = dmin * (float)min;
             const uint8_t *qs = b->qs + g / 2 * 32; /* two groups share 32 bytes: low nibbles, then high */
-            for (int j = 0; j < 32; j++) dst[g * 32 + j] = kv_mul_add_unfused(ds, (float)(qs[j] >> (g % 2 * 4) & 0xF), -dm);
+            for (int j = 0; j < 32; j++) dst[g * 32 + j] = ds * (float)(qs[j] >> (g % 2 * 4) & 0xF) - dm;
         }
     }
 }
@@ -93,14 +94,14 @@ void kv_dequantize_q5_K(const void *src, float *dst, size_t n)
             const uint8_t *qs = b->qs + g / 2 * 32;
             for (int j = 0; j < 32; j++) {
                 int code = (qs[j] >> (g % 2 * 4) & 0xF) | (b->qh[j] >> g & 1) << 4;
-                dst[g * 32 + j] = kv_mul_add_unfused(ds, (float)code, -dm);
+                dst[g * 32 + j] = ds * (float)code - dm;
             }
         }
     }
 }
 
-/* Each half of 128 weights is four rows of 32. Rows 0 and 2 are the low and high nibbles of ql[0..31], rows 1 and 3 those of
- * ql[32..63]; row r has its upper bits at shift 2r of qh[0..31]. */
+/* Each half of 128 weights is four rows of 32. Rows 0 and 2 are the low and high nibbles of ql[0..31], rows 1 and 3
+ * those of ql[32..63]; row r has its upper bits at shift 2r of qh[0..31]. */
 void kv_dequantize_q6_K(const void *src, float *dst, size_t n)
 {
     const kv_block_q6_K *b = src;

@@ -30,8 +30,8 @@ void kv_dequantize_q4_1(const void *src, float *dst, size_t n)
     for (size_t i = 0; i < n / KV_QK; i++, b++, dst += KV_QK) {
         float d = kv_f16_to_f32(b->d), m = kv_f16_to_f32(b->m);
         for (int j = 0; j < HALF; j++) {
-            dst[j] = kv_mul_add_unfused(d, (float)(b->qs[j] & 0xF), m);
-            dst[j + HALF] = kv_mul_add_unfused(d, (float)(b->qs[j] >> 4), m);
+            dst[j] = d * (float)(b->qs[j] & 0xF) + m;
+            dst[j + HALF] = d * (float)(b->qs[j] >> 4) + m;
         }
     }
 }
@@ -65,7 +65,7 @@ void kv_dequantize_q5_1(const void *src, float *dst, size_t n)
     for (size_t i = 0; i < n / KV_QK; i++, b++, dst += KV_QK) {
         float d = kv_f16_to_f32(b->d), m = kv_f16_to_f32(b->m);
         unpack_q5(b->qh, b->qs, codes);
-        for (int j = 0; j < KV_QK; j++) dst[j] = kv_mul_add_unfused(d, (float)codes[j], m);
+        for (int j = 0; j < KV_QK; j++) dst[j] = d * (float)codes[j] + m;
     }
 }
 

@@ -14,6 +14,7 @@
  * block_bytes     bytes per block in the file
  * quantized       has integer codes, so the native kernels meet it with int8 activations
  * dequantize      the exact definition of its values */
+/* clang-format off */
 static const kv_type_info types[KV_TYPE_LIMIT] = {
     /* id                 name     size      bytes                    quantized  dequantize */
     [KV_TYPE_F32]    = {"F32",    1,        sizeof(float),           false,     kv_dequantize_f32},
@@ -44,11 +45,9 @@ static const char *const foreign_names[KV_TYPE_LIMIT] = {
     [34] = "TQ1_0",              [35] = "TQ2_0",              [36] = "IQ4_NL_4_4 (removed)",
     [37] = "IQ4_NL_4_8 (removed)", [38] = "IQ4_NL_8_8 (removed)", [40] = "NVFP4", [41] = "Q1_0",
 };
+/* clang-format on */
 
-const kv_type_info *kv_type_get(uint32_t id)
-{
-    return id < KV_TYPE_LIMIT && types[id].name ? &types[id] : NULL;
-}
+const kv_type_info *kv_type_get(uint32_t id) { return id < KV_TYPE_LIMIT && types[id].name ? &types[id] : NULL; }
 
 const char *kv_type_name(uint32_t id, char buf[24])
 {
