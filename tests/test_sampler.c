@@ -553,6 +553,17 @@ static double seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define IS_INSTRUMENTED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(undefined_behavior_sanitizer)
+#define IS_INSTRUMENTED 1
+#endif
+#endif
+#ifndef IS_INSTRUMENTED
+#define IS_INSTRUMENTED 0
+#endif
+
 /* One read of the vocabulary is the least any sampler does; a sort would be some 100 of them. Best of several, CPU time of
  * this thread, so that a busy machine does not decide. */
 static void a_large_vocabulary_costs_a_few_passes(void **state)
@@ -586,7 +597,9 @@ static void a_large_vocabulary_costs_a_few_passes(void **state)
         (void)sink;
         kvasir_sampler_close(s);
         print_message("  mode %d: %.0f us, %.1f plain passes\n", mode, best * 1e6, best / pass);
-        if (best > limits[mode] * pass) fail_msg("mode %d: %.0f us is %.1f passes, limit %.0f", mode, best * 1e6, best / pass, limits[mode]);
+        /* Sanitizers slow the two sides differently; a sort would still be above this. */
+        double limit = limits[mode] * (IS_INSTRUMENTED ? 10 : 1);
+        if (best > limit * pass) fail_msg("mode %d: %.0f us is %.1f passes, limit %.0f", mode, best * 1e6, best / pass, limit);
     }
 }
 

@@ -1,0 +1,158 @@
+/* chat.c - `kvasir chat`: a conversation in the terminal, or one message per line through a pipe.
+ *
+ *     options -> model, session, sampler, template -> greeting -> [ message -> command | turn ] ... -> end
+ *
+ * stdout gets the replies and nothing else; prompt, notes, progress and errors go to stderr. Ctrl-C stops a reply, at the prompt it
+ * drops the line; Ctrl-D leaves. Exit status: 0, also after Ctrl-D; 130 when interrupted in a pipe.
+ */
+#include "tools/chat.h"
+
+#include <limits.h>
+#include <locale.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/term.h"
+
+enum { MAX_TEMPLATE_BYTES = 1 << 20 };
+
+void kv_chat_note(const kv_chat *chat, const char *fmt, ...)
+{
+    if (chat->common.quiet) return;
+    va_list args;
+    va_start(args, fmt);
+    fputs(kv_style_code(KV_STYLE_DIM, chat->has_color), stderr);
+    vfprintf(stderr, fmt, args);
+    fprintf(stderr, "%s\n", kv_style_code(KV_STYLE_RESET, chat->has_color));
+    va_end(args);
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+static kvasir_code open_template(kv_chat *chat, const char **note, kvasir_error *err)
+{
+    size_t len = 0;
+    if (chat->template_file) {
+        kvasir_code code = kv_read_file(chat->template_file, MAX_TEMPLATE_BYTES, &chat->template_source, &len, err);
+        if (code != KVASIR_OK) return code;
+        if (strlen(chat->template_source) != len) {
+            return kv_chat_error(err, KVASIR_ERR_FORMAT, "%.200s is no template: it holds a NUL byte", chat->template_file);
+        }
+    }
+    kvasir_code code = kv_conversation_init(&chat->conversation, chat->model, chat->session, chat->template_source, chat->system, note, err);
+    if (code != KVASIR_ERR_TEMPLATE && code != KVASIR_ERR_UNSUPPORTED) return code;
+    kvasir_error why = *err;
+    if (chat->template_file) {
+        return kv_chat_error(err, code, "%.120s: %.300s", chat->template_file, why.message);
+    }
+    return kv_chat_error(err, code, "the model's chat template cannot be used: %.300s; --chat-template-file FILE gives another", why.message);
+}
+
+static kvasir_code open_all(kv_chat *chat, const char **note, kvasir_error *err)
+{
+    kvasir_code code = kv_common_open_model(&chat->common, false, &chat->model, err);
+    if (code == KVASIR_OK) code = kv_common_open_session(&chat->common, chat->model, &chat->session, err);
+    if (code == KVASIR_OK) code = kv_common_open_sampler(&chat->common, chat->model, &chat->sampler, err);
+    if (code == KVASIR_OK) code = open_template(chat, note, err);
+    if (code == KVASIR_OK && !(chat->lines = kv_lines_open(chat->has_color))) {
+        code = kv_chat_error(err, KVASIR_ERR_MEMORY, "the line editor could not start");
+    }
+    return code;
+}
+
+static void close_all(kv_chat *chat)
+{
+    kv_lines_close(chat->lines);
+    kv_conversation_deinit(&chat->conversation);
+    kvasir_sampler_close(chat->sampler);
+    kvasir_session_close(chat->session);
+    kvasir_model_close(chat->model);
+    free(chat->template_source);
+}
+
+static void greet(const kv_chat *chat)
+{
+    if (!kv_lines_is_interactive(chat->lines) || chat->common.quiet) return;
+    kvasir_model_info info = kvasir_model_get_info(chat->model);
+    fprintf(stderr, "%s%.200s%s (%s, %zu tokens of context)\n", kv_style_code(KV_STYLE_BOLD, chat->has_color),
+            info.name[0] ? info.name : info.architecture, kv_style_code(KV_STYLE_RESET, chat->has_color), info.type,
+            kvasir_session_n_ctx(chat->session));
+    kv_chat_note(chat, "Ctrl-D leaves, Ctrl-C stops a reply, /help lists the commands.");
+}
+
+/* ---- the loop -------------------------------------------------------------------------------- */
+
+static kv_next take_message(kv_chat *chat, char *text, size_t len)
+{
+    while (len > 0 && strchr(" \t\n", text[len - 1])) text[--len] = '\0';
+    if (text[0] == '/') return kv_chat_command(chat, text);
+    size_t blank = strspn(text, " \t\n");
+    return blank < len ? kv_chat_turn(chat, text + blank, len - blank) : KV_NEXT_GO_ON;
+}
+
+static int converse(kv_chat *chat)
+{
+    for (;;) {
+        char *text;
+        size_t len;
+        kv_next next = KV_NEXT_GO_ON;
+        switch (kv_lines_read(chat->lines, &text, &len)) {
+        case KV_LINE_TEXT:
+            next = take_message(chat, text, len);
+            break;
+        case KV_LINE_INTERRUPTED:
+            if (!kv_lines_is_interactive(chat->lines)) return KV_EXIT_INTERRUPTED;
+            kv_interrupt_clear();
+            if (len == 0) kv_chat_note(chat, "Ctrl-D or /quit leaves.");
+            break;
+        case KV_LINE_FAILED:
+            return kv_tool_fail("chat", "cannot read the next message from standard input");
+        case KV_LINE_EOF:
+        case KV_LINE_TERMINATED:
+            return KV_EXIT_OK;
+        }
+        if (next == KV_NEXT_FAIL) return KV_EXIT_FAILED;
+        if (next == KV_NEXT_LEAVE) return kv_interrupted() ? KV_EXIT_INTERRUPTED : KV_EXIT_OK;
+    }
+}
+
+int kv_tool_chat(int argc, char **argv)
+{
+    kv_chat chat = {.common = kv_common_default()};
+    static const kv_opt OPTIONS[] = {
+        {"--system", "-sys", KV_OPT_STRING, offsetof(kv_chat, system), "TEXT", 0, 0, NULL, "System message: what the model should be."},
+        {"--predict", "-n", KV_OPT_INT, offsetof(kv_chat, n_predict), "N", 1, INT_MAX, NULL,
+         "Most tokens of a reply; default: until the model ends it or the context is full."},
+        {"--chat-template-file", NULL, KV_OPT_STRING, offsetof(kv_chat, template_file), "FILE", 0, 0, NULL,
+         "Jinja template over the model's own."},
+        {0},
+    };
+    const kv_opt_group groups[] = {kv_group_model(&chat.common),   {"Chat", OPTIONS, &chat},          kv_group_sampling(&chat.common),
+                                   kv_group_context(&chat.common), kv_group_load(&chat.common), kv_group_general(&chat.common)};
+    kv_command command = {.name = "chat",
+                          .usage = "[-m MODEL] [--system TEXT] [OPTIONS]",
+                          .about = "A conversation in the terminal. With a pipe as input: one message per line, replies on stdout.",
+                          .groups = groups,
+                          .n_groups = sizeof groups / sizeof groups[0]};
+    int status = kv_options_parse(argc, argv, &command);
+    if (status != KV_PARSED) return status;
+    if (chat.common.dry_run) return kv_common_dry_run("chat", &chat.common);
+
+    if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8"); /* messages are UTF-8 whatever the locale; libedit asks it */
+    chat.has_color = kv_term_has_color(stderr, chat.common.no_color);
+    kvasir_error err = {0};
+    const char *note = NULL;
+    if (open_all(&chat, &note, &err) != KVASIR_OK) {
+        status = kv_tool_fail_error("chat", &err);
+        close_all(&chat);
+        return status;
+    }
+    kv_interrupt_install();
+    greet(&chat);
+    if (note) kv_chat_note(&chat, "note: %s", note);
+    status = kv_tool_finish("chat", converse(&chat));
+    close_all(&chat);
+    if (kv_lines_terminated()) kv_lines_reraise();
+    return status;
+}

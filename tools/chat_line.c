@@ -1,0 +1,344 @@
+/* chat_line.c - one message at a time from a terminal or a pipe.
+ *
+ *     fd 0 --poll, read--> bytes [buffer] --terminal--> get_char: UTF-8, pasted text --> libedit --> message
+ *                                         --pipe-----> up to '\n' ------------------------------> message
+ *
+ * libedit asks us for characters, because its own reader retries when a signal interrupts it, and Ctrl-C must end the line at once.
+ * Waiting is a poll with a time limit: a signal between the check of the flag and the poll is then seen a moment later, not never.
+ *
+ * Pasted text arrives between ESC[200~ and ESC[201~ (bracketed paste): its line breaks are inserted as characters, by the key for
+ * quoted insert, instead of sending each line as a message of its own. A backslash at the end of a line continues it.
+ */
+#include "tools/chat_line.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <histedit.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tools/chat_conversation.h"
+#include "tools/term.h"
+
+enum { HISTORY_SIZE = 2000, WAIT_MS = 200, PASTE_WAIT_MS = 50, KEY_QUOTE = 'V' & 31, KEY_ESCAPE = 27 };
+
+struct kv_lines {
+    EditLine *editor; /* NULL: plain lines */
+    History *history;
+    FILE *screen; /* where the prompt goes: never into a redirected stdout */
+    char history_path[4096], prompt[64], more_prompt[64];
+    bool is_continued, is_pasting, is_failed;
+    unsigned char bytes[4096];
+    size_t at, end;
+    wchar_t queued; /* character after KEY_QUOTE; 0: none */
+    size_t n_typed; /* characters on the line when Ctrl-C came */
+    struct winsize size;
+    kv_text message;
+};
+
+/* ---- signals --------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t end_signal; /* a handler has nowhere else to write */
+
+static void on_end(int number) { end_signal = number; }
+
+bool kv_lines_terminated(void) { return end_signal != 0; }
+
+void kv_lines_reraise(void)
+{
+    signal(end_signal, SIG_DFL);
+    raise(end_signal);
+}
+
+/* ---- bytes and characters -------------------------------------------------------------------- */
+
+static void follow_window_size(kv_lines *l)
+{
+    struct winsize now;
+    if (!l->editor || ioctl(STDIN_FILENO, TIOCGWINSZ, &now) != 0) return;
+    if (now.ws_col != l->size.ws_col || now.ws_row != l->size.ws_row) el_resize(l->editor);
+    l->size = now;
+}
+
+/* Makes at least one byte available. 1: there is one, 0: end of input or nothing within timeout_ms (-1: no limit), -1: a signal. */
+static int fill(kv_lines *l, int timeout_ms)
+{
+    if (l->at < l->end) return 1;
+    for (;;) {
+        if (kv_interrupted() || end_signal) return -1;
+        struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+        int ready = poll(&p, 1, timeout_ms < 0 ? WAIT_MS : timeout_ms);
+        if (ready < 0 && errno != EINTR) {
+            l->is_failed = true;
+            return 0;
+        }
+        if (ready == 0 && timeout_ms >= 0) return 0;
+        if (ready <= 0) {
+            follow_window_size(l);
+            continue;
+        }
+        ssize_t n = read(STDIN_FILENO, l->bytes, sizeof l->bytes);
+        if (n > 0) {
+            l->at = 0;
+            l->end = (size_t)n;
+            return 1;
+        }
+        if (n == 0) return 0;
+        if (errno == EINTR || errno == EAGAIN) continue;
+        l->is_failed = errno != EIO; /* EIO: the terminal went away, that is an end */
+        return 0;
+    }
+}
+
+/* Takes `text` from the input if it comes next; waits for the rest of a beginning only briefly. What does not match stays. */
+static bool take(kv_lines *l, const char *text)
+{
+    size_t n = strlen(text);
+    for (size_t i = 0; i < n; i++) {
+        if (l->at + i == l->end) {
+            if (l->end == sizeof l->bytes) { /* make room: shift what is there */
+                memmove(l->bytes, l->bytes + l->at, l->end - l->at);
+                l->end -= l->at;
+                l->at = 0;
+            }
+            struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+            ssize_t got = poll(&p, 1, PASTE_WAIT_MS) == 1 ? read(STDIN_FILENO, l->bytes + l->end, sizeof l->bytes - l->end) : 0;
+            if (got <= 0) return false;
+            l->end += (size_t)got;
+        }
+        if (l->bytes[l->at + i] != (unsigned char)text[i]) return false;
+    }
+    l->at += n;
+    return true;
+}
+
+/* One UTF-8 character; what is none becomes U+FFFD. 1, 0, -1 as fill. */
+static int read_utf8(kv_lines *l, wchar_t *out)
+{
+    int got = fill(l, -1);
+    if (got <= 0) return got;
+    unsigned first = l->bytes[l->at++];
+    int n_more = first < 0x80 ? 0 : first >= 0xc2 && first < 0xe0 ? 1 : first >= 0xe0 && first < 0xf0 ? 2 : first >= 0xf0 && first < 0xf5 ? 3 : -1;
+    *out = 0xfffd;
+    if (n_more < 0) return 1;
+    unsigned value = n_more == 0 ? first : first & (0x3fu >> n_more);
+    for (int i = 0; i < n_more; i++) {
+        if (fill(l, PASTE_WAIT_MS) <= 0 || (l->bytes[l->at] & 0xc0) != 0x80) return 1;
+        value = value << 6 | (l->bytes[l->at++] & 0x3f);
+    }
+    bool is_overlong = (n_more == 2 && value < 0x800) || (n_more == 3 && value < 0x10000);
+    if (!is_overlong && value <= 0x10ffff && !(value >= 0xd800 && value < 0xe000)) *out = (wchar_t)value;
+    return 1;
+}
+
+/* libedit's EL_GETCFN. */
+static int get_char(EditLine *editor, wchar_t *out)
+{
+    kv_lines *l = NULL;
+    el_get(editor, EL_CLIENTDATA, &l);
+    if (l->queued) {
+        *out = l->queued;
+        l->queued = 0;
+        return 1;
+    }
+    for (;;) {
+        int got = read_utf8(l, out);
+        if (got < 0) {
+            const LineInfo *line = el_line(editor);
+            l->n_typed = (size_t)(line->lastchar - line->buffer);
+        }
+        if (got <= 0) return got;
+        if (*out == KEY_ESCAPE && take(l, l->is_pasting ? "[201~" : "[200~")) {
+            l->is_pasting = !l->is_pasting;
+            continue;
+        }
+        if (!l->is_pasting || (*out >= 0x20 && *out != 0x7f)) return 1;
+        if (*out == '\r') {
+            if (fill(l, 0) == 1 && l->bytes[l->at] == '\n') l->at++;
+            *out = '\n';
+        }
+        if (*out == '\n' || *out == '\t') { /* as text; other control characters are no part of a message */
+            l->queued = *out;
+            *out = KEY_QUOTE;
+            return 1;
+        }
+    }
+}
+
+/* ---- history --------------------------------------------------------------------------------- */
+
+/* $XDG_STATE_HOME/kvasir/history, its folders made; "" when there is no home. */
+static void find_history(char *path, size_t cap)
+{
+    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    int n = -1;
+    if (state && state[0] == '/') {
+        n = snprintf(path, cap, "%s/kvasir/history", state);
+    } else if (home && home[0] == '/') {
+        n = snprintf(path, cap, "%s/.local/state/kvasir/history", home);
+    }
+    if (n < 0 || (size_t)n >= cap - 32) {
+        path[0] = '\0';
+        return;
+    }
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        mkdir(path, 0700); /* exists, or saving will fail and nothing is lost but the history */
+        *slash = '/';
+    }
+}
+
+/* Beside the old file, then over it: a full disk or a crash leaves the old one. Messages are private: 0600. */
+static void save_history(kv_lines *l)
+{
+    char temporary[sizeof l->history_path + 32];
+    HistEvent event;
+    if (!l->history || !l->history_path[0]) return;
+    snprintf(temporary, sizeof temporary, "%s.%ld", l->history_path, (long)getpid());
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
+    if (!file) {
+        if (fd >= 0) close(fd);
+        return;
+    }
+    bool ok = history(l->history, &event, H_SAVE_FP, file) >= 0;
+    ok = fclose(file) == 0 && ok;
+    if (!ok || rename(temporary, l->history_path) != 0) unlink(temporary);
+}
+
+static void remember(kv_lines *l)
+{
+    HistEvent event;
+    if (!l->history) return;
+    history(l->history, &event, H_ENTER, l->message.data);
+    save_history(l); /* now: whatever ends the process later, the line is kept */
+}
+
+/* ---- open, close ----------------------------------------------------------------------------- */
+
+static char *current_prompt(EditLine *editor)
+{
+    kv_lines *l = NULL;
+    el_get(editor, EL_CLIENTDATA, &l);
+    return l->is_continued ? l->more_prompt : l->prompt;
+}
+
+static bool open_editor(kv_lines *l, bool has_color)
+{
+    HistEvent event;
+    l->editor = el_init("kvasir", stdin, l->screen, stderr);
+    l->history = l->editor ? history_init() : NULL;
+    if (!l->history) return false;
+    /* \1 marks what takes no column. */
+    snprintf(l->prompt, sizeof l->prompt, has_color ? "\1\033[1;36m\1>\1\033[0m\1 " : "> ");
+    snprintf(l->more_prompt, sizeof l->more_prompt, has_color ? "\1\033[2m\1.\1\033[0m\1 " : ". ");
+    find_history(l->history_path, sizeof l->history_path);
+    history(l->history, &event, H_SETSIZE, HISTORY_SIZE);
+    history(l->history, &event, H_SETUNIQUE, 1);
+    if (l->history_path[0]) history(l->history, &event, H_LOAD, l->history_path);
+    el_set(l->editor, EL_CLIENTDATA, l);
+    el_set(l->editor, EL_PROMPT_ESC, current_prompt, '\1');
+    el_set(l->editor, EL_EDITOR, "emacs");
+    el_set(l->editor, EL_SIGNAL, 0);
+    el_set(l->editor, EL_HIST, history, l->history);
+    el_set(l->editor, EL_GETCFN, get_char);
+    el_set(l->editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
+    el_source(l->editor, NULL); /* ~/.editrc: the user's own keys */
+    return true;
+}
+
+kv_lines *kv_lines_open(bool has_color)
+{
+    kv_lines *l = calloc(1, sizeof *l);
+    if (!l) return NULL;
+    struct sigaction action = {.sa_handler = on_end};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    l->screen = kv_term_is_terminal(stderr) ? stderr : stdout;
+    if (kv_term_is_terminal(stdin) && kv_term_is_terminal(l->screen) && !open_editor(l, has_color)) {
+        kv_lines_close(l);
+        return NULL;
+    }
+    return l;
+}
+
+void kv_lines_close(kv_lines *l)
+{
+    if (!l) return;
+    if (l->editor) el_end(l->editor);
+    if (l->history) history_end(l->history);
+    kv_text_deinit(&l->message);
+    free(l);
+}
+
+bool kv_lines_is_interactive(const kv_lines *l) { return l->editor != NULL; }
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+static kv_line_end why_ended(const kv_lines *l)
+{
+    if (end_signal) return KV_LINE_TERMINATED;
+    if (kv_interrupted()) return KV_LINE_INTERRUPTED;
+    return l->is_failed ? KV_LINE_FAILED : KV_LINE_EOF;
+}
+
+static kv_line_end read_plain(kv_lines *l)
+{
+    for (;;) {
+        int got = fill(l, -1);
+        if (got == 0 && l->message.len > 0 && !l->is_failed) return KV_LINE_TEXT; /* a last line without its newline */
+        if (got <= 0) return why_ended(l);
+        unsigned char *from = l->bytes + l->at, *newline = memchr(from, '\n', l->end - l->at);
+        size_t n = newline ? (size_t)(newline - from) : l->end - l->at;
+        if (!kv_text_append(&l->message, (const char *)from, n)) return KV_LINE_FAILED;
+        l->at += n + (newline != NULL);
+        if (!newline) continue;
+        if (l->message.len > 0 && l->message.data[l->message.len - 1] == '\r') l->message.data[--l->message.len] = '\0';
+        return KV_LINE_TEXT;
+    }
+}
+
+static kv_line_end read_edited(kv_lines *l)
+{
+    l->is_continued = l->is_pasting = false;
+    l->queued = 0;
+    for (;;) {
+        int n = 0;
+        l->n_typed = 0;
+        fputs("\033[?2004h", l->screen);
+        fflush(l->screen);
+        const char *line = el_gets(l->editor, &n);
+        fputs("\033[?2004l", l->screen);
+        if (!line || n <= 0) {
+            fputs("\n", l->screen);
+            fflush(l->screen);
+            return why_ended(l);
+        }
+        fflush(l->screen);
+        size_t len = (size_t)n;
+        while (len > 0 && line[len - 1] == '\n') len--;
+        l->is_continued = len > 0 && line[len - 1] == '\\';
+        if (!kv_text_append(&l->message, line, len - l->is_continued)) return KV_LINE_FAILED;
+        if (!l->is_continued) break;
+        if (!kv_text_append(&l->message, "\n", 1)) return KV_LINE_FAILED;
+    }
+    if (strspn(l->message.data, " \t\n") < l->message.len) remember(l);
+    return KV_LINE_TEXT;
+}
+
+kv_line_end kv_lines_read(kv_lines *l, char **text, size_t *len)
+{
+    l->message.len = 0;
+    if (!kv_text_append(&l->message, "", 0)) return KV_LINE_FAILED;
+    kv_line_end end = l->editor ? read_edited(l) : read_plain(l);
+    *text = l->message.data;
+    *len = end == KV_LINE_INTERRUPTED ? l->n_typed + l->message.len : l->message.len;
+    return end;
+}
