@@ -54,7 +54,10 @@ kvasir_code kv_gguf_take_name(kv_gguf_cursor *c, const char *what, size_t max_le
                        "%s at byte %zu claims %llu bytes, more than the %zu allowed: damaged", what, at,
                        (unsigned long long)len, max_len);
     }
-    if (len > kv_gguf_remaining(c)) return kv_gguf_truncated(c, what);
+    if (len > kv_gguf_remaining(c)) {
+        c->pos = at; /* name the place where it begins */
+        return kv_gguf_truncated(c, what);
+    }
     *out = (kv_str){(const char *)c->data + c->pos, (size_t)len};
     c->pos += (size_t)len;
     return KVASIR_OK;
