@@ -1,0 +1,287 @@
+/* bench.c - `kvasir bench`: tokens per second, and percent of what this machine can do.
+ *
+ *     for each depth d:  -p N   depth d is read once; then N tokens are read, rewound, read again ...       (prefill)
+ *                        -n N   N single-token steps behind d tokens, rewound, again ...                    (decode)
+ *                        -pg P,G both after each other
+ *
+ * Random token ids from a fixed seed, one warm-up of everything, the median of -r repeats. No sampling. The limit of a test is
+ *     t_min = n_prompt * operations per token / peak  +  n_gen * (weights + KV bytes) / read bandwidth
+ * with operations = 2 * parameters of the layers (attention itself not counted) and peak = int8 for quantised weights, float32
+ * for float weights and --gemm blas; limit_pct = t_min / t.
+ */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tools/bench_report.h"
+#include "tools/limits.h"
+#include "tools/term.h"
+#include "tools/tools.h"
+
+static const char TOOL[] = "bench";
+enum { MAX_TEST_TOKENS = 1 << 24, WARM_UP_STEPS = 2, MIN_BUFFER = 64 << 20, MAX_BUFFER = 1 << 30 };
+
+typedef struct bench_options {
+    kv_common common;
+    kv_ints prompts, gens, depths, pair;
+    int repeats, format;
+} bench_options;
+
+static const char *const FORMATS[] = {"md", "csv", "json", "jsonl", NULL}; /* in the order of kv_bench_format */
+
+#define AT(field) offsetof(bench_options, field)
+static const kv_opt BENCH_ROWS[] = {
+    {"--n-prompt", "-p", KV_OPT_INTS, AT(prompts), "N,N", 0, MAX_TEST_TOKENS, NULL, "Prompt lengths; 0: none (default 512)."},
+    {"--n-gen", "-n", KV_OPT_INTS, AT(gens), "N,N", 0, MAX_TEST_TOKENS, NULL, "Tokens to generate; 0: none (default 128)."},
+    {"--n-depth", "-d", KV_OPT_INTS, AT(depths), "N,N", 0, MAX_TEST_TOKENS, NULL, "Context that is there before (default 0)."},
+    {"--n-pg", "-pg", KV_OPT_INTS, AT(pair), "P,G", 0, MAX_TEST_TOKENS, NULL, "Also P prompt tokens and G generated ones together."},
+    {"--repetitions", "-r", KV_OPT_INT, AT(repeats), "N", 1, 1000, NULL, "Repeats, after a warm-up."},
+    {"--output", "-o", KV_OPT_ENUM, AT(format), "FORMAT", 0, 0, FORMATS, "md, csv, json or jsonl."},
+    {0},
+};
+
+typedef struct bench_state {
+    const bench_options *options;
+    kvasir_model *model;
+    kvasir_session *session;
+    kvasir_token *tokens; /* random ids, one per position */
+    kv_bench_setup setup;
+    double depth_ms; /* what reading the present depth took */
+    int n_rows;
+} bench_state;
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* ---- what there is to run --------------------------------------------------------------------------------- */
+
+static int largest(kv_ints list)
+{
+    int max = 0;
+    for (int i = 0; i < list.n; i++)
+        if (list.values[i] > max) max = list.values[i];
+    return max;
+}
+
+static size_t needed_context(const bench_options *o)
+{
+    size_t most = (size_t)largest(o->prompts);
+    if ((size_t)largest(o->gens) > most) most = (size_t)largest(o->gens);
+    if (o->pair.n == 2 && (size_t)o->pair.values[0] + (size_t)o->pair.values[1] > most)
+        most = (size_t)o->pair.values[0] + (size_t)o->pair.values[1];
+    return most + (size_t)largest(o->depths);
+}
+
+/* splitmix64: the same ids on every machine. */
+static void fill_tokens(kvasir_token *tokens, size_t n, int n_vocab)
+{
+    uint64_t state = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t z = state += 0x9E3779B97F4A7C15u;
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+        tokens[i] = (kvasir_token)((z ^ z >> 31) % (uint64_t)n_vocab);
+    }
+}
+
+/* ---- running one test ---------------------------------------------------------------------------------------- */
+
+/* Brings the session to exactly `depth` tokens. A window layer may have let go of pages that this needs: they are read again. */
+static kvasir_code seek(bench_state *s, size_t depth, kvasir_error *err)
+{
+    size_t have = kvasir_session_rewind(s->session, depth);
+    if (have > depth) have = depth;
+    if (have == depth) return KVASIR_OK;
+    return kvasir_session_eval(s->session, s->tokens + have, depth - have, KVASIR_LOGITS_NONE, kv_bar_progress, NULL, err);
+}
+
+/* Reads n_prompt tokens and takes n_gen steps from the present position. `*prompt_ms` is the time of the prompt part, or of the
+ * first step when there is none. */
+static kvasir_code once(bench_state *s, int n_prompt, int n_gen, uint64_t *ns, double *prompt_ms, kvasir_error *err)
+{
+    const kvasir_token *next = s->tokens + kvasir_session_n_tokens(s->session);
+    kvasir_code code = KVASIR_OK;
+    uint64_t start = now_ns(), first = 0;
+    if (n_prompt > 0)
+        code = kvasir_session_eval(s->session, next, (size_t)n_prompt, KVASIR_LOGITS_LAST, kv_bar_progress, NULL, err);
+    first = now_ns();
+    for (int i = 0; i < n_gen && code == KVASIR_OK; i++) {
+        code = kvasir_session_eval(s->session, next + n_prompt + i, 1, KVASIR_LOGITS_LAST, NULL, NULL, err);
+        if (i == 0 && n_prompt == 0) first = now_ns();
+        if (kv_interrupted()) code = kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted");
+    }
+    *ns = now_ns() - start;
+    if (*ns == 0) *ns = 1;
+    *prompt_ms = (double)(first - start) / 1e6;
+    return code;
+}
+
+/* Seconds that this machine would need at its limits. */
+static double limit_seconds(const bench_state *s, int n_prompt, int n_gen, size_t kv_bytes)
+{
+    const kvasir_model_info *info = &s->setup.info;
+    const kv_limits *limits = &s->setup.limits;
+    if (limits->int8_ops <= 0) return 0;
+    bool is_float = info->type[0] == 'F' || info->type[0] == 'B' || s->options->common.gemm == KVASIR_GEMM_BLAS;
+    double embedding = (double)info->n_vocab * info->n_embd;
+    /* Where the output matrix is the embedding, decode reads every weight there is; else there are two such matrices. */
+    bool is_tied = info->decode_weight_bytes >= info->weight_bytes;
+    double layers = (double)info->n_params - (is_tied ? 1 : 2) * embedding;
+    double operations = n_prompt > 0 ? 2 * (layers * n_prompt + embedding) : 0; /* logits of the last row only */
+    return operations / (is_float ? limits->fma_flops : limits->int8_ops) +
+           n_gen * (double)(info->decode_weight_bytes + kv_bytes) / limits->read_bytes_per_s;
+}
+
+static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, kv_bar *bar, kvasir_error *err)
+{
+    const bench_options *o = s->options;
+    uint64_t *samples = calloc(2 * (size_t)o->repeats, sizeof *samples), *firsts = samples + o->repeats;
+    if (!samples) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %d samples", o->repeats);
+    kvasir_code code = KVASIR_OK;
+    double prompt_ms = 0;
+    kv_bench_row row = {.n_prompt = n_prompt, .n_gen = n_gen, .n_depth = depth, .n_samples = o->repeats, .samples_ns = samples};
+    time_t now = time(NULL);
+    strftime(row.test_time, sizeof row.test_time, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
+    for (int r = -1; r < o->repeats && code == KVASIR_OK; r++) { /* -1 warms caches, pages and the clock up */
+        int gen = r < 0 && n_gen > WARM_UP_STEPS ? WARM_UP_STEPS : n_gen;
+        uint64_t ns = 0;
+        code = seek(s, (size_t)depth, err);
+        if (code == KVASIR_OK) code = once(s, n_prompt, gen, &ns, &prompt_ms, err);
+        if (r >= 0) samples[r] = ns;
+        if (r >= 0) firsts[r] = (uint64_t)(prompt_ms * 1e6);
+        kv_bar_update(bar, (size_t)(r + 2), (size_t)o->repeats + 1);
+    }
+    if (code == KVASIR_OK) {
+        row.kv_bytes = kvasir_session_kv_stats(s->session).bytes;
+        row.ttft_ms = s->depth_ms + (double)kv_median_ns(firsts, o->repeats) / 1e6;
+        double sum_s = 0;
+        for (int r = 0; r < o->repeats; r++) sum_s += (double)samples[r] / 1e9;
+        row.limit_pct = 100 * limit_seconds(s, n_prompt, n_gen, row.kv_bytes) * o->repeats / sum_s;
+        kv_bar_end(bar);
+        if (!kv_bench_row_print((kv_bench_format)o->format, &s->setup, &row, s->n_rows++))
+            code = kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the result");
+        fflush(stdout);
+    }
+    free(samples);
+    return code;
+}
+
+/* One test with its progress bar. */
+static kvasir_code run_test(bench_state *s, int n_prompt, int n_gen, int depth, kvasir_error *err)
+{
+    if (n_prompt + n_gen == 0 || ferror(stdout)) return KVASIR_OK;
+    kv_bar bar;
+    char label[64];
+    snprintf(label, sizeof label, "pp %d tg %d @ %d", n_prompt, n_gen, depth);
+    kv_bar_start(&bar, label, KV_UNIT_STEPS, 0, 300, s->options->common.quiet);
+    kvasir_code code = measure(s, n_prompt, n_gen, depth, &bar, err);
+    kv_bar_end(&bar);
+    return code;
+}
+
+static kvasir_code run_all(bench_state *s, kvasir_error *err)
+{
+    const bench_options *o = s->options;
+    kvasir_code code = KVASIR_OK;
+    for (int d = 0; d < o->depths.n && code == KVASIR_OK; d++) {
+        int depth = o->depths.values[d];
+        kvasir_session_rewind(s->session, 0);
+        uint64_t start = now_ns();
+        code = seek(s, (size_t)depth, err);
+        s->depth_ms = (double)(now_ns() - start) / 1e6;
+        for (int i = 0; i < o->prompts.n && code == KVASIR_OK; i++) code = run_test(s, o->prompts.values[i], 0, depth, err);
+        for (int i = 0; i < o->gens.n && code == KVASIR_OK; i++) code = run_test(s, 0, o->gens.values[i], depth, err);
+        if (o->pair.n == 2 && code == KVASIR_OK) code = run_test(s, o->pair.values[0], o->pair.values[1], depth, err);
+    }
+    return code;
+}
+
+/* ---- set-up --------------------------------------------------------------------------------------------------- */
+
+static kvasir_code prepare(const bench_options *o, bench_state *s, size_t needed, kvasir_error *err)
+{
+    static const char *const types[] = {"f16", "f32", "bf16", "q8_0"};
+    static char path[4096];
+    kvasir_code code = kv_model_find(o->common.model, path, sizeof path, err);
+    if (code == KVASIR_OK) code = kv_common_open_model(&o->common, false, &s->model, err);
+    if (code == KVASIR_OK) code = kv_common_open_session(&o->common, s->model, &s->session, err);
+    if (code != KVASIR_OK) return code;
+    if (kvasir_session_n_ctx(s->session) < needed)
+        return kv_set_error(err, KVASIR_ERR_CONTEXT, "the tests need %zu tokens of context, -c gives %zu", needed,
+                            kvasir_session_n_ctx(s->session));
+    s->tokens = malloc((needed + 1) * sizeof *s->tokens);
+    if (!s->tokens) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %zu tokens", needed);
+    s->setup = (kv_bench_setup){
+        .model_path = path,
+        .info = kvasir_model_get_info(s->model),
+        .kernels = kvasir_model_kernels(s->model),
+        .gemm = o->common.gemm == KVASIR_GEMM_BLAS ? "blas" : "native",
+        .type_k = types[o->common.type_k],
+        .type_v = types[o->common.type_v],
+        .n_batch = o->common.n_batch,
+        .n_ubatch = (int)kv_common_session_params(&o->common).n_batch,
+        .n_threads = kvasir_session_n_threads(s->session),
+    };
+    fill_tokens(s->tokens, needed, s->setup.info.n_vocab);
+    size_t buffer = s->setup.info.decode_weight_bytes;
+    buffer = buffer < MIN_BUFFER ? MIN_BUFFER : buffer > MAX_BUFFER ? MAX_BUFFER : buffer;
+    if (!kv_limits_measure(s->setup.n_threads, buffer, &s->setup.limits) && !o->common.quiet)
+        fprintf(stderr, "kvasir bench: this machine's limits could not be measured; no percentages\n");
+    return KVASIR_OK;
+}
+
+static kv_ints one(int value)
+{
+    int *values = malloc(sizeof *values);
+    if (!values) return (kv_ints){0};
+    *values = value;
+    return (kv_ints){values, 1};
+}
+
+int kv_tool_bench(int argc, char **argv)
+{
+    bench_options o = {.common = kv_common_default(), .repeats = 5};
+    kv_opt_group groups[] = {{"Tests", BENCH_ROWS, &o}, kv_group_model(&o.common), kv_group_load(&o.common),
+                             kv_group_context(&o.common), kv_group_general(&o.common)};
+    kv_command command = {
+        .name = TOOL,
+        .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [-o md|csv|json|jsonl]",
+        .about = "Tokens per second of reading and of writing, the median of the repeats, and how much that is of what this machine "
+                 "can do: its read bandwidth and arithmetic peak are measured first. ttft is the time to read all that stands before "
+                 "the first token, the model being loaded.",
+        .groups = groups,
+        .n_groups = sizeof groups / sizeof groups[0],
+    };
+    int status = kv_options_parse(argc, argv, &command);
+    if (status == KV_PARSED && o.pair.n != 0 && o.pair.n != 2) return kv_usage_error(TOOL, "-pg takes two numbers: P,G");
+    if (status != KV_PARSED) return status;
+    if (o.prompts.n == 0) o.prompts = one(512);
+    if (o.gens.n == 0) o.gens = one(128);
+    if (o.depths.n == 0) o.depths = one(0);
+    size_t needed = needed_context(&o);
+    if (o.common.n_ctx == 0) o.common.n_ctx = needed > 0 ? (int)needed : 1;
+    if (o.common.dry_run) {
+        o.common.output = o.format == KV_BENCH_JSON || o.format == KV_BENCH_JSONL ? KV_OUTPUT_JSON : KV_OUTPUT_TEXT;
+        return kv_common_dry_run(TOOL, &o.common);
+    }
+
+    bench_state s = {.options = &o};
+    kvasir_error err = {0};
+    kv_interrupt_install();
+    kvasir_code code = prepare(&o, &s, needed, &err);
+    if (code == KVASIR_OK) {
+        kv_bench_begin((kv_bench_format)o.format, &s.setup);
+        code = run_all(&s, &err);
+        kv_bench_end((kv_bench_format)o.format, &s.setup, s.n_rows);
+    }
+    status = code == KVASIR_OK ? kv_tool_finish(TOOL, KV_EXIT_OK) : kv_tool_fail_error(TOOL, &err);
+    kvasir_session_close(s.session);
+    kvasir_model_close(s.model);
+    free(s.tokens);
+    return status;
+}

@@ -1,0 +1,220 @@
+/* bench_report.c - rows of `bench` as Markdown, CSV, JSON and JSON lines.
+ *
+ * JSON and CSV have llama-bench's keys, so that scripts which compare engines read both, plus ours: median_ts, limit_pct,
+ * load_ms, ttft_ms, kv_bytes, peak_rss_bytes and the limits themselves. A row is one JSON object; CSV is its keys and values.
+ */
+#include "tools/bench_report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/tools.h"
+
+typedef struct statistics {
+    double mean_ns, stddev_ns, mean_ts, stddev_ts, median_ts;
+} statistics;
+
+static int compare_ns(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+uint64_t kv_median_ns(uint64_t *values, int n)
+{
+    qsort(values, (size_t)n, sizeof *values, compare_ns);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+static statistics compute(const kv_bench_row *row)
+{
+    statistics s = {0};
+    int n = row->n_samples;
+    double n_tokens = row->n_prompt + row->n_gen;
+    for (int i = 0; i < n; i++) {
+        s.mean_ns += (double)row->samples_ns[i] / n;
+        s.mean_ts += n_tokens * 1e9 / (double)row->samples_ns[i] / n;
+    }
+    for (int i = 0; i < n && n > 1; i++) {
+        s.stddev_ns += pow((double)row->samples_ns[i] - s.mean_ns, 2) / (n - 1);
+        s.stddev_ts += pow(n_tokens * 1e9 / (double)row->samples_ns[i] - s.mean_ts, 2) / (n - 1);
+    }
+    s.stddev_ns = sqrt(s.stddev_ns);
+    s.stddev_ts = sqrt(s.stddev_ts);
+    uint64_t *sorted = malloc((size_t)n * sizeof *sorted);
+    if (sorted) {
+        memcpy(sorted, row->samples_ns, (size_t)n * sizeof *sorted);
+        s.median_ts = n_tokens * 1e9 / (double)kv_median_ns(sorted, n);
+    }
+    free(sorted);
+    return s;
+}
+
+/* "Intel(R) Xeon(R) Processor" from /proc/cpuinfo. */
+static void cpu_name(char *out, size_t cap)
+{
+    char line[256];
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    snprintf(out, cap, "unknown");
+    while (f && fgets(line, sizeof line, f)) {
+        const char *colon = strchr(line, ':');
+        if (!colon || strncmp(line, "model name", 10) != 0) continue;
+        colon += 1 + strspn(colon + 1, " \t");
+        snprintf(out, cap, "%.*s", (int)strcspn(colon, "\n"), colon);
+        break;
+    }
+    if (f) fclose(f);
+}
+
+/* "llama 135M Q4_1", as llama-bench names a model. */
+static void model_type(const kvasir_model_info *info, char *out, size_t cap)
+{
+    double n = (double)info->n_params;
+    snprintf(out, cap, n >= 1e9 ? "%s %.2f B %s" : "%s %.0f M %s", info->architecture, n >= 1e9 ? n / 1e9 : n / 1e6, info->type);
+}
+
+/* "pp512", "tg128 @ d4096", "pp512+tg128". */
+static void test_name(const kv_bench_row *row, char *out, size_t cap)
+{
+    char prompt[32] = "", gen[32] = "", depth[32] = "";
+    if (row->n_prompt) snprintf(prompt, sizeof prompt, "pp%d", row->n_prompt);
+    if (row->n_gen) snprintf(gen, sizeof gen, "%stg%d", row->n_prompt ? "+" : "", row->n_gen);
+    if (row->n_depth) snprintf(depth, sizeof depth, " @ d%d", row->n_depth);
+    snprintf(out, cap, "%s%s%s", prompt, gen, depth);
+}
+
+static json_t *real(double value, int decimals)
+{
+    double scale = pow(10, decimals);
+    return json_real(isfinite(value) ? round(value * scale) / scale : 0);
+}
+
+static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
+{
+    statistics s = compute(row);
+    char cpu[256], type[160], name[112];
+    cpu_name(cpu, sizeof cpu);
+    test_name(row, name, sizeof name);
+    model_type(&setup->info, type, sizeof type);
+    double n_tokens = row->n_prompt + row->n_gen;
+    json_t *ns = json_array(), *ts = json_array();
+    for (int i = 0; i < row->n_samples; i++) {
+        json_array_append_new(ns, json_integer((json_int_t)row->samples_ns[i]));
+        json_array_append_new(ts, real(n_tokens * 1e9 / (double)row->samples_ns[i], 4));
+    }
+    /* clang-format off */
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:s,"
+                     " s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:s}",
+        "engine", "kvasir",
+        "build_commit", "v" KVASIR_VERSION,
+        "cpu_info", cpu,
+        "backends", "CPU",
+        "model_filename", setup->model_path,
+        "model_type", type,
+        "model_size", (json_int_t)setup->info.weight_bytes,
+        "model_n_params", (json_int_t)setup->info.n_params,
+        "n_batch", setup->n_batch,
+        "n_ubatch", setup->n_ubatch,
+        "n_threads", setup->n_threads,
+        "type_k", setup->type_k,
+        "type_v", setup->type_v,
+        "kernels", setup->kernels,
+        "gemm", setup->gemm,
+        "n_prompt", row->n_prompt,
+        "n_gen", row->n_gen,
+        "n_depth", row->n_depth,
+        "test_time", row->test_time,
+        "avg_ns", (json_int_t)s.mean_ns,
+        "stddev_ns", (json_int_t)s.stddev_ns,
+        "avg_ts", real(s.mean_ts, 4),
+        "stddev_ts", real(s.stddev_ts, 4),
+        "median_ts", real(s.median_ts, 4),
+        "limit_pct", real(row->limit_pct, 2),
+        "load_ms", real(setup->info.load_ms, 3),
+        "ttft_ms", real(row->ttft_ms, 3),
+        "limit_read_gb_s", real(setup->limits.read_bytes_per_s / 1e9, 3),
+        "kv_bytes", (json_int_t)row->kv_bytes,
+        "peak_rss_bytes", (json_int_t)kv_peak_rss_bytes(),
+        "limit_fma_gflops", real(setup->limits.fma_flops / 1e9, 2),
+        "limit_int8_gops", real(setup->limits.int8_ops / 1e9, 2),
+        "samples_ns", ns,
+        "samples_ts", ts,
+        "test", name);
+    /* clang-format on */
+}
+
+static void print_csv(const json_t *json, bool is_header)
+{
+    const char *key;
+    json_t *value;
+    bool is_first = true;
+    json_object_foreach((json_t *)json, key, value)
+    {
+        if (json_is_array(value)) continue; /* samples stay in JSON, as in llama-bench */
+        fputs(is_first ? "\"" : ",\"", stdout);
+        is_first = false;
+        char number[64] = "";
+        if (json_is_integer(value)) snprintf(number, sizeof number, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        if (json_is_real(value)) snprintf(number, sizeof number, "%.6f", json_real_value(value));
+        const char *text = is_header ? key : json_is_string(value) ? json_string_value(value) : number;
+        for (; *text; text++) {
+            if (*text == '"') putchar('"');
+            putchar(*text);
+        }
+        putchar('"');
+    }
+    putchar('\n');
+}
+
+static void print_md(const kv_bench_setup *setup, const kv_bench_row *row)
+{
+    statistics s = compute(row);
+    char type[160], name[112], speed[64], limit[32] = "-";
+    model_type(&setup->info, type, sizeof type);
+    test_name(row, name, sizeof name);
+    snprintf(speed, sizeof speed, "%.2f ± %.2f", s.median_ts, s.stddev_ts);
+    if (row->limit_pct > 0) snprintf(limit, sizeof limit, "%.1f %%", row->limit_pct);
+    printf("| %-24s | %8.2f MiB | %7d | %-20s | %21s | %8s | %9.1f |\n", type, (double)setup->info.weight_bytes / 1048576.0,
+           setup->n_threads, name, speed, limit, row->ttft_ms);
+}
+
+void kv_bench_begin(kv_bench_format format, const kv_bench_setup *setup)
+{
+    (void)setup;
+    if (format == KV_BENCH_JSON) fputs("[\n", stdout);
+    if (format == KV_BENCH_MD)
+        fputs("| model                    |         size | threads | test                 |                  t/s | of limit |   ttft ms |\n"
+              "| ------------------------ | -----------: | ------: | -------------------- | -------------------: | -------: | --------: |\n",
+              stdout);
+}
+
+bool kv_bench_row_print(kv_bench_format format, const kv_bench_setup *setup, const kv_bench_row *row, int index)
+{
+    if (format == KV_BENCH_MD) {
+        print_md(setup, row);
+        return true;
+    }
+    json_t *json = row_json(setup, row);
+    if (!json) return false;
+    if (format == KV_BENCH_CSV) {
+        if (index == 0) print_csv(json, true);
+        print_csv(json, false);
+    } else {
+        bool is_list = format == KV_BENCH_JSON;
+        if (is_list && index > 0) fputs(",\n", stdout);
+        json_dumpf(json, stdout, (is_list ? JSON_INDENT(2) : JSON_COMPACT) | JSON_REAL_PRECISION(12));
+        if (!is_list) putchar('\n');
+    }
+    json_decref(json);
+    return true;
+}
+
+void kv_bench_end(kv_bench_format format, const kv_bench_setup *setup, int n_rows)
+{
+    if (format == KV_BENCH_JSON) fputs(n_rows ? "\n]\n" : "]\n", stdout);
+    if (format == KV_BENCH_MD && setup->limits.int8_ops > 0)
+        printf("\nlimits of this machine, %d threads: read %.1f GB/s, float32 %.0f GFLOP/s, int8 %.0f GOP/s; kernels %s\n",
+               setup->n_threads, setup->limits.read_bytes_per_s / 1e9, setup->limits.fma_flops / 1e9, setup->limits.int8_ops / 1e9,
+               setup->kernels);
+}

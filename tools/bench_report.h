@@ -1,0 +1,41 @@
+/* bench_report.h - one measured row of `bench`, and its four ways to be printed.
+ */
+#ifndef KV_TOOLS_BENCH_REPORT_H
+#define KV_TOOLS_BENCH_REPORT_H
+
+#include <jansson.h>
+
+#include "kvasir.h"
+#include "tools/limits.h"
+
+typedef enum kv_bench_format { KV_BENCH_MD, KV_BENCH_CSV, KV_BENCH_JSON, KV_BENCH_JSONL } kv_bench_format;
+
+/* What is the same for all rows. */
+typedef struct kv_bench_setup {
+    const char *model_path;
+    kvasir_model_info info;
+    const char *kernels, *gemm, *type_k, *type_v;
+    int n_batch, n_ubatch, n_threads;
+    kv_limits limits; /* zero: could not be measured */
+} kv_bench_setup;
+
+/* One test: n_prompt tokens read, then n_gen single-token steps, behind n_depth tokens of context. */
+typedef struct kv_bench_row {
+    int n_prompt, n_gen, n_depth;
+    int n_samples;
+    const uint64_t *samples_ns; /* [n_samples] */
+    double ttft_ms;
+    double limit_pct;      /* of what the limits allow; 0 when they are unknown */
+    size_t kv_bytes;       /* in use at the end */
+    char test_time[32];    /* UTC, ISO 8601 */
+} kv_bench_row;
+
+/* Prints what comes before the rows, one row, and what comes after them. `index` counts rows from 0. */
+void kv_bench_begin(kv_bench_format format, const kv_bench_setup *setup);
+bool kv_bench_row_print(kv_bench_format format, const kv_bench_setup *setup, const kv_bench_row *row, int index);
+void kv_bench_end(kv_bench_format format, const kv_bench_setup *setup, int n_rows);
+
+/* Median of n values (n >= 1), which are sorted by this. */
+uint64_t kv_median_ns(uint64_t *values, int n);
+
+#endif

@@ -1,0 +1,19 @@
+/* limits.h - what this machine can do at best, measured on the spot: what a speed is a percentage of.
+ */
+#ifndef KV_TOOLS_LIMITS_H
+#define KV_TOOLS_LIMITS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct kv_limits {
+    double read_bytes_per_s; /* all threads reading one buffer of the given size over and over */
+    double fma_flops;        /* float32 multiply and add, two operations each, all threads */
+    double int8_ops;         /* u8 x s8 dot products, two operations each, all threads */
+} kv_limits;
+
+/* Takes about a second. buffer_bytes: how much one decode step reads, so that a model that fits a cache is compared with that
+ * cache. False when threads or memory cannot be had. */
+bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out);
+
+#endif

@@ -1,0 +1,314 @@
+/* perplexity.c - `kvasir perplexity`: how well a model predicts a text, scored as llama-perplexity scores.
+ *
+ *     text -> tokens -> chunks of n_ctx, each from an empty context, its first token replaced by BOS where the model adds one
+ *     |<------ n_ctx/2: read only ------>|<------ scored: p(token at j+1) for j = n_ctx/2 .. n_ctx-2 ------>|
+ *     ppl = exp(mean nll)
+ *
+ * Against a base: --kl-base FILE (written when it is not there) or --kl-vs MODE, where the same file runs a second time beside
+ * the first, in lockstep, with the other arithmetic. Rows are scored in pieces, so memory stays at PIECE * n_vocab floats.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/json_out.h"
+#include "tools/kl_file.h"
+#include "tools/score.h"
+#include "tools/term.h"
+#include "tools/text_source.h"
+#include "tools/tools.h"
+
+static const char TOOL[] = "perplexity";
+enum { PIECE = 32, MIN_CONTEXT = 4 };
+
+typedef struct perplexity_options {
+    kv_common common;
+    kv_source source;
+    const char *kl_base;
+    int kl_vs; /* index in MODES: 0 none, 1 native, 2 blas */
+    int max_chunks;
+} perplexity_options;
+
+static const char *const MODES[] = {"none", "native", "blas", NULL};
+
+#define AT(field) offsetof(perplexity_options, field)
+static const kv_opt PERPLEXITY_ROWS[] = {
+    {"--kl-base", NULL, KV_OPT_STRING, AT(kl_base), "FILE", 0, 0, NULL,
+     "Log-probabilities to compare with; written by this run when FILE is not there."},
+    {"--kl-vs", NULL, KV_OPT_ENUM, AT(kl_vs), "MODE", 0, 0, MODES,
+     "Compare with the same model under --gemm MODE (native or blas), both in this run, no file."},
+    {"--chunks", NULL, KV_OPT_INT, AT(max_chunks), "N", 0, INT_MAX, NULL, "Score the first N chunks only; 0: all."},
+    {0},
+};
+
+/* One of the (at most two) models that read the text. */
+typedef struct reader {
+    kvasir_model *model;
+    kvasir_session *session;
+} reader;
+
+/* Sums over all scored rows. */
+typedef struct totals {
+    size_t n;
+    double nll, nll2, base_nll, kl, kl2;
+    size_t n_same_top;
+} totals;
+
+typedef struct perplexity_state {
+    const perplexity_options *options;
+    reader tested, base; /* base.model NULL: none runs */
+    kvasir_token *tokens;
+    size_t n_tokens, n_ctx, n_chunks;
+    int n_vocab, n_threads;
+    kv_kl_file kl;
+    bool is_reading, is_writing; /* the --kl-base file */
+    uint16_t *codes;             /* [PIECE][n_vocab] when reading */
+    totals totals;
+} perplexity_state;
+
+static size_t first_scored(const perplexity_state *s) { return s->n_ctx / 2; }
+static size_t rows_per_chunk(const perplexity_state *s) { return s->n_ctx - 1 - first_scored(s); }
+
+/* ---- scoring ------------------------------------------------------------------------------------------------- */
+
+static kvasir_code add_scores(perplexity_state *s, const kv_score *scores, int n, kvasir_error *err)
+{
+    totals *t = &s->totals;
+    for (int r = 0; r < n; r++) {
+        if (!isfinite(scores[r].nll))
+            return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
+        t->nll += scores[r].nll;
+        t->nll2 += scores[r].nll * scores[r].nll;
+        t->base_nll += scores[r].base_nll;
+        t->kl += scores[r].kl;
+        t->kl2 += scores[r].kl * scores[r].kl;
+        t->n_same_top += scores[r].same_top;
+        t->n++;
+    }
+    return KVASIR_OK;
+}
+
+/* Scores the n rows that both sessions have just evaluated; `next` are the tokens that follow them. */
+static kvasir_code score_piece(perplexity_state *s, const kvasir_token *next, int n, kvasir_error *err)
+{
+    const float *logits[PIECE], *base_logits[PIECE];
+    kv_kl_row rows[PIECE];
+    kv_score scores[PIECE];
+    for (int r = 0; r < n; r++) {
+        logits[r] = kvasir_session_logits(s->tested.session, (size_t)r);
+        if (s->base.session) base_logits[r] = kvasir_session_logits(s->base.session, (size_t)r);
+        if (!s->is_reading) continue;
+        kvasir_code code = kv_kl_read(&s->kl, s->codes + (size_t)r * (size_t)s->n_vocab, &rows[r], err);
+        if (code != KVASIR_OK) return code;
+    }
+    kv_score_job job = {.logits = logits,
+                        .base_logits = s->base.session ? base_logits : NULL,
+                        .base_rows = s->is_reading ? rows : NULL,
+                        .next = next,
+                        .n_rows = n,
+                        .n_vocab = s->n_vocab,
+                        .scores = scores};
+    kv_score_rows(&job, s->n_threads);
+    for (int r = 0; r < n && s->is_writing; r++) {
+        kvasir_code code = kv_kl_write(&s->kl, logits[r], scores[r].log_sum, err);
+        if (code != KVASIR_OK) return code;
+    }
+    return add_scores(s, scores, n, err);
+}
+
+static kvasir_code eval(perplexity_state *s, const kvasir_token *tokens, size_t n, kvasir_want want, kvasir_error *err)
+{
+    kvasir_code code = kvasir_session_eval(s->tested.session, tokens, n, want, kv_bar_progress, NULL, err);
+    if (code == KVASIR_OK && s->base.session)
+        code = kvasir_session_eval(s->base.session, tokens, n, want, kv_bar_progress, NULL, err);
+    return code;
+}
+
+static kvasir_code score_chunk(perplexity_state *s, const kvasir_token *tokens, kvasir_error *err)
+{
+    kvasir_session_rewind(s->tested.session, 0);
+    if (s->base.session) kvasir_session_rewind(s->base.session, 0);
+    size_t pos = first_scored(s), last = s->n_ctx - 1; /* the last token is only ever predicted */
+    kvasir_code code = eval(s, tokens, pos, KVASIR_LOGITS_NONE, err);
+    while (pos < last && code == KVASIR_OK) {
+        size_t n = last - pos < PIECE ? last - pos : PIECE;
+        code = eval(s, tokens + pos, n, KVASIR_LOGITS_ALL, err);
+        if (code == KVASIR_OK) code = score_piece(s, tokens + pos + 1, (int)n, err);
+        if (code == KVASIR_OK && kv_interrupted()) code = kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted");
+        pos += n;
+    }
+    return code;
+}
+
+static kvasir_code score_text(perplexity_state *s, kvasir_error *err)
+{
+    kv_bar bar;
+    kvasir_code code = KVASIR_OK;
+    kv_bar_start(&bar, "scoring", KV_UNIT_STEPS, 0, 300, s->options->common.quiet);
+    for (size_t i = 0; i < s->n_chunks && code == KVASIR_OK; i++) {
+        code = score_chunk(s, s->tokens + i * s->n_ctx, err);
+        snprintf(bar.label, sizeof bar.label, "ppl %.4f", exp(s->totals.nll / (double)(s->totals.n ? s->totals.n : 1)));
+        kv_bar_update(&bar, i + 1, s->n_chunks);
+    }
+    kv_bar_end(&bar);
+    if (code == KVASIR_OK && s->is_writing) code = kv_kl_commit(&s->kl, err);
+    return code;
+}
+
+/* ---- set-up ---------------------------------------------------------------------------------------------------- */
+
+static kvasir_code open_reader(const kv_common *c, reader *r, kvasir_error *err)
+{
+    kvasir_code code = kv_common_open_model(c, false, &r->model, err);
+    return code == KVASIR_OK ? kv_common_open_session(c, r->model, &r->session, err) : code;
+}
+
+/* The text as tokens: BOS where the model adds it, special tokens not parsed, one newline at the end of the file cut off (all as
+ * llama-perplexity does). Every chunk begins with BOS then. */
+static kvasir_code read_tokens(perplexity_state *s, kvasir_error *err)
+{
+    char *text;
+    size_t len;
+    kvasir_token *tokens = NULL;
+    kvasir_code code = kv_source_text(&s->options->source, &text, &len, err);
+    if (code != KVASIR_OK) return code;
+    if (!s->options->source.prompt && len > 0 && text[len - 1] == '\n') len--;
+    code = kvasir_tokenize(s->tested.model, text, len, KVASIR_TOKENIZE_BOS, &tokens, &s->n_tokens, err);
+    free(text);
+    if (code != KVASIR_OK) return code;
+    s->tokens = malloc((s->n_tokens + 1) * sizeof *s->tokens);
+    if (s->tokens && s->n_tokens > 0) memcpy(s->tokens, tokens, s->n_tokens * sizeof *tokens);
+    kvasir_free(tokens);
+    if (!s->tokens) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %zu tokens", s->n_tokens);
+    s->n_chunks = s->n_tokens / s->n_ctx;
+    if (s->n_chunks == 0)
+        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "the text has %zu tokens, less than one chunk of %zu; give more text or a smaller -c",
+                            s->n_tokens, s->n_ctx);
+    if (s->options->max_chunks > 0 && s->n_chunks > (size_t)s->options->max_chunks) s->n_chunks = (size_t)s->options->max_chunks;
+    kvasir_token bos = kvasir_special_token(s->tested.model, KVASIR_TOKEN_BOS);
+    bool adds_bos = bos >= 0 && s->tokens[0] == bos;
+    for (size_t i = 0; i < s->n_chunks && adds_bos; i++) s->tokens[i * s->n_ctx] = bos;
+    return KVASIR_OK;
+}
+
+static kvasir_code open_kl_file(perplexity_state *s, kvasir_error *err)
+{
+    const char *path = s->options->kl_base;
+    if (!path) return KVASIR_OK;
+    kv_kl_shape shape = {.n_vocab = (uint32_t)s->n_vocab,
+                         .n_ctx = (uint32_t)s->n_ctx,
+                         .n_chunks = (uint32_t)s->n_chunks,
+                         .tokens = s->tokens,
+                         .n_rows = s->n_chunks * rows_per_chunk(s)};
+    s->is_reading = access(path, F_OK) == 0;
+    s->is_writing = !s->is_reading;
+    if (s->is_writing) return kv_kl_create(&s->kl, path, &shape, err);
+    s->codes = malloc(PIECE * (size_t)s->n_vocab * sizeof *s->codes);
+    if (!s->codes) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %d rows of the base", PIECE);
+    return kv_kl_open(&s->kl, path, &shape, err);
+}
+
+static kvasir_code prepare(perplexity_state *s, kvasir_error *err)
+{
+    const perplexity_options *o = s->options;
+    kvasir_code code = open_reader(&o->common, &s->tested, err);
+    if (code != KVASIR_OK) return code;
+    s->n_vocab = kvasir_model_get_info(s->tested.model).n_vocab;
+    s->n_threads = kvasir_session_n_threads(s->tested.session);
+    s->n_ctx = kvasir_session_n_ctx(s->tested.session);
+    if (s->n_ctx < MIN_CONTEXT) return kv_set_error(err, KVASIR_ERR_ARGUMENT, "-c: chunks have at least %d tokens", MIN_CONTEXT);
+    code = read_tokens(s, err);
+    if (code == KVASIR_OK && o->kl_vs > 0) {
+        kv_common other = o->common;
+        other.gemm = o->kl_vs - 1; /* MODES begins with "none", then the modes in the order of kvasir_gemm */
+        code = open_reader(&other, &s->base, err);
+    }
+    return code == KVASIR_OK ? open_kl_file(s, err) : code;
+}
+
+static void release(perplexity_state *s)
+{
+    kv_kl_close(&s->kl);
+    kvasir_session_close(s->base.session);
+    kvasir_model_close(s->base.model);
+    kvasir_session_close(s->tested.session);
+    kvasir_model_close(s->tested.model);
+    free(s->tokens);
+    free(s->codes);
+}
+
+/* ---- results --------------------------------------------------------------------------------------------------- */
+
+/* Standard error of a mean over n values, from their sum and the sum of their squares. */
+static double mean_error(double sum, double sum2, size_t n)
+{
+    double mean = sum / (double)n, variance = sum2 / (double)n - mean * mean;
+    return n > 1 && variance > 0 ? sqrt(variance / (double)(n - 1)) : 0;
+}
+
+static int print_result(const perplexity_state *s)
+{
+    const totals *t = &s->totals;
+    double n = (double)t->n, ppl = exp(t->nll / n), error = ppl * mean_error(t->nll, t->nll2, t->n);
+    bool is_compared = s->is_reading || s->base.session;
+    double kl = t->kl / n, kl_error = mean_error(t->kl, t->kl2, t->n);
+    double same_top = 100 * (double)t->n_same_top / n, base_ppl = exp(t->base_nll / n);
+    if (s->options->common.output == KV_OUTPUT_TEXT) {
+        printf("perplexity        %.4f +/- %.4f\n", ppl, error);
+        printf("text              %zu tokens, %zu chunks of %zu, %zu positions scored\n", s->n_tokens, s->n_chunks, s->n_ctx, t->n);
+        if (is_compared) {
+            printf("base perplexity   %.4f (%+.3f %%)\n", base_ppl, 100 * (ppl / base_ppl - 1));
+            printf("KL to the base    %.6f +/- %.6f\n", kl, kl_error);
+            printf("same top token    %.2f %%\n", same_top);
+        }
+        if (s->is_writing && !s->options->common.quiet) fprintf(stderr, "written: %s\n", s->options->kl_base);
+        return kv_tool_finish(TOOL, KV_EXIT_OK);
+    }
+    json_t *json = json_pack("{s:f, s:f, s:I, s:I, s:I, s:I}", "ppl", ppl, "stderr", error, "n_chunks", (json_int_t)s->n_chunks,
+                             "n_tokens", (json_int_t)s->n_tokens, "n_ctx", (json_int_t)s->n_ctx, "n_scored", (json_int_t)t->n);
+    if (json && is_compared) {
+        json_t *more = json_pack("{s:f, s:f, s:f, s:f}", "kl_mean", kl, "kl_stderr", kl_error, "same_top", same_top, "base_ppl", base_ppl);
+        if (!more || json_object_update(json, more) != 0) {
+            json_decref(json);
+            json = NULL;
+        }
+        json_decref(more);
+    }
+    return kv_json_print(TOOL, json, KV_EXIT_OK);
+}
+
+int kv_tool_perplexity(int argc, char **argv)
+{
+    perplexity_options o = {.common = kv_common_default()};
+    o.common.n_ctx = 512;
+    kv_opt_group groups[] = {kv_group_text_source(&o.source), {"Scoring", PERPLEXITY_ROWS, &o}, kv_group_model(&o.common),
+                             kv_group_load(&o.common),        kv_group_context(&o.common),      kv_group_output(&o.common),
+                             kv_group_general(&o.common)};
+    kv_command command = {
+        .name = TOOL,
+        .usage = "[-m MODEL] -f FILE [-c 512] [--kl-base FILE | --kl-vs blas] [-o json]",
+        .about = "Perplexity of a text: chunks of -c tokens (512 without it), the second half of each scored, as llama-perplexity does. With "
+                 "a base, also the mean KL divergence to it and how often both have the same most likely token (percent).",
+        .groups = groups,
+        .n_groups = sizeof groups / sizeof groups[0],
+        .max_args = 1,
+        .args = &o.source.operand,
+    };
+    int status = kv_options_parse(argc, argv, &command);
+    if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
+    if (status == KV_PARSED) status = kv_source_check(&o.source, &command);
+    if (status != KV_PARSED) return status;
+    if (o.kl_base && o.kl_vs) return kv_usage_error(TOOL, "--kl-base and --kl-vs are two ways to say what to compare with; give one");
+
+    perplexity_state s = {.options = &o};
+    kvasir_error err = {0};
+    kv_interrupt_install();
+    kvasir_code code = prepare(&s, &err);
+    if (code == KVASIR_OK) code = score_text(&s, &err);
+    status = code == KVASIR_OK ? print_result(&s) : kv_tool_fail_error(TOOL, &err);
+    release(&s);
+    return status;
+}
