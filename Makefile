@@ -23,7 +23,7 @@ BENCH_ARGS ?=
 # -ffp-contract=off: the compiler must not fuse what the source does not fuse; the bits are the same everywhere.
 # No -march=native and no -ffast-math: binaries travel, and masks need infinities.
 BASE_FLAGS := -std=gnu11 -g -Wall -Wextra -Werror -fvisibility=hidden -ffp-contract=off -fPIC -pthread \
-              -Iruntime -I.
+              -D_GNU_SOURCE= -Iruntime -I.
 OPTIMISE = $(if $(findstring fuzz,$(1)),-O1,$(if $(filter runtime/kernels/%,$(2)),-O3,-O2))
 
 comma := ,
