@@ -235,14 +235,6 @@ static kvasir_code prepare(const bench_options *o, bench_state *s, size_t needed
     return KVASIR_OK;
 }
 
-static kv_ints one(int value)
-{
-    int *values = malloc(sizeof *values);
-    if (!values) return (kv_ints){0};
-    *values = value;
-    return (kv_ints){values, 1};
-}
-
 int kv_tool_bench(int argc, char **argv)
 {
     bench_options o = {.common = kv_common_default(), .repeats = 5};
@@ -260,9 +252,10 @@ int kv_tool_bench(int argc, char **argv)
     int status = kv_options_parse(argc, argv, &command);
     if (status == KV_PARSED && o.pair.n != 0 && o.pair.n != 2) return kv_usage_error(TOOL, "-pg takes two numbers: P,G");
     if (status != KV_PARSED) return status;
-    if (o.prompts.n == 0) o.prompts = one(512);
-    if (o.gens.n == 0) o.gens = one(128);
-    if (o.depths.n == 0) o.depths = one(0);
+    int prompt = 512, gen = 128, depth = 0;
+    if (o.prompts.n == 0) o.prompts = (kv_ints){&prompt, 1};
+    if (o.gens.n == 0) o.gens = (kv_ints){&gen, 1};
+    if (o.depths.n == 0) o.depths = (kv_ints){&depth, 1};
     size_t needed = needed_context(&o);
     if (o.common.n_ctx == 0) o.common.n_ctx = needed > 0 ? (int)needed : 1;
     if (o.common.dry_run) {

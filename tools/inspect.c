@@ -130,7 +130,7 @@ static void print_object(const json_t *object, int depth, bool color)
         }
 }
 
-static int print_text(const char *json)
+static int print_text(const char *json, bool color)
 {
     json_error_t why;
     json_t *root = json_loads(json, JSON_ALLOW_NUL, &why);
@@ -138,7 +138,7 @@ static int print_text(const char *json)
         json_decref(root);
         return kv_tool_fail(TOOL, "the description is not a JSON object: %s", why.text);
     }
-    print_object(root, 0, kv_term_has_color(stdout, false));
+    print_object(root, 0, color);
     json_decref(root);
     return kv_tool_finish(TOOL, KV_EXIT_OK);
 }
@@ -172,7 +172,7 @@ int kv_tool_inspect(int argc, char **argv)
         if (len == 0 || json[len - 1] != '\n') putchar('\n');
         status = kv_tool_finish(TOOL, KV_EXIT_OK);
     } else {
-        status = print_text(json);
+        status = print_text(json, kv_term_has_color(stdout, o.common.no_color));
     }
     kvasir_free(json);
     return status;

@@ -94,7 +94,7 @@ kvasir_code kv_kl_commit(kv_kl_file *f, kvasir_error *err)
 
 static kvasir_code is_damaged(const kv_kl_file *f, kvasir_error *err, const char *what)
 {
-    return kv_set_error(err, KVASIR_ERR_FORMAT, "%.200s: %s; remove it to write it anew", f->path, what);
+    return kv_set_error(err, KVASIR_ERR_FORMAT, "--kl-base %.200s: %s; give a path that does not exist to write a new one", f->path, what);
 }
 
 /* The header and the tokens must be those of this run: then every size that follows is one we computed ourselves. */

@@ -45,10 +45,12 @@ static int print_help(void)
 
 static int unknown_tool(const char *word)
 {
-    const char *names[N_TOOLS + 1];
+    const char *names[N_TOOLS + 3];
     for (int i = 0; i < N_TOOLS; i++) names[i] = TOOLS[i].name;
     names[N_TOOLS] = "help";
-    const char *near = kv_nearest(word, names, N_TOOLS + 1);
+    names[N_TOOLS + 1] = "--help";
+    names[N_TOOLS + 2] = "--version";
+    const char *near = kv_nearest(word, names, N_TOOLS + 3);
     const char *what = word[0] == '-' ? "option" : "tool";
     if (near) return kv_usage_error(NULL, "unknown %s '%.80s'; did you mean '%s'?", what, word, near);
     return kv_usage_error(NULL, "unknown %s '%.80s'; 'kvasir help' lists the tools", what, word);

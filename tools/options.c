@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ROWS = 96, MAX_REASON = 256, MAX_LIST = 1 << 24 };
+enum { MAX_ROWS = 96, MAX_REASON = 256, MAX_LIST = 1 << 24, MAX_BIASES = 4096 };
 
 /* One option of the merged tables: the row, its struct, and the text it was given, if any. */
 typedef struct slot {
@@ -107,18 +107,29 @@ static int unknown_option(const slots *all, const char *command_name, const char
     return kv_usage_error(command_name, "unknown option %.80s; 'kvasir %s --help' lists them", word, command_name);
 }
 
-/* "1 to 1024" or "at least 0": the range as help and errors say it. */
 static const char *range_text(const kv_opt *row, char *buf, size_t cap)
 {
-    bool open_above = row->kind == KV_OPT_FLOAT ? isinf(row->max) : row->max >= INT_MAX;
-    if (open_above)
-        snprintf(buf, cap, "at least %.10g", row->min);
-    else
-        snprintf(buf, cap, "%.10g to %.10g", row->min, row->max);
+    snprintf(buf, cap, "%.10g to %.10g", row->min, row->max);
     return buf;
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */
+
+/* Lists live as long as argv does: until the process ends. They stay reachable from here, so that no leak checker minds. */
+typedef struct kept {
+    struct kept *next;
+    int values[];
+} kept;
+static kept *kept_lists;
+
+static int *keep_list(size_t n_bytes)
+{
+    kept *list = malloc(sizeof *list + n_bytes);
+    if (!list) return NULL;
+    list->next = kept_lists;
+    kept_lists = list;
+    return list->values;
+}
 
 /* Digits with an optional sign up to `end_chars`; no spaces, no hexadecimal. */
 static bool parse_integer(const char *text, const char **end, long long *out)
@@ -195,7 +206,7 @@ static const char *parse_ints(const kv_opt *row, const char *text, kv_ints *out,
 {
     size_t capacity = 1;
     for (const char *p = text; *p; p++) capacity += *p == ',';
-    int *values = capacity <= MAX_LIST ? malloc(capacity * sizeof *values) : NULL;
+    int *values = capacity <= MAX_LIST ? keep_list(capacity * sizeof *values) : NULL;
     if (!values) return "the list is too long";
     int n = 0;
     for (const char *p = text;;) {
@@ -205,13 +216,11 @@ static const char *parse_ints(const kv_opt *row, const char *text, kv_ints *out,
         if (!parse_integer(p, &end, &value) || (*end != '\0' && *end != ',')) {
             snprintf(reason, MAX_REASON, "'%.60s' is not a list of whole numbers such as 1,2,3 (range: %s)", text,
                      range_text(row, range, sizeof range));
-            free(values);
             return reason;
         }
         if (value < (long long)row->min || value > (long long)row->max) {
             snprintf(reason, MAX_REASON, "%.*s is out of range: %s", (int)(end - p > 60 ? 60 : end - p), p,
                      range_text(row, range, sizeof range));
-            free(values);
             return reason;
         }
         values[n++] = (int)value;
@@ -254,10 +263,10 @@ static const char *parse_bias(const char *text, kv_biases *out, char *reason)
         snprintf(reason, MAX_REASON, "'%.60s' is not TOKEN+BIAS or TOKEN-BIAS, such as 42-1.5 or 42-inf", text);
         return reason;
     }
-    kvasir_logit_bias *grown = realloc(out->values, (out->n + 1) * sizeof *grown);
-    if (!grown) return "out of memory";
-    grown[out->n++] = (kvasir_logit_bias){(kvasir_token)token, (float)bias};
-    out->values = grown;
+    if (out->n >= MAX_BIASES) return "more biases than anyone types";
+    if (!out->values) out->values = (kvasir_logit_bias *)keep_list(MAX_BIASES * sizeof *out->values);
+    if (!out->values) return "out of memory";
+    out->values[out->n++] = (kvasir_logit_bias){(kvasir_token)token, (float)bias};
     return NULL;
 }
 
@@ -321,12 +330,9 @@ static int take_option(slots *all, const kv_command *command, int argc, char **a
 {
     const char *word = argv[*i], *value;
     slot *s = find_slot(all, word, &value);
-    if (!s) {
-        char name[81];
-        snprintf(name, sizeof name, "%.*s", (int)(strcspn(word, "=") > 80 ? 80 : strcspn(word, "=")), word);
-        return unknown_option(all, command->name, name);
-    }
-    const char *name = s->row->name;
+    char name[81]; /* as it was typed, so that the message is about what stands on the command line */
+    snprintf(name, sizeof name, "%.*s", (int)(strcspn(word, "=") > 80 ? 80 : strcspn(word, "=")), word);
+    if (!s) return unknown_option(all, command->name, name);
     if (!takes_value(s->row)) {
         if (value) return kv_usage_error(command->name, "%s takes no value", name);
         s->given = "";
@@ -360,19 +366,15 @@ static void print_wrapped(const char *text, int indent, int column)
 {
     const int width = 100;
     while (*text) {
-        int len = (int)strcspn(text, " ");
-        if (column + len > width && column > indent) {
+        int len = (int)strcspn(text, " "), space = column > indent;
+        if (column + space + len > width && space) {
             printf("\n%*s", indent, "");
             column = indent;
+            space = 0;
         }
-        fwrite(text, 1, (size_t)len, stdout);
-        column += len;
-        text += len;
-        if (*text == ' ') {
-            if (column < width) putchar(' ');
-            column++;
-            text++;
-        }
+        printf("%*s%.*s", space, "", len, text);
+        column += space + len;
+        text += len + (int)strspn(text + len, " ");
     }
     putchar('\n');
 }
@@ -403,11 +405,11 @@ static void print_option(const slot *s)
         used = 0;
     }
     printf("%*s", COLUMN - used, "");
-    char text[640], extra[96] = "", range[64];
+    char text[640], extra[96] = "", range[64], bounds[80] = "";
     default_text(s, extra, sizeof extra);
     bool has_range = row->kind == KV_OPT_INT || row->kind == KV_OPT_FLOAT;
-    snprintf(text, sizeof text, "%s%s%s%s%s", row->help, has_range ? " [" : "",
-             has_range ? range_text(row, range, sizeof range) : "", has_range ? "]" : "", extra);
+    if (has_range && row->max < INT_MAX) snprintf(bounds, sizeof bounds, " [%s]", range_text(row, range, sizeof range));
+    snprintf(text, sizeof text, "%s%s%s", row->help, bounds, extra);
     print_wrapped(text, COLUMN, COLUMN);
 }
 

@@ -39,7 +39,7 @@ typedef struct kv_opt {
 } kv_opt;
 
 typedef struct kv_ints {
-    int *values; /* malloc'd; lives as long as the process */
+    int *values; /* lives as long as the process, as argv does */
     int n;
 } kv_ints;
 

@@ -202,12 +202,13 @@ static int finish_output(const run_state *s)
 {
     const reply *r = &s->reply;
     int status = r->finish == FINISH_INTERRUPTED ? KV_EXIT_INTERRUPTED : KV_EXIT_OK;
+    bool is_text = s->options->common.output == KV_OUTPUT_TEXT;
+    if (is_text && !r->ends_line && kv_term_is_terminal(stdout)) putchar('\n'); /* a pipe gets the text and nothing else */
+    if (is_text) fflush(stdout);
     if (s->options->common.verbose && !s->options->common.quiet)
-        fprintf(stderr, "\nprompt %zu tokens, %.1f tokens/s; reply %zu tokens, %.1f tokens/s\n", r->prompt_n,
+        fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; reply %zu tokens, %.1f tokens/s\n", r->prompt_n,
                 (double)r->prompt_n / r->prompt_ms * 1e3, r->n_tokens, (double)r->n_tokens / r->predicted_ms * 1e3);
-    if (s->options->common.output == KV_OUTPUT_JSON) return print_json(s, status);
-    if (!r->ends_line && kv_term_is_terminal(stdout)) putchar('\n'); /* a pipe gets the text and nothing else */
-    return kv_tool_finish(TOOL, status);
+    return is_text ? kv_tool_finish(TOOL, status) : print_json(s, status);
 }
 
 int kv_tool_run(int argc, char **argv)

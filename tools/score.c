@@ -32,7 +32,8 @@ static void compare_with_row(kv_score *score, const float *logits, const kv_kl_r
     }
     /* Rounding, and what was cut off below, leave the sum a little beside one: normalised, that does not count as divergence. */
     score->kl = kl / total - log(total);
-    score->same_top = best == kv_argmax(logits, n_vocab);
+    kvasir_token top = kv_argmax(logits, n_vocab); /* tokens that share the base's best code are all its best */
+    score->same_top = top >= 0 && row->codes[top] == row->codes[best];
 }
 
 static void score_row(const kv_score_job *job, int r)
