@@ -69,6 +69,7 @@ static void close_all(kv_chat *chat)
     kvasir_session_close(chat->session);
     kvasir_model_close(chat->model);
     free(chat->template_source);
+    free(chat->common.biases.values);
 }
 
 static void greet(const kv_chat *chat)
@@ -119,11 +120,11 @@ static int converse(kv_chat *chat)
 
 int kv_tool_chat(int argc, char **argv)
 {
-    kv_chat chat = {.common = kv_common_default()};
+    kv_chat chat = {.common = kv_common_default(), .n_predict = -1};
     static const kv_opt OPTIONS[] = {
         {"--system", "-sys", KV_OPT_STRING, offsetof(kv_chat, system), "TEXT", 0, 0, NULL, "System message: what the model should be."},
-        {"--predict", "-n", KV_OPT_INT, offsetof(kv_chat, n_predict), "N", 1, INT_MAX, NULL,
-         "Most tokens of a reply; default: until the model ends it or the context is full."},
+        {"--predict", "-n", KV_OPT_INT, offsetof(kv_chat, n_predict), "N", -1, INT_MAX, NULL,
+         "Most tokens of a reply; -1 (the default): until the model ends it or the context is full."},
         {"--chat-template-file", NULL, KV_OPT_STRING, offsetof(kv_chat, template_file), "FILE", 0, 0, NULL,
          "Jinja template over the model's own."},
         {0},
@@ -137,6 +138,7 @@ int kv_tool_chat(int argc, char **argv)
                           .n_groups = sizeof groups / sizeof groups[0]};
     int status = kv_options_parse(argc, argv, &command);
     if (status != KV_PARSED) return status;
+    if (chat.n_predict == 0) return kv_usage_error("chat", "-n 0: a reply of no tokens is none (range: at least 1, or -1)");
     if (chat.common.dry_run) return kv_common_dry_run("chat", &chat.common);
 
     if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8"); /* messages are UTF-8 whatever the locale; libedit asks it */

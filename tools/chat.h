@@ -9,7 +9,7 @@
 
 typedef struct kv_chat {
     kv_common common;
-    int n_predict; /* most tokens of a reply; 0: no limit of its own */
+    int n_predict; /* most tokens of a reply; -1: no limit of its own */
     const char *system, *template_file;
 
     kvasir_model *model;

@@ -28,6 +28,9 @@
 
 enum { HISTORY_SIZE = 2000, WAIT_MS = 200, PASTE_WAIT_MS = 50, KEY_QUOTE = 'V' & 31, KEY_ESCAPE = 27 };
 
+#define PASTE_ON "\033[?2004h" /* the terminal marks pasted text */
+#define PASTE_OFF "\033[?2004l"
+
 struct kv_lines {
     EditLine *editor; /* NULL: plain lines */
     History *history;
@@ -44,9 +47,15 @@ struct kv_lines {
 
 /* ---- signals --------------------------------------------------------------------------------- */
 
-static volatile sig_atomic_t end_signal; /* a handler has nowhere else to write */
+static volatile sig_atomic_t end_signal, was_stopped; /* a handler has nowhere else to write */
 
 static void on_end(int number) { end_signal = number; }
+
+static void on_continue(int number)
+{
+    (void)number;
+    was_stopped = 1;
+}
 
 bool kv_lines_terminated(void) { return end_signal != 0; }
 
@@ -66,6 +75,18 @@ static void follow_window_size(kv_lines *l)
     l->size = now;
 }
 
+/* After Ctrl-Z and fg the terminal is as the shell left it; libedit believes it still has it raw. */
+static void follow_continue(kv_lines *l)
+{
+    if (!was_stopped || !l->editor) return;
+    was_stopped = 0;
+    el_set(l->editor, EL_PREP_TERM, 0);
+    el_set(l->editor, EL_PREP_TERM, 1);
+    fputs(PASTE_ON, l->screen);
+    fflush(l->screen);
+    el_set(l->editor, EL_REFRESH);
+}
+
 /* Makes at least one byte available. 1: there is one, 0: end of input or nothing within timeout_ms (-1: no limit), -1: a signal. */
 static int fill(kv_lines *l, int timeout_ms)
 {
@@ -80,6 +101,7 @@ static int fill(kv_lines *l, int timeout_ms)
         }
         if (ready == 0 && timeout_ms >= 0) return 0;
         if (ready <= 0) {
+            follow_continue(l);
             follow_window_size(l);
             continue;
         }
@@ -159,10 +181,7 @@ static int get_char(EditLine *editor, wchar_t *out)
             continue;
         }
         if (!l->is_pasting || (*out >= 0x20 && *out != 0x7f)) return 1;
-        if (*out == '\r') {
-            if (fill(l, 0) == 1 && l->bytes[l->at] == '\n') l->at++;
-            *out = '\n';
-        }
+        if (*out == '\r') *out = '\n';
         if (*out == '\n' || *out == '\t') { /* as text; other control characters are no part of a message */
             l->queued = *out;
             *out = KEY_QUOTE;
@@ -261,6 +280,8 @@ kv_lines *kv_lines_open(bool has_color)
     sigemptyset(&action.sa_mask);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
+    action.sa_handler = on_continue;
+    sigaction(SIGCONT, &action, NULL);
     l->screen = kv_term_is_terminal(stderr) ? stderr : stdout;
     if (kv_term_is_terminal(stdin) && kv_term_is_terminal(l->screen) && !open_editor(l, has_color)) {
         kv_lines_close(l);
@@ -312,10 +333,10 @@ static kv_line_end read_edited(kv_lines *l)
     for (;;) {
         int n = 0;
         l->n_typed = 0;
-        fputs("\033[?2004h", l->screen);
+        fputs(PASTE_ON, l->screen);
         fflush(l->screen);
         const char *line = el_gets(l->editor, &n);
-        fputs("\033[?2004l", l->screen);
+        fputs(PASTE_OFF, l->screen);
         if (!line || n <= 0) {
             fputs("\n", l->screen);
             fflush(l->screen);

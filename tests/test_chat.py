@@ -1,0 +1,323 @@
+#!/usr/bin/env python3
+"""kvasir chat as a person and a script use it: SmolLM2 behind a real pseudo-terminal (pexpect), and through pipes.
+
+Every check reads what the program shows: replies, the line of figures after each, exit statuses. What a turn should cost is counted
+with `kvasir tokenize` on the text that the template adds."""
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+
+import pexpect
+
+KVASIR = os.environ.get("KVASIR", "./kvasir")
+MODEL = "models/smollm2-135m-instruct-q4_1.gguf"
+SLOW = 6 if os.environ.get("SANITIZE") else 1
+TIMEOUT = 30 * SLOW
+COST = re.compile(r"\[prompt (\d+) tokens, [\d.]+ tokens/s \| reply (\d+) tokens, [\d.]+ tokens/s \| context (\d+)/(\d+), \d+ %\]")
+STATE = tempfile.TemporaryDirectory()
+HISTORY = os.path.join(STATE.name, "kvasir", "history")
+
+
+def environment(**more):
+    env = dict(os.environ, XDG_STATE_HOME=STATE.name, NO_COLOR="1", TERM="xterm", LC_ALL="C.UTF-8", EDITRC="/dev/null")
+    env.update(more)
+    return env
+
+
+class Chat:
+    """One `kvasir chat` in a pseudo-terminal, past its greeting."""
+
+    def __init__(self, *args, **env):
+        self.p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL, "--seed", "1", *args], env=environment(**env), encoding="utf-8",
+                               timeout=TIMEOUT, dimensions=(40, 250))
+        self.p.delaybeforesend = 0
+        self.expect("Ctrl-D leaves")
+        self.prompt()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.p.close(force=True)
+
+    def expect(self, text):
+        self.p.expect_exact(text)
+        return self.p.before
+
+    def prompt(self):
+        self.p.expect(r"> ")
+
+    def send(self, text):
+        self.p.send(text + "\r")
+
+    def cost(self):
+        """(prompt, reply, used) of the turn that ends next; self.p.before holds what was shown before."""
+        self.p.expect(COST)
+        before = self.p.before
+        numbers = [int(x) for x in self.p.match.groups()[:3]]
+        self.prompt()
+        self.p.before = before
+        return numbers
+
+    def say(self, text):
+        self.send(text)
+        return self.cost()
+
+    def leave(self):
+        self.p.send("\x04")
+        self.p.expect(pexpect.EOF)
+        self.p.close()
+        assert self.p.exitstatus == 0, (self.p.exitstatus, self.p.signalstatus)
+
+
+def count_tokens(text):
+    out = subprocess.run([KVASIR, "tokenize", "-m", MODEL, "--no-bos", "-p", text], capture_output=True, text=True, check=True)
+    return len(json.loads(out.stdout))
+
+
+def turn_text(message):
+    return f"<|im_end|>\n<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def run(*args, text="", **env):
+    return subprocess.run([KVASIR, "chat", "-m", MODEL, *args], input=text, capture_output=True, text=True, env=environment(**env),
+                          timeout=TIMEOUT)
+
+
+def a_reply_streams_and_a_follow_up_costs_only_its_own_tokens():
+    with Chat("-n", "24", "--temp", "0") as chat:
+        chat.send("Name three colours.")
+        chat.expect("colours.")
+        pieces, text = 0, ""
+        while "tokens/s" not in text and pieces < 500:
+            text += chat.p.read_nonblocking(4096, timeout=TIMEOUT)
+            pieces += 1
+        assert pieces >= 5, f"the reply came in {pieces} pieces"
+        if not COST.search(text):
+            text += chat.p.read_nonblocking(4096, timeout=TIMEOUT)
+        prompt1, reply1, used1 = [int(x) for x in COST.search(text).groups()[:3]]
+        prompt2, reply2, used2 = chat.say("Name one more.")
+        unfed = prompt1 + reply1 - used1  # the last token of a reply that -n ended was shown but not evaluated
+        assert unfed in (0, 1)
+        assert prompt2 == count_tokens(turn_text("Name one more.")) + unfed, (prompt2, unfed)
+        assert used2 in (used1 + prompt2 + reply2, used1 + prompt2 + reply2 - 1)
+        chat.leave()
+
+
+def undo_regen_clear_and_system_do_what_they_say():
+    with Chat("-n", "8", "--temp", "1.5", "--top-k", "0", "--min-p", "0") as chat:
+        first = chat.say("Hello")
+        second = chat.say("Tell me something.")
+        reply = chat.p.before
+        chat.send("/regen")
+        again = chat.cost()
+        assert again[0] <= second[0] and again[1] >= 1
+        assert chat.p.before.split("/regen")[-1] != reply.split("something.")[-1], "the same reply again"
+        chat.send("/undo")
+        chat.expect(f"context {first[0] + first[1]}/")
+        chat.prompt()
+        unfed = first[0] + first[1] - first[2]  # evaluated by the turn that was undone
+        assert chat.say("Tell me something.")[0] == second[0] - unfed, "after /undo the same message costs the same"
+        chat.send("/clear")
+        chat.expect("starts anew")
+        chat.prompt()
+        assert chat.say("Hello")[0] == first[0]
+        chat.send("/system You answer in French.")
+        chat.expect("system message set; the conversation starts anew")
+        chat.prompt()
+        chat.send("/system")
+        chat.expect("/system")
+        chat.expect("You answer in French.")
+        chat.prompt()
+        assert chat.say("Hello")[0] != first[0]
+        chat.send("/stats")
+        chat.expect("KV ")
+        chat.prompt()
+        chat.send("/regne")
+        chat.expect("did you mean /regen?")
+        chat.prompt()
+        chat.send("/help")
+        for name in "/system", "/regen", "/undo", "/clear", "/stats", "/quit", "Ctrl-C", "Ctrl-D":
+            chat.expect(name)
+        chat.prompt()
+        chat.send("/quit")
+        chat.p.expect(pexpect.EOF)
+        chat.p.close()
+        assert chat.p.exitstatus == 0
+
+
+def ctrl_c_stops_the_reply_and_keeps_the_session():
+    with Chat("--temp", "0", "--logit-bias", "2-inf") as chat:  # 2 is <|im_end|>: the reply does not end by itself
+        chat.send("Write a very long story about the sea.")
+        chat.expect("sea.")
+        chat.p.expect(r"\w+ \w+ ")
+        chat.p.sendintr()
+        start = time.time()
+        chat.expect("stopped; the reply so far stays")
+        prompt, reply, used = chat.cost()
+        assert time.time() - start < 2 * SLOW
+        assert 0 < reply < 2000 and prompt + reply - used in (0, 1)
+        unfed = prompt + reply - used
+        chat.send("Go on.")
+        chat.p.expect(r"\w+ \w+ ")
+        chat.p.sendintr()
+        assert chat.cost()[0] == count_tokens(turn_text("Go on.")) + unfed, "the partial reply stayed in the session"
+        chat.p.send("half a line")
+        chat.expect("half a line")
+        chat.p.sendintr()  # drops the line
+        chat.prompt()
+        chat.p.sendintr()
+        chat.expect("Ctrl-D or /quit leaves")
+        chat.prompt()
+        chat.leave()
+
+
+def a_full_context_is_said_and_nothing_is_cut_silently():
+    with Chat("-c", "64", "--temp", "0", "--logit-bias", "2-inf") as chat:
+        chat.send("Count upwards.")
+        chat.expect("the context is full (64 of 64 tokens)")
+        prompt, reply, used = chat.cost()
+        assert used == 64 and prompt + reply - 1 == 64
+        chat.send("Go on.")
+        chat.p.expect(r"the conversation is (\d+) tokens, and the context holds 64")
+        assert int(chat.p.match.group(1)) == prompt + reply + count_tokens(turn_text("Go on."))
+        chat.expect("not sent")
+        chat.prompt()
+        chat.send("/undo")
+        chat.prompt()
+        assert chat.say("Hi.")[2] == 64
+        chat.leave()
+
+
+def pasted_and_continued_lines_are_one_message_and_history_keeps_them():
+    with Chat("-n", "4") as chat:
+        first = chat.say("plain question")
+        chat.p.send("\x1b[200~pasted one\rpasted two\x1b[201~")
+        chat.expect("two")
+        assert chat.say("")[0] in [count_tokens(turn_text("pasted one\npasted two")) + unfed for unfed in (0, 1)]
+        chat.p.send("continued\\\r")
+        chat.expect(". ")
+        assert chat.say("here")[0] in [count_tokens(turn_text("continued\nhere")) + unfed for unfed in (0, 1)]
+        assert chat.say("Sch\u00f6n, \u4f60\u597d?")[0] in [count_tokens(turn_text("Sch\u00f6n, \u4f60\u597d?")) + u for u in (0, 1)]
+        chat.say("remember me")
+        chat.leave()
+    mode = stat.S_IMODE(os.stat(HISTORY).st_mode)
+    assert mode == 0o600, oct(mode)
+    with Chat("-n", "4") as chat:
+        chat.p.send("\x1b[A")
+        chat.expect("remember me")
+        chat.p.send("\x1b[A\x1b[A\x1b[A\x1b[A")
+        chat.expect("plain question")
+        assert chat.say("")[0] == first[0]
+        chat.leave()
+
+
+def sigterm_restores_the_terminal():
+    chat = Chat()
+    before = termios.tcgetattr(chat.p.child_fd)[3]
+    assert not before & termios.ICANON, "the editor should have the terminal in raw mode"
+    chat.p.kill(signal.SIGTERM)
+    time.sleep(0.5)
+    flags = termios.tcgetattr(chat.p.child_fd)[3]
+    chat.p.expect(pexpect.EOF)
+    chat.p.close()
+    assert chat.p.signalstatus == signal.SIGTERM, (chat.p.exitstatus, chat.p.signalstatus)
+    assert flags & termios.ICANON and flags & termios.ECHO
+
+
+def stopped_and_continued_the_editor_has_its_terminal_again():
+    with Chat("-n", "4") as chat:
+        chat.p.send("half")
+        chat.expect("half")
+        chat.p.kill(signal.SIGSTOP)
+        mode = termios.tcgetattr(chat.p.child_fd)
+        mode[3] |= termios.ICANON | termios.ECHO  # as a shell sets it
+        termios.tcsetattr(chat.p.child_fd, termios.TCSANOW, mode)
+        chat.p.kill(signal.SIGCONT)
+        chat.expect("half")  # drawn again
+        assert not termios.tcgetattr(chat.p.child_fd)[3] & termios.ICANON
+        chat.say(" a message")
+        chat.leave()
+
+
+def a_template_that_rewrites_earlier_turns_still_works():
+    """It forgets replies, so the rendering never continues the one before: the session keeps what is common."""
+    source = "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>user\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}A:"
+    one = "<|im_start|>user\nHello there<|im_end|>\n"
+    two = "<|im_start|>user\nAnd you?<|im_end|>\n"
+    with tempfile.NamedTemporaryFile("w", suffix=".jinja") as f:
+        f.write(source)
+        f.flush()
+        r = run("--chat-template-file", f.name, "-n", "5", "--temp", "0", text="Hello there\nAnd you?\n")
+    costs = [[int(x) for x in m[:3]] for m in COST.findall(r.stderr)]
+    assert r.returncode == 0 and len(costs) == 2, r.stderr
+    assert costs[0][0] == count_tokens(one + "A:")
+    assert costs[1][0] == count_tokens(one + two + "A:") - count_tokens(one)
+    assert costs[1][2] in [count_tokens(one + two + "A:") + costs[1][1] - unfed for unfed in (0, 1)]
+
+
+def a_pipe_gets_replies_alone():
+    r = run("-n", "6", "--temp", "0", "--seed", "1", text="Say hi.\n\nSay bye.\n")
+    assert r.returncode == 0, r.stderr
+    assert ">" not in r.stdout and "\x1b" not in r.stdout + r.stderr and r.stdout.endswith("\n") and r.stdout.strip()
+    assert len(COST.findall(r.stderr)) == 2, r.stderr
+    quiet = run("-n", "6", "--temp", "0", "--seed", "1", "-q", text="Say hi.\n\nSay bye.")
+    assert (quiet.returncode, quiet.stderr, quiet.stdout) == (0, "", r.stdout)
+    assert run(text="").stdout == ""
+    seeds = [run("-n", "12", "--temp", "2", "--top-k", "0", "--min-p", "0", "--top-p", "1", "--seed", s, text="Say something.").stdout
+             for s in ("5", "5", "6")]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+def refusals_are_one_line():
+    with tempfile.NamedTemporaryFile("w", suffix=".jinja") as f:
+        f.write("{{ messages | nosuchfilter }}")
+        f.flush()
+        r = run("--chat-template-file", f.name, text="Hi\n")
+    assert r.returncode == 1 and r.stdout == "" and r.stderr.count("\n") == 1 and "nosuchfilter" in r.stderr, r.stderr
+    r = run("--chat-template-file", "/nonexistent/x", text="Hi\n")
+    assert r.returncode == 1 and r.stderr.count("\n") == 1 and "/nonexistent/x" in r.stderr, r.stderr
+    for args in (["-n", "x"], ["-n", "0"], ["--temp", "-1"], ["--top-p", "nan"], ["--sistem", "x"]):
+        r = run(*args)
+        assert r.returncode == 2 and args[0] in r.stderr and r.stderr.count("\n") == 1, (args, r.stderr)
+    assert "--system" in run("--sistem", "x").stderr
+
+
+TESTS = [
+    a_reply_streams_and_a_follow_up_costs_only_its_own_tokens,
+    undo_regen_clear_and_system_do_what_they_say,
+    ctrl_c_stops_the_reply_and_keeps_the_session,
+    a_full_context_is_said_and_nothing_is_cut_silently,
+    pasted_and_continued_lines_are_one_message_and_history_keeps_them,
+    sigterm_restores_the_terminal,
+    stopped_and_continued_the_editor_has_its_terminal_again,
+    a_template_that_rewrites_earlier_turns_still_works,
+    a_pipe_gets_replies_alone,
+    refusals_are_one_line,
+]
+
+
+def main():
+    if not os.path.exists(MODEL):
+        sys.exit(f"test_chat: {MODEL} is missing; `kvasir get smollm2` brings it")
+    for test in TESTS:
+        if len(sys.argv) > 1 and sys.argv[1] not in test.__name__:
+            continue
+        start = time.time()
+        try:
+            test()
+        except (AssertionError, pexpect.ExceptionPexpect, subprocess.SubprocessError) as why:
+            print(f"FAILED {test.__name__}: {why}")
+            raise
+        print(f"passed {test.__name__} ({time.time() - start:.1f} s)")
+
+
+if __name__ == "__main__":
+    main()
