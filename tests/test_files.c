@@ -1,5 +1,6 @@
 /* test_files.c - mapping, reading and replacing files, and the error line: what happens when it goes wrong. */
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -11,12 +12,61 @@
 #include <dirent.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/alloc.h"
 #include "base/file.h"
+
+/* ---- system calls that misbehave --------------------------------------------------------------- */
+
+/* The program's own definitions come before the C library's. Without a plan they do what they always do. */
+static struct {
+    int fail_at;        /* the how manieth planned call fails; 0: none */
+    int error;          /* with this errno */
+    int n_calls;        /* so far */
+    size_t short_bytes; /* reads and writes move at most so many bytes, every second is interrupted; 0: whole */
+} plan;
+
+static bool fails_now(void)
+{
+    if (!plan.fail_at || ++plan.n_calls != plan.fail_at) return false;
+    errno = plan.error;
+    return true;
+}
+
+static bool is_interrupted(size_t *len)
+{
+    static int turn;
+    if (!plan.short_bytes) return false;
+    if (*len > plan.short_bytes) *len = plan.short_bytes;
+    errno = EINTR;
+    return (turn = !turn);
+}
+
+ssize_t write(int fd, const void *buf, size_t len)
+{
+    if (fd > 2 && (is_interrupted(&len) || fails_now())) return -1;
+    return syscall(SYS_write, fd, buf, len);
+}
+
+ssize_t read(int fd, void *buf, size_t len)
+{
+    if (is_interrupted(&len)) return -1;
+    return syscall(SYS_read, fd, buf, len);
+}
+
+int fsync(int fd) { return fails_now() ? -1 : (int)syscall(SYS_fsync, fd); }
+int fchmod(int fd, mode_t mode) { return fails_now() ? -1 : (int)syscall(SYS_fchmod, fd, mode); }
+
+int rename(const char *from, const char *to)
+{
+    return fails_now() ? -1 : (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+/* ---- a folder of our own ------------------------------------------------------------------------ */
 
 static char dir[] = "/tmp/kvasir-test-files-XXXXXX";
 
@@ -192,6 +242,61 @@ static void a_write_that_fails_leaves_the_old_file_alone(void **state)
     remove_file("kept");
 }
 
+static void short_and_interrupted_reads_and_writes_lose_nothing(void **state)
+{
+    (void)state;
+    kvasir_error err;
+    char text[1000];
+    for (size_t i = 0; i < sizeof(text); i++) text[i] = (char)('a' + i * 7 % 26);
+    text[sizeof(text) - 1] = '\0';
+    plan.short_bytes = 7;
+    kvasir_code code = kv_write_file_atomic(in_dir("short"), text, sizeof(text) - 1, &err);
+    assert_int_equal(code, KVASIR_OK);
+    assert_content("short", text);
+    plan.short_bytes = 0;
+    assert_content("short", text);
+    remove_file("short");
+}
+
+/* write, fsync, rename and what comes between, each failing in turn. */
+static void every_failing_system_call_leaves_old_or_new_whole(void **state)
+{
+    (void)state;
+    static const int errors[] = {ENOSPC, EIO, EDQUOT};
+    int n_failed = 0;
+    for (size_t e = 0; e < sizeof(errors) / sizeof(errors[0]); e++) {
+        for (int fail_at = 1;; fail_at++) {
+            write_ok("f", "old content");
+            plan.fail_at = fail_at, plan.error = errors[e], plan.n_calls = 0;
+            kvasir_error err = {0};
+            kvasir_code code = kv_write_file_atomic(in_dir("f"), "new", 3, &err);
+            bool reached = plan.n_calls >= fail_at;
+            plan.fail_at = 0;
+            assert_content("f", code == KVASIR_OK ? "new" : "old content");
+            assert_int_equal(count_files(), 1); /* no temporary left */
+            if (code != KVASIR_OK) {
+                assert_non_null(strstr(err.message, strerror(errors[e])));
+                n_failed++;
+            }
+            if (!reached) break;
+        }
+    }
+    assert_int_equal(n_failed, 3 * 4); /* fchmod, write, fsync, rename; the folder's fsync is no failure */
+    remove_file("f");
+}
+
+static void a_long_path_leaves_room_for_the_reason(void **state)
+{
+    (void)state;
+    kvasir_error err;
+    kv_mapped map;
+    char path[3000];
+    for (size_t i = 0; i < sizeof(path); i++) path[i] = i % 100 ? 'p' : '/';
+    path[sizeof(path) - 1] = '\0';
+    assert_int_equal(kv_map_open(path, &map, &err), KVASIR_ERR_IO);
+    assert_non_null(strstr(err.message, "No such file"));
+}
+
 static void an_abandoned_write_leaves_nothing(void **state)
 {
     (void)state;
@@ -283,6 +388,9 @@ int main(void)
         cmocka_unit_test(a_replaced_file_keeps_its_permissions),
         cmocka_unit_test(what_is_no_regular_file_is_never_replaced),
         cmocka_unit_test(a_write_that_fails_leaves_the_old_file_alone),
+        cmocka_unit_test(short_and_interrupted_reads_and_writes_lose_nothing),
+        cmocka_unit_test(every_failing_system_call_leaves_old_or_new_whole),
+        cmocka_unit_test(a_long_path_leaves_room_for_the_reason),
         cmocka_unit_test(an_abandoned_write_leaves_nothing),
         cmocka_unit_test(an_error_is_one_clean_line),
         cmocka_unit_test(a_long_error_is_cut_between_characters),

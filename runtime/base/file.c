@@ -17,7 +17,13 @@
 #include "base/alloc.h"
 #include "base/util.h"
 
-enum { WRITE_PIECE_BYTES = 1 << 30, READ_PIECE_BYTES = 64 << 10, TMP_NAME_TRIES = 100, TMP_SUFFIX_BYTES = 48 };
+enum {
+    WRITE_PIECE_BYTES = 1 << 30,
+    READ_PIECE_BYTES = 64 << 10,
+    TMP_NAME_TRIES = 100,
+    TMP_SUFFIX_BYTES = 48,
+    MESSAGE_PATH_BYTES = 200
+};
 
 static int open_retry(const char *path, int flags, mode_t mode)
 {
@@ -25,6 +31,13 @@ static int open_retry(const char *path, int flags, mode_t mode)
     do fd = open(path, flags | O_CLOEXEC | O_NOCTTY, mode);
     while (fd < 0 && errno == EINTR);
     return fd;
+}
+
+/* For messages: the end of a path says most, and the reason after it must still fit the line. */
+static const char *shown(const char *path)
+{
+    size_t len = strlen(path);
+    return len > MESSAGE_PATH_BYTES ? path + len - MESSAGE_PATH_BYTES : path;
 }
 
 /* After EINTR Linux has closed the descriptor already; a second close could hit someone else's. */
@@ -35,17 +48,17 @@ static bool close_checked(int fd) { return close(fd) == 0 || errno == EINTR; }
 static kvasir_code map_fd(int fd, const char *path, kv_mapped *out, kvasir_error *err)
 {
     struct stat st;
-    if (fstat(fd, &st) != 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot stat: %m", path);
-    if (S_ISDIR(st.st_mode)) return kv_fail(err, KVASIR_ERR_IO, "%s: is a directory; give the file inside it", path);
-    if (!S_ISREG(st.st_mode)) return kv_fail(err, KVASIR_ERR_IO, "%s: not a regular file; it cannot be mapped", path);
-    if (st.st_size <= 0) return kv_fail(err, KVASIR_ERR_IO, "%s: the file is empty", path);
-    if ((uintmax_t)st.st_size > SIZE_MAX / 2) return kv_fail(err, KVASIR_ERR_IO, "%s: too large to map", path);
+    if (fstat(fd, &st) != 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot stat: %m", shown(path));
+    if (S_ISDIR(st.st_mode)) return kv_fail(err, KVASIR_ERR_IO, "%s: is a directory; give the file inside it", shown(path));
+    if (!S_ISREG(st.st_mode)) return kv_fail(err, KVASIR_ERR_IO, "%s: not a regular file; it cannot be mapped", shown(path));
+    if (st.st_size <= 0) return kv_fail(err, KVASIR_ERR_IO, "%s: the file is empty", shown(path));
+    if ((uintmax_t)st.st_size > SIZE_MAX / 2) return kv_fail(err, KVASIR_ERR_IO, "%s: too large to map", shown(path));
     size_t size = (size_t)st.st_size;
     void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (data == MAP_FAILED && errno == ENOMEM) {
-        return kv_fail(err, KVASIR_ERR_MEMORY, "%s: no address space to map %zu bytes", path, size);
+        return kv_fail(err, KVASIR_ERR_MEMORY, "%s: no address space to map %zu bytes", shown(path), size);
     }
-    if (data == MAP_FAILED) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot map: %m", path);
+    if (data == MAP_FAILED) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot map: %m", shown(path));
     *out = (kv_mapped){.data = data, .size = size, .from_file = true};
     return KVASIR_OK;
 }
@@ -53,7 +66,7 @@ static kvasir_code map_fd(int fd, const char *path, kv_mapped *out, kvasir_error
 kvasir_code kv_map_open(const char *path, kv_mapped *out, kvasir_error *err)
 {
     int fd = open_retry(path, O_RDONLY | O_NONBLOCK, 0); /* O_NONBLOCK: opening a FIFO must not wait for a writer */
-    if (fd < 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot open: %m", path);
+    if (fd < 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot open: %m", shown(path));
     kvasir_code code = map_fd(fd, path, out, err);
     close_checked(fd);
     return code;
@@ -91,10 +104,10 @@ static kvasir_code read_all(int fd, const char *path, size_t max_bytes, char **b
         }
         ssize_t n = read(fd, *buf + *len, kv_min_size(cap - *len, WRITE_PIECE_BYTES));
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot read: %m", path);
+        if (n < 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot read: %m", shown(path));
         if (n == 0) break;
         *len += (size_t)n;
-        if (*len > max_bytes) return kv_fail(err, KVASIR_ERR_IO, "%s: larger than %zu bytes", path, max_bytes);
+        if (*len > max_bytes) return kv_fail(err, KVASIR_ERR_IO, "%s: larger than %zu bytes", shown(path), max_bytes);
     }
     (*buf)[*len] = '\0';
     return KVASIR_OK;
@@ -103,7 +116,7 @@ static kvasir_code read_all(int fd, const char *path, size_t max_bytes, char **b
 kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err)
 {
     int fd = open_retry(path, O_RDONLY, 0); /* pipes are welcome here: -f <(command) */
-    if (fd < 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot open: %m", path);
+    if (fd < 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot open: %m", shown(path));
     char *buf = NULL;
     size_t n = 0;
     kvasir_code code = read_all(fd, path, kv_min_size(max_bytes, SIZE_MAX / 4), &buf, &n, err);
@@ -126,7 +139,8 @@ static kvasir_code open_temporary(kv_atomic_file *file, kvasir_error *err)
     struct stat st;
     bool replaces = lstat(file->path, &st) == 0;
     if (replaces && !S_ISREG(st.st_mode)) {
-        return kv_fail(err, KVASIR_ERR_IO, "%s: exists and is not a regular file; choose another path", file->path);
+        return kv_fail(err, KVASIR_ERR_IO, "%s: exists and is not a regular file; choose another path",
+                       shown(file->path));
     }
     size_t bytes = strlen(file->path) + TMP_SUFFIX_BYTES;
     char *tmp = kv_malloc_array(bytes, 1);
@@ -137,13 +151,14 @@ static kvasir_code open_temporary(kv_atomic_file *file, kvasir_error *err)
         if (file->fd >= 0 || errno != EEXIST) break;
     }
     if (file->fd < 0) {
-        kvasir_code code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot create a temporary file beside it: %m", file->path);
+        kvasir_code code =
+            kv_fail(err, KVASIR_ERR_IO, "%s: cannot create a temporary file beside it: %m", shown(file->path));
         kv_free(tmp);
         return code;
     }
     file->tmp_path = tmp;
     if (replaces && fchmod(file->fd, st.st_mode & 0777) != 0) {
-        return kv_fail(err, KVASIR_ERR_IO, "%s: cannot set permissions: %m", tmp);
+        return kv_fail(err, KVASIR_ERR_IO, "%s: cannot set permissions: %m", shown(tmp));
     }
     return KVASIR_OK;
 }
@@ -163,7 +178,7 @@ kvasir_code kv_atomic_write(kv_atomic_file *file, const void *data, size_t len, 
     while (len > 0) {
         ssize_t n = write(file->fd, at, kv_min_size(len, WRITE_PIECE_BYTES));
         if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot write: %m", file->tmp_path);
+        if (n <= 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot write: %m", shown(file->tmp_path));
         at += n;
         len -= (size_t)n;
     }
@@ -200,12 +215,12 @@ static void release(kv_atomic_file *file)
 kvasir_code kv_atomic_commit(kv_atomic_file *file, kvasir_error *err)
 {
     kvasir_code code = KVASIR_OK;
-    if (!sync_fd(file->fd)) code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot sync: %m", file->tmp_path);
+    if (!sync_fd(file->fd)) code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot sync: %m", shown(file->tmp_path));
     bool closed = close_checked(file->fd);
     file->fd = -1;
-    if (code == KVASIR_OK && !closed) code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot close: %m", file->tmp_path);
+    if (code == KVASIR_OK && !closed) code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot close: %m", shown(file->tmp_path));
     if (code == KVASIR_OK && rename(file->tmp_path, file->path) != 0) {
-        code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot rename to %s: %m", file->tmp_path, file->path);
+        code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot rename to %s: %m", shown(file->tmp_path), shown(file->path));
     }
     if (code != KVASIR_OK) {
         kv_atomic_abort(file);
