@@ -69,7 +69,6 @@ static void close_all(kv_chat *chat)
     kvasir_session_close(chat->session);
     kvasir_model_close(chat->model);
     free(chat->template_source);
-    free(chat->common.biases.values);
 }
 
 static void greet(const kv_chat *chat)
