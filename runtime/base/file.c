@@ -99,7 +99,7 @@ static kvasir_code read_all(int fd, const char *path, size_t max_bytes, char **b
             cap) { /* one byte more than allowed is read, to tell "exactly full" from "too large"; one is for the NUL */
             cap = kv_min_size(cap ? cap * 2 : READ_PIECE_BYTES, max_bytes + 1);
             char *grown = kv_realloc_array(*buf, cap + 1, 1);
-            if (!grown) return kv_fail_memory(err, cap + 1, path);
+            if (!grown) return kv_fail_memory(err, cap + 1, shown(path));
             *buf = grown;
         }
         ssize_t n = read(fd, *buf + *len, kv_min_size(cap - *len, WRITE_PIECE_BYTES));
