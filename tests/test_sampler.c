@@ -194,7 +194,7 @@ static int agrees(const kvasir_sampler_params *p, float *logits, int n_vocab)
 static void compare(void (*set)(kvasir_sampler_params *p, int n_vocab))
 {
     static const int sizes[] = {1, 2, 3, 15, 16, 17, 100, 1000, 32003};
-    static const double spreads[] = {0, 0.1, 1, 3, 9};
+    static const double spreads[] = {0, 0.1, 1, 3, 9, 2}; /* the last in steps of 1/2: many ties */
     int n_clear = 0, n = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         float *logits = malloc((size_t)sizes[i] * sizeof *logits);
@@ -204,6 +204,7 @@ static void compare(void (*set)(kvasir_sampler_params *p, int n_vocab))
                 rng_state = i * 1000003 + j * 10007 + (unsigned)round;
                 set(&p, sizes[i]);
                 fill_logits(logits, sizes[i], spreads[j]);
+                for (int k = 0; j == 5 && k < sizes[i]; k++) logits[k] = roundf(logits[k] * 2) / 2;
                 n_clear += agrees(&p, logits, sizes[i]);
             }
         }
@@ -250,6 +251,22 @@ static void equal_logits_keep_the_lowest_ids(void **state)
         const kv_candidates *c = kv_sampler_filter(s, logits);
         assert_int_equal(c->n, 40);
         for (size_t i = 0; i < c->n; i++) assert_true(kv_candidate_id(&c->items[i]) < 40);
+        kvasir_sampler_close(s);
+    }
+}
+
+static void a_border_reached_exactly_is_enough(void **state)
+{
+    (void)state;
+    for (int stage = 0; stage < 3; stage++) {
+        kvasir_sampler_params p = plain();
+        if (stage == 0) p.top_p = 0.5f;
+        if (stage == 1) p.typical_p = 0.5f;
+        if (stage == 2) p.min_p = 1;
+        kvasir_sampler *s = open_sampler(&p, 8);
+        float logits[8] = {3, 3, 3, 3, 3, 3, 3, 3};
+        if (stage == 2) logits[1] = logits[4] = logits[5] = logits[7] = 2.99f;
+        assert_int_equal(kv_sampler_filter(s, logits)->n, 4);
         kvasir_sampler_close(s);
     }
 }
@@ -615,6 +632,7 @@ int main(void)
         cmocka_unit_test(typical_equals_the_oracle),
         cmocka_unit_test(all_stages_together_equal_the_oracle),
         cmocka_unit_test(equal_logits_keep_the_lowest_ids),
+        cmocka_unit_test(a_border_reached_exactly_is_enough),
         cmocka_unit_test(top_k_holds_for_rising_and_falling_logits),
         cmocka_unit_test(bias_adds_and_forbids),
         cmocka_unit_test(penalties_count_exactly_the_window),

@@ -292,10 +292,7 @@ const kv_candidates *kv_sampler_filter(kvasir_sampler *s, float *logits)
         kv_candidates_collect(c, logits, s->n_vocab, max, first_temperature);
     }
     if (!is_cut) return c;
-    if (p->typical_p < 1) {
-        kv_candidates_keep_mass(c, kv_candidates_mean_distance(c), p->typical_p);
-        kv_candidates_weigh(c, logits, 1); /* the best one may be gone */
-    }
+    if (p->typical_p < 1) kv_candidates_keep_mass(c, kv_candidates_mean_distance(c), p->typical_p);
     if (p->top_p < 1) kv_candidates_keep_mass(c, 0, p->top_p);
     if (p->min_p >= 0x1p-40f) kv_candidates_keep_ratio(c, p->min_p);
     if (p->temperature != 1) kv_candidates_weigh(c, logits, p->temperature);
