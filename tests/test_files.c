@@ -1,4 +1,5 @@
 /* test_files.c - mapping, reading and replacing files, and the error line: what happens when it goes wrong. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -9,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <dirent.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>

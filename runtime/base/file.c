@@ -49,8 +49,10 @@ static kvasir_code map_fd(int fd, const char *path, kv_mapped *out, kvasir_error
 {
     struct stat st;
     if (fstat(fd, &st) != 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot stat: %m", shown(path));
-    if (S_ISDIR(st.st_mode)) return kv_fail(err, KVASIR_ERR_IO, "%s: is a directory; give the file inside it", shown(path));
-    if (!S_ISREG(st.st_mode)) return kv_fail(err, KVASIR_ERR_IO, "%s: not a regular file; it cannot be mapped", shown(path));
+    if (S_ISDIR(st.st_mode))
+        return kv_fail(err, KVASIR_ERR_IO, "%s: is a directory; give the file inside it", shown(path));
+    if (!S_ISREG(st.st_mode))
+        return kv_fail(err, KVASIR_ERR_IO, "%s: not a regular file; it cannot be mapped", shown(path));
     if (st.st_size <= 0) return kv_fail(err, KVASIR_ERR_IO, "%s: the file is empty", shown(path));
     if ((uintmax_t)st.st_size > SIZE_MAX / 2) return kv_fail(err, KVASIR_ERR_IO, "%s: too large to map", shown(path));
     size_t size = (size_t)st.st_size;

@@ -55,13 +55,20 @@ int64_t kv_gguf_item_i64(const kv_gguf_kv *kv, uint64_t idx)
 {
     switch (kv->item_type) {
     case KV_GGUF_U8:
-    case KV_GGUF_BOOL: return LOAD_ITEM(uint8_t, kv, idx);
-    case KV_GGUF_I8: return LOAD_ITEM(int8_t, kv, idx);
-    case KV_GGUF_U16: return LOAD_ITEM(uint16_t, kv, idx);
-    case KV_GGUF_I16: return LOAD_ITEM(int16_t, kv, idx);
-    case KV_GGUF_U32: return LOAD_ITEM(uint32_t, kv, idx);
-    case KV_GGUF_I32: return LOAD_ITEM(int32_t, kv, idx);
-    case KV_GGUF_I64: return LOAD_ITEM(int64_t, kv, idx);
+    case KV_GGUF_BOOL:
+        return LOAD_ITEM(uint8_t, kv, idx);
+    case KV_GGUF_I8:
+        return LOAD_ITEM(int8_t, kv, idx);
+    case KV_GGUF_U16:
+        return LOAD_ITEM(uint16_t, kv, idx);
+    case KV_GGUF_I16:
+        return LOAD_ITEM(int16_t, kv, idx);
+    case KV_GGUF_U32:
+        return LOAD_ITEM(uint32_t, kv, idx);
+    case KV_GGUF_I32:
+        return LOAD_ITEM(int32_t, kv, idx);
+    case KV_GGUF_I64:
+        return LOAD_ITEM(int64_t, kv, idx);
     case KV_GGUF_U64: {
         uint64_t v = LOAD_ITEM(uint64_t, kv, idx);
         return v > INT64_MAX ? INT64_MAX : (int64_t)v;
@@ -72,7 +79,8 @@ int64_t kv_gguf_item_i64(const kv_gguf_kv *kv, uint64_t idx)
         return v >= -0x1p63 && v < 0x1p63 ? (int64_t)v : v > 0 ? INT64_MAX : v < 0 ? INT64_MIN : 0; /* NaN: 0 */
     }
     case KV_GGUF_STRING:
-    case KV_GGUF_ARRAY: break;
+    case KV_GGUF_ARRAY:
+        break;
     }
     return 0;
 }
