@@ -92,6 +92,12 @@ static void add_merge(const kv_vocab *vocab, kv_index *index, kv_str line, uint3
     uint64_t pair = (uint64_t)left << 32 | (uint32_t)right;
     kv_merge_slot *slot = merge_slot(index, pair);
     if (slot->token < 0) *slot = (kv_merge_slot){.pair = pair, .rank = rank, .token = both}; /* said twice: the better rank */
+
+    char bytes[KV_MAX_TOKEN_TEXT];
+    size_t n = kv_bpe_decode((kv_str){line.data, n_left}, bytes, sizeof bytes);
+    unsigned last = (uint8_t)bytes[n - 1];
+    kv_bpe_decode((kv_str){blank + 1, n_right}, bytes, sizeof bytes);
+    kv_index_join(index, last, (uint8_t)bytes[0]);
 }
 
 kvasir_code kv_bpe_build(const kv_vocab *vocab, kv_index *index, kvasir_error *err)
@@ -125,6 +131,26 @@ static kvasir_token whole_piece(const kv_tokenizing *t, const char *piece, size_
     return kv_index_find(t->vocab, t->index, text, n);
 }
 
+/* A vocabulary without this byte (many lack those that UTF-8 never uses): its unknown token, if that is one and not the
+ * <|endoftext|> that GPT-2's relatives name there; else nothing, as llama.cpp and transformers do. */
+static kvasir_token missing_byte(const kv_vocab *vocab)
+{
+    return vocab->unk >= 0 && kv_vocab_type(vocab, vocab->unk) == KV_TOKEN_UNKNOWN ? vocab->unk : -1;
+}
+
+/* Merges the symbols collected so far and emits what they became. */
+static bool finish_chunk(kv_tokenizing *t)
+{
+    if (!kv_merger_run(&t->merger, pair_rank, t->index)) return false;
+    for (size_t i = 0; i < t->merger.n_symbols; i++) {
+        kvasir_token token = t->merger.symbols[i].token;
+        if (token < 0) token = missing_byte(t->vocab);
+        if (token >= 0 && !kv_token_list_add(&t->out, token)) return false;
+    }
+    t->merger.n_symbols = 0;
+    return true;
+}
+
 static bool take_piece(void *user, const char *piece, size_t len)
 {
     kv_tokenizing *t = user;
@@ -134,15 +160,12 @@ static bool take_piece(void *user, const char *piece, size_t len)
     }
     t->merger.n_symbols = 0;
     for (size_t i = 0; i < len; i++) {
-        if (!kv_merger_add(&t->merger, t->index->byte_token[(uint8_t)piece[i]], i, i + 1)) return false;
+        uint8_t byte = (uint8_t)piece[i];
+        /* Where no merge ever joins these two bytes, both sides are independent: a row of emoji is many short pieces. */
+        if (i > 0 && !kv_index_may_join(t->index, (uint8_t)piece[i - 1], byte) && !finish_chunk(t)) return false;
+        if (!kv_merger_add(&t->merger, t->index->byte_token[byte], i, i + 1)) return false;
     }
-    if (!kv_merger_run(&t->merger, pair_rank, t->index)) return false;
-    for (size_t i = 0; i < t->merger.n_symbols; i++) {
-        kvasir_token token = t->merger.symbols[i].token;
-        if (token < 0) token = t->vocab->unk; /* a vocabulary without this byte */
-        if (token >= 0 && !kv_token_list_add(&t->out, token)) return false;
-    }
-    return true;
+    return finish_chunk(t);
 }
 
 kvasir_code kv_bpe_fragment(kv_tokenizing *t, const char *text, size_t len, kvasir_error *err)

@@ -71,16 +71,20 @@ static void merge_short(kv_merger *merger, kv_merge_fn rule, const void *ctx)
     merger->n_symbols = n;
 }
 
+/* A heap of four children per node: half the levels of a binary one, and the four lie in one or two cache lines. */
 static void sift_down(kv_merge_candidate *heap, size_t n, size_t at)
 {
     kv_merge_candidate moving = heap[at];
     for (;;) {
-        size_t child = 2 * at + 1;
+        size_t child = 4 * at + 1;
         if (child >= n) break;
-        if (child + 1 < n && heap[child + 1].key < heap[child].key) child++;
-        if (moving.key <= heap[child].key) break;
-        heap[at] = heap[child];
-        at = child;
+        size_t end = kv_min_size(child + 4, n), least = child;
+        for (size_t i = child + 1; i < end; i++) {
+            if (heap[i].key < heap[least].key) least = i;
+        }
+        if (moving.key <= heap[least].key) break;
+        heap[at] = heap[least];
+        at = least;
     }
     heap[at] = moving;
 }
@@ -89,7 +93,7 @@ static void sift_up(kv_merge_candidate *heap, size_t at)
 {
     kv_merge_candidate moving = heap[at];
     while (at > 0) {
-        size_t parent = (at - 1) / 2;
+        size_t parent = (at - 1) / 4;
         if (heap[parent].key <= moving.key) break;
         heap[at] = heap[parent];
         at = parent;
@@ -137,7 +141,7 @@ static bool merge_long(kv_merger *merger, kv_merge_fn rule, const void *ctx)
         bool added;
         if (!append_pair(merger, i, rule, ctx, &added)) return false;
     }
-    for (size_t i = merger->n_heap / 2; i-- > 0;) sift_down(merger->heap, merger->n_heap, i);
+    for (size_t i = (merger->n_heap + 2) / 4; i-- > 0;) sift_down(merger->heap, merger->n_heap, i);
 
     while (merger->n_heap > 0) {
         kv_merge_candidate best = merger->heap[0];

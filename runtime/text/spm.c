@@ -34,10 +34,7 @@ kvasir_code kv_spm_build(const kv_vocab *vocab, kv_index *index, kvasir_error *e
             continue;
         }
         if (type == KV_TOKEN_CONTROL || type == KV_TOKEN_UNKNOWN || text.len > KV_MAX_TOKEN_TEXT) continue;
-        for (size_t i = 1; i < text.len; i++) {
-            unsigned pair = (unsigned)(uint8_t)text.data[i - 1] << 8 | (uint8_t)text.data[i];
-            index->joined[pair / 8] |= (uint8_t)(1u << pair % 8);
-        }
+        for (size_t i = 1; i < text.len; i++) kv_index_join(index, (uint8_t)text.data[i - 1], (uint8_t)text.data[i]);
     }
     return KVASIR_OK;
 }
@@ -103,11 +100,8 @@ static bool tokenize_escaped(kv_tokenizing *t, const char *text, size_t len)
 {
     t->merger.n_symbols = 0;
     for (size_t pos = 0; pos < len;) {
-        if (pos > 0) {
-            unsigned pair = (unsigned)(uint8_t)text[pos - 1] << 8 | (uint8_t)text[pos];
-            bool may_merge = t->index->joined[pair / 8] >> pair % 8 & 1;
-            if (!may_merge && !finish_chunk(t, text)) return false;
-        }
+        bool apart = pos > 0 && !kv_index_may_join(t->index, (uint8_t)text[pos - 1], (uint8_t)text[pos]);
+        if (apart && !finish_chunk(t, text)) return false;
         uint32_t cp;
         size_t used;
         (void)kv_utf8_next(text + pos, len - pos, &cp, &used); /* an invalid sequence is one symbol; it becomes bytes */

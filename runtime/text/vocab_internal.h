@@ -108,9 +108,20 @@ struct kv_index {
     kv_merge_slot *merges;
     size_t merges_mask;
     kv_pretokenizer *pre;
-    /* SPM */
-    uint8_t joined[65536 / 8]; /* bit (a << 8 | b): some token has byte a followed by byte b */
+    uint8_t joined[65536 / 8]; /* bit (a << 8 | b): some merge may bring byte b behind byte a */
 };
+
+static inline void kv_index_join(kv_index *index, unsigned a, unsigned b)
+{
+    unsigned pair = a << 8 | b;
+    index->joined[pair / 8] |= (uint8_t)(1u << pair % 8);
+}
+
+static inline bool kv_index_may_join(const kv_index *index, unsigned a, unsigned b)
+{
+    unsigned pair = a << 8 | b;
+    return index->joined[pair / 8] >> pair % 8 & 1;
+}
 
 /* Builds it on first use; thread-safe. Errors: MEMORY, FORMAT. */
 kvasir_code kv_index_get(const kv_vocab *vocab, const kv_index **out, kvasir_error *err);
