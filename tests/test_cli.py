@@ -1,0 +1,685 @@
+#!/usr/bin/env python3
+"""The command line as users and scripts rely on it (spec/cli.md): exit statuses, one line on stderr, shapes on stdout.
+
+    KVASIR=./kvasir python3 tests/test_cli.py [word in the test's name]
+
+Every test is a sentence. Expected values come from HF transformers' outputs beside the tiny fixture, from numpy on raw logits, or from
+the rules themselves; none is copied from our own output.
+"""
+import json, math, os, pty, re, shutil, signal, subprocess, sys, tempfile, time, traceback
+import numpy as np
+
+KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
+TINY = os.path.abspath("tests/golden/fixtures/llama/model.gguf")
+TINY_EOS, TINY_VOCAB = 379, 384 # of the fixture's config.json
+EXPECT = json.load(open("tests/golden/fixtures/llama/expect.json"))
+SMOLLM2 = os.path.abspath("models/smollm2-135m-instruct-q4_1.gguf")
+TOOLS = ["chat", "run", "get", "bench", "perplexity", "logits", "tokenize", "detokenize", "template", "inspect"]
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+class Result:
+    def __init__(self, status, out, err):
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def text(self):
+        return self.out.decode()
+
+    @property
+    def lines(self):
+        return self.err.decode(errors="replace").splitlines()
+
+    def json(self):
+        assert self.status == 0, (self.status, self.err)
+        return json.loads(self.out)
+
+
+def kvasir(*args, stdin=b"", cwd=None, env=None, binary=KVASIR, stdout=subprocess.PIPE):
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "XDG_CACHE_HOME")}
+    environment.update(env or {})
+    done = subprocess.run([binary, *map(str, args)], input=stdin, stdout=stdout, stderr=subprocess.PIPE, cwd=cwd,
+                          env=environment, timeout=120)
+    assert done.returncode >= 0, f"killed by signal {-done.returncode}: {args} {done.stderr[-2000:]}"
+    return Result(done.returncode, done.stdout or b"", done.stderr)
+
+
+def refuses(status, pattern, *args, **more):
+    """One line on stderr that matches, nothing on stdout, this exit status."""
+    r = kvasir(*args, **more)
+    assert r.status == status, (args, r.status, r.err)
+    assert len(r.lines) == 1, (args, r.lines)
+    assert r.lines[0].startswith("kvasir"), r.lines
+    assert re.search(pattern, r.lines[0]), (args, r.lines[0], pattern)
+    assert r.out == b"", (args, r.out)
+    return r.lines[0]
+
+
+def tiny(tool, *args, **more):
+    return kvasir(tool, "-m", TINY, *args, **more)
+
+
+def log_softmax(values):
+    x = np.asarray(values, np.float64)
+    return x - x.max() - math.log(np.exp(x - x.max()).sum())
+
+
+def ids(tokens):
+    return ",".join(map(str, tokens))
+
+
+def close(a, b, tolerance):
+    assert abs(a - b) <= tolerance, (a, b, tolerance)
+
+
+# ---- wrong usage: exit 2 ---------------------------------------------------------------------------------
+
+USAGE = [
+    # arguments, what the line must say
+    (["rum"], r"'rum'.*did you mean 'run'"),
+    (["tokenise"], r"did you mean 'tokenize'"),
+    (["frobnicate"], r"kvasir help"),
+    (["--versoin"], r"did you mean '--version'"),
+    (["help", "rum"], r"did you mean 'run'"),
+    (["run", "--tmep", "1", "-p", "x"], r"--tmep.*did you mean --temp\?"),
+    (["run", "-temp", "1"], r"-temp.*did you mean --temp\?"),
+    (["run", "--top_k", "1"], r"did you mean --top-k\?"),
+    (["run", "--frobnicate"], r"--frobnicate.*--help"),
+    (["run", "-n", "x", "-p", "a"], r"-n: 'x'.*-1 to"),
+    (["run", "-n", "5x", "-p", "a"], r"-n: '5x'"),
+    (["run", "-n", "", "-p", "a"], r"-n needs a value"),
+    (["run", "-n", " 5", "-p", "a"], r"-n: ' 5'"),
+    (["run", "-n", "0x10", "-p", "a"], r"-n: '0x10'"),
+    (["run", "-n", "1.5", "-p", "a"], r"-n: '1.5'"),
+    (["run", "-n", "-2", "-p", "a"], r"-n: -2 is out of range: -1 to"),
+    (["run", "-n", "99999999999999999999", "-p", "a"], r"-n: 9+ is out of range: -1 to 2147483647"),
+    (["run", "-p", "a", "-n"], r"-n needs a value"),
+    (["run", "--temp", "-1", "-p", "a"], r"--temp: -1 is out of range: 0 to"),
+    (["run", "--temp=-1", "-p", "a"], r"--temp: -1 is out of range: 0 to"),
+    (["run", "--temp", "inf", "-p", "a"], r"--temp: 'inf'.*0 to"),
+    (["run", "--temp", "1e999", "-p", "a"], r"--temp: .*0 to"),
+    (["run", "--top-p", "nan", "-p", "a"], r"--top-p: 'nan'.*0 to 1"),
+    (["run", "--top-p", "1.5", "-p", "a"], r"--top-p: 1.5 is out of range: 0 to 1"),
+    (["run", "--min-p", "-0.1", "-p", "a"], r"--min-p.*0 to 1"),
+    (["run", "--typical", "two", "-p", "a"], r"--typical.*0 to 1"),
+    (["run", "--top-k", "-1", "-p", "a"], r"--top-k.*0 to"),
+    (["run", "--repeat-penalty", "0", "-p", "a"], r"--repeat-penalty.*0.01 to 100"),
+    (["run", "--repeat-last-n", "-2", "-p", "a"], r"--repeat-last-n.*-1 to"),
+    (["run", "--seed", "-2", "-p", "a"], r"--seed: '-2'.*0 to 18446744073709551615"),
+    (["run", "--seed", "18446744073709551616", "-p", "a"], r"--seed"),
+    (["run", "--logit-bias", "5", "-p", "a"], r"--logit-bias.*TOKEN\+BIAS"),
+    (["run", "--logit-bias", "5+nan", "-p", "a"], r"--logit-bias"),
+    (["run", "-t", "0", "-p", "a"], r"-t: 0 is out of range: 1 to 1024"),
+    (["run", "-t", "1025", "-p", "a"], r"-t: .*1 to 1024"),
+    (["run", "-c", "-1", "-p", "a"], r"-c: .*0 to"),
+    (["run", "-ub", "0", "-p", "a"], r"-ub: .*1 to 65536"),
+    (["run", "-ctk", "q9", "-p", "a"], r"-ctk: 'q9' is none of f16, f32, bf16, q8_0"),
+    (["run", "--kernels", "axv2", "-p", "a"], r"--kernels: 'axv2'.*did you mean avx2\?"),
+    (["run", "--gemm", "fast", "-p", "a"], r"--gemm: 'fast' is none of native, blas"),
+    (["run", "-o", "xml", "-p", "a"], r"-o: 'xml' is none of text, json"),
+    (["run", "--kv-budget", "lots", "-p", "a"], r"--kv-budget: 'lots'"),
+    (["run", "-n", "5", "-n", "6", "-p", "a"], r"-n is given twice: '5' and '6'"),
+    (["run", "-n", "5", "--n-predict=6", "-p", "a"], r"given twice"),
+    (["run", "--ignore-eos=1", "-p", "a"], r"--ignore-eos takes no value"),
+    (["run"], r"no input: give -p TEXT"),
+    (["run", "hello"], r"'hello'.*-p TEXT"),
+    (["run", "-p", "a", "-f", "b"], r"more than one input"),
+    (["run", "-p", "a", "-"], r"more than one input"),
+    (["run", "-p", "-n", "5"], r"-p needs a value"),
+    (["run", "--tokens", "1,,2"], r"--tokens: '1,,2'"),
+    (["run", "--tokens", "1,x"], r"--tokens: '1,x'"),
+    (["run", "--tokens", "-1"], r"--tokens: -1 is out of range: 0 to"),
+    (["run", "--tokens", "4294967297"], r"--tokens: 4294967297 is out of range"),
+    (["run", "-p", "a", "--temp\x1b[31m", "1"], r"--temp\?\[31m"),
+    (["logits", "--tokens", "1", "--at", "x"], r"--at: 'x'.*last, all"),
+    (["logits", "--tokens", "1", "--at", "3-1"], r"--at"),
+    (["logits", "--tokens", "1", "--at", "1,"], r"--at"),
+    (["logits", "--tokens", "1", "--top", "0"], r"--top: 0 is out of range: 1 to"),
+    (["logits"], r"no input"),
+    (["tokenize"], r"no input"),
+    (["tokenize", "--no-boss", "-p", "x"], r"did you mean --no-bos\?"),
+    (["detokenize"], r"no input"),
+    (["template", "--template", "x"], r"--messages FILE is missing"),
+    (["template", "--messages", "-", "--template", "-"], r"standard input"),
+    (["template", "--mesages", "x"], r"did you mean --messages\?"),
+    (["inspect", "a.gguf", "b.gguf"], r"'b.gguf'"),
+    (["inspect", "a.gguf", "-m", "b.gguf"], r"two models"),
+    (["perplexity"], r"no input"),
+    (["perplexity", "-p", "x", "--kl-base", "a", "--kl-vs", "blas"], r"--kl-base and --kl-vs"),
+    (["perplexity", "-p", "x", "--kl-vs", "blass"], r"did you mean blas\?"),
+    (["bench", "-pg", "1"], r"-pg takes two numbers"),
+    (["bench", "-r", "0"], r"-r: 0 is out of range: 1 to 1000"),
+    (["bench", "-o", "xls"], r"-o: 'xls' is none of md, csv, json, jsonl"),
+    (["bench", "-p", "a"], r"-p: 'a'"),
+    (["bench", "extra"], r"'extra'"),
+]
+
+
+@test
+def wrong_usage_is_one_line_and_exit_2():
+    for args, pattern in USAGE:
+        refuses(2, pattern, *args)
+
+
+def options_of(tool):
+    """(alias, name, takes a value) of every line of the tool's --help."""
+    r = kvasir(tool, "--help")
+    assert r.status == 0 and r.err == b"", (tool, r.status, r.err)
+    found = re.findall(r"^  (?:(-\w+), )?(--[a-z][\w-]*)( [^ ].*?)?(?:  |$)", r.text, re.M)
+    rows = [(alias, name, arg.strip()) for alias, name, arg in found if name not in ("--help", "--version")]
+    assert len(rows) >= 4, (tool, rows)
+    return rows
+
+
+@test
+def help_lists_exactly_the_options_that_are_understood():
+    for tool in TOOLS:
+        for alias, name, arg in options_of(tool):
+            for word in filter(None, (alias, name)):
+                if arg:
+                    refuses(2, re.escape(word) + " needs a value", tool, word)
+                else:
+                    refuses(2, re.escape(word) + " takes no value", tool, word + "=1")
+            refuses(2, "unknown option", tool, name + "zqxj")
+
+
+@test
+def help_works_in_every_form_and_goes_to_stdout():
+    plain = kvasir()
+    for r in (plain, kvasir("help"), kvasir("--help"), kvasir("-h")):
+        assert r.status == 0 and r.err == b"" and r.out == plain.out
+    for tool in TOOLS:
+        assert re.search(rf"^  {tool} ", plain.text, re.M), tool
+        assert kvasir("help", tool).out == kvasir(tool, "--help").out == kvasir(tool, "-h").out
+        assert max(map(len, kvasir(tool, "--help").text.splitlines())) <= 140
+    assert kvasir("--version").text == kvasir("run", "--version").text
+    assert re.fullmatch(r"kvasir \d+\.\d+\.\d+\n", kvasir("--version").text)
+
+
+# ---- models: exit 1 and how to get them -----------------------------------------------------------------
+
+@test
+def a_missing_model_is_said_with_the_command_that_brings_it():
+    with tempfile.TemporaryDirectory() as d:
+        alone = os.path.join(d, "kvasir")
+        shutil.copy(KVASIR, alone)
+        more = dict(cwd=d, env={"HOME": d}, binary=alone)
+        for tool in (["run", "-p", "x"], ["logits", "-p", "x"], ["tokenize", "-p", "x"], ["inspect"], ["bench"], ["perplexity", "-p", "x"],
+                     ["detokenize", "1"], ["run", "--dry-run"]):
+            refuses(1, r"run: kvasir get smollm2$", *tool, **more)
+        refuses(1, r"run: kvasir get gemma3$", "run", "-m", "gemma3", "-p", "x", **more)
+        refuses(1, r"did you mean smollm2\?", "run", "-m", "smolm2", "-p", "x", **more)
+        refuses(1, r"'nothing'.*models/", "run", "-m", "nothing", "-p", "x", **more)
+        refuses(1, r"/no/such.gguf: no such file", "run", "-m", "/no/such.gguf", "-p", "x", **more)
+        refuses(1, r"folder", "run", "-m", d + "/", "-p", "x", **more)
+
+
+@test
+def a_name_is_looked_up_in_models_beside_the_binary_and_in_the_cache():
+    with tempfile.TemporaryDirectory() as d:
+        alone = os.path.join(d, "bin", "kvasir")
+        os.makedirs(os.path.join(d, "bin", "models"))
+        shutil.copy(KVASIR, alone)
+        wanted = kvasir("tokenize", "-m", TINY, "-p", "hello").out
+        places = {"cwd/models": {}, "bin/models": {}, ".cache/kvasir": {}, "xdg/kvasir": {"XDG_CACHE_HOME": d + "/xdg"}}
+        os.makedirs(d + "/cwd")
+        for place, env in places.items():
+            folder = os.path.join(d, place)
+            os.makedirs(folder, exist_ok=True)
+            for file, names in {"tiny.gguf": ["tiny", "tiny.gguf"], "smollm2-135m-instruct-q4_1.gguf": ["smollm2", None],
+                                "gemma3-270m-q4_k_m.gguf": ["gemma3", "gemma3-270m-q4_k_m"]}.items():
+                shutil.copy(TINY, os.path.join(folder, file))
+                for name in names:
+                    args = ["-m", name] if name else []
+                    r = kvasir("tokenize", *args, "-p", "hello", cwd=d + "/cwd", env={"HOME": d, **env}, binary=alone)
+                    assert (r.status, r.out) == (0, wanted), (place, name, r.err)
+                os.unlink(os.path.join(folder, file))
+
+
+@test
+def a_file_that_is_no_model_is_one_line():
+    with tempfile.TemporaryDirectory() as d:
+        for name, data in {"empty": b"", "text": b"hello\n" * 100, "cut": open(TINY, "rb").read()[:5000]}.items():
+            path = os.path.join(d, name)
+            open(path, "wb").write(data)
+            for tool in (["run", "-p", "x"], ["logits", "-p", "x"], ["tokenize", "-p", "x"], ["inspect"], ["run", "-p", "x", "--dry-run"]):
+                refuses(1, r".", *tool, "-m", path)
+
+
+# ---- run ------------------------------------------------------------------------------------------------
+
+GREEDY = ["--temp", "0", "--ignore-eos", "-ctk", "f32", "-ctv", "f32"]
+
+
+@test
+def run_continues_as_transformers_does():
+    for case in EXPECT["cases"]:
+        n = len(case["greedy"])
+        r = tiny("run", "--tokens", ids(case["prompt_ids"]), "-n", n, "-o", "json", *GREEDY).json()
+        assert r["prompt_tokens"] == case["prompt_ids"]
+        assert r["tokens"] == case["greedy"], (case["name"], r["tokens"], case["greedy"])
+
+
+@test
+def run_json_has_the_promised_shape():
+    r = tiny("run", "--tokens", "1,2,3", "-n", "4", "-o", "json", *GREEDY).json()
+    assert list(r) == ["prompt_tokens", "tokens", "text", "finish_reason", "timings", "kv", "peak_rss_bytes"]
+    assert list(r["timings"]) == ["load_ms", "prompt_n", "prompt_ms", "predicted_n", "predicted_ms"]
+    assert list(r["kv"]) == ["pages", "bytes"]
+    assert r["finish_reason"] == "length" and len(r["tokens"]) == 4
+    assert (r["timings"]["prompt_n"], r["timings"]["predicted_n"]) == (3, 4)
+    assert r["kv"]["pages"] >= 1 and r["kv"]["bytes"] > 0
+    assert 1 << 20 < r["peak_rss_bytes"] < 1 << 30
+    assert tiny("run", "--tokens", "1,2,3", "-n", "0", "-o", "json").json()["tokens"] == []
+
+
+@test
+def run_writes_the_text_and_nothing_else():
+    args = ["-n", "16", *GREEDY]
+    text = tiny("run", "-p", "the cat", *args)
+    assert text.status == 0 and text.err == b""
+    assert text.text == tiny("run", "-p", "the cat", *args, "-o", "json").json()["text"]
+    assert text.out == tiny("run", "-", *args, stdin=b"the cat").out
+    with tempfile.NamedTemporaryFile() as f:
+        f.write(b"the cat")
+        f.flush()
+        assert text.out == tiny("run", "-f", f.name, *args).out
+    prompt = tiny("tokenize", "-p", "the cat").json()
+    assert text.out == tiny("run", "--tokens", ids(prompt), *args).out
+    assert tiny("run", "-p", "the cat", *args, "-o", "json").json()["prompt_tokens"] == prompt
+
+
+@test
+def the_same_seed_gives_the_same_text_and_none_gives_another():
+    def run(*args):
+        return tiny("run", "-p", "the cat", "-n", "24", "--temp", "5", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--ignore-eos",
+                    "-o", "json", *args).json()["tokens"]
+    assert run("--seed", "7") == run("--seed", "7", "-t", "1") == run("-s", "7", "-ub", "2")
+    assert run("--seed", "7") != run("--seed", "8")
+    assert len({tuple(run()) for _ in range(3)}) == 3
+    r = tiny("run", "-p", "a", "-n", "1", "-v")
+    assert re.search(r"^seed: \d+$", r.err.decode(), re.M)
+    assert run("--seed", "18446744073709551615")
+
+
+@test
+def logit_bias_forces_and_forbids():
+    args = ["run", "--tokens", "1,2,3", "-n", "3", "-o", "json", *GREEDY]
+    assert tiny(*args, "--logit-bias", "77+1000").json()["tokens"] == [77, 77, 77]
+    best = tiny(*args).json()["tokens"][0]
+    assert best not in tiny(*args, "--logit-bias", f"{best}-inf").json()["tokens"]
+    refuses(1, rf"--logit-bias: token {TINY_VOCAB} is outside the vocabulary of {TINY_VOCAB}", "run", "-m", TINY, "-p", "a", "--logit-bias",
+            f"{TINY_VOCAB}+1")
+
+
+@test
+def an_end_token_stops_unless_it_is_ignored():
+    args = ["run", "--tokens", "5,6", "-n", "3", "-o", "json", "--temp", "0", "--logit-bias", f"{TINY_EOS}+1000"]
+    r = tiny(*args).json()
+    assert (r["tokens"], r["text"], r["finish_reason"]) == ([], "", "stop")
+    r = tiny(*args, "--ignore-eos").json()
+    assert (r["tokens"], r["text"], r["finish_reason"]) == ([TINY_EOS] * 3, "", "length")
+
+
+@test
+def a_prompt_longer_than_the_context_is_refused_with_both_numbers():
+    for tool in ("run", "logits"):
+        refuses(1, r"\b9 tokens.*\b8\b", tool, "-m", TINY, "--tokens", "1,2,3,4,5,6,7,8,9", "-c", "8")
+    refuses(1, r"prompt is empty", "run", "-m", SMOLLM2, "-f", "/dev/null") # SmolLM2 adds no BOS
+
+
+@test
+def a_full_context_is_said_and_what_is_there_is_printed():
+    args = ["run", "-m", TINY, "--tokens", "1,2,3", "-c", "8", "-n", "-1", "-o", "json", *GREEDY]
+    r = kvasir(*args)
+    assert len(r.lines) == 1 and "context is full" in r.lines[0]
+    assert r.json()["finish_reason"] == "length" and len(r.json()["tokens"]) == 6
+    assert kvasir(*args, "-q").err == b""
+
+
+@test
+def ids_outside_the_vocabulary_are_refused():
+    for tool in ("run", "logits", "detokenize"):
+        refuses(1, rf"\b{TINY_VOCAB}\b", tool, "-m", TINY, "--tokens", f"1,{TINY_VOCAB}")
+
+
+@test
+def a_failed_write_is_one_line_and_exit_1():
+    commands = [["run", "-p", "a", "-n", "3"], ["run", "-p", "a", "-n", "3", "-o", "json"], ["logits", "--tokens", "1"],
+                ["logits", "--tokens", "1,2", "--at", "all", "-o", "json"], ["tokenize", "-p", "a"], ["detokenize", "5"], ["inspect"],
+                ["inspect", "-o", "json"], ["run", "--dry-run"]]
+    for tool, *args in commands:
+        with open("/dev/full", "wb") as full:
+            r = kvasir(tool, "-m", TINY, *args, stdout=full)
+        assert r.status == 1 and len(r.lines) == 1 and "standard output" in r.lines[0], (tool, args, r.status, r.err)
+    for tool, *args in commands:
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        r = kvasir(tool, "-m", TINY, *args, stdout=write_end)
+        os.close(write_end)
+        assert r.status == 1 and len(r.lines) == 1, (tool, args, r.status, r.err)
+
+
+@test
+def ctrl_c_stops_prints_what_is_there_and_gives_130():
+    command = [KVASIR, "run", "-m", SMOLLM2, "-p", "Once upon a time", "-n", "-1", "--temp", "0", "--ignore-eos", "-o", "json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, (process.returncode, err)
+    r = json.loads(out)
+    assert r["finish_reason"] == "interrupted" and len(r["tokens"]) > 0 and err == b""
+
+
+@test
+def nothing_but_text_is_written_to_a_pipe_and_no_color_is_respected():
+    for args in (["inspect", TINY], ["inspect", TINY, "--tensors"], ["run", "-m", TINY, "-p", "a", "-n", "4"]):
+        assert b"\x1b" not in kvasir(*args).out + kvasir(*args).err
+
+    def on_terminal(env):
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.environ.update({"TERM": "xterm", **env})
+            os.execv(KVASIR, [KVASIR, "inspect", TINY])
+        data = b""
+        try:
+            while block := os.read(fd, 4096):
+                data += block
+        except OSError: # the other side is gone
+            pass
+        os.waitpid(pid, 0)
+        os.close(fd)
+        return data
+    os.environ.pop("NO_COLOR", None)
+    assert b"\x1b[" in on_terminal({})
+    assert b"\x1b" not in on_terminal({"NO_COLOR": "1"})
+    assert b"\x1b" not in on_terminal({"TERM": "dumb"})
+
+
+# ---- logits ----------------------------------------------------------------------------------------------
+
+@test
+def logits_are_those_of_transformers():
+    for case in EXPECT["cases"]:
+        r = tiny("logits", "--tokens", ids(case["prompt_ids"]), "-ctk", "f32", "-ctv", "f32", "-o", "json").json()
+        assert r["n_vocab"] == len(case["logits_last"])
+        assert [row["pos"] for row in r["rows"]] == [len(case["prompt_ids"]) - 1]
+        worst = np.abs(np.array(r["rows"][0]["values"]) - np.array(case["logits_last"])).max()
+        assert worst < 2e-3, worst
+
+
+@test
+def logits_at_lists_and_ranges_are_the_rows_of_all():
+    prompt = list(range(3, 160))
+    args = ["--tokens", ids(prompt), "-o", "json"]
+    everything = tiny("logits", *args, "--at", "all").json()["rows"]
+    assert [row["pos"] for row in everything] == list(range(157))
+    for at, wanted in {"last": [156], "0,5,7-9": [0, 5, 7, 8, 9], "155-156,0": [0, 155, 156], "63-65": [63, 64, 65], "100": [100]}.items():
+        rows = tiny("logits", *args, "--at", at).json()["rows"]
+        assert rows == [everything[p] for p in wanted], at
+    refuses(1, r"--at: position 157.*157 tokens", "logits", "-m", TINY, *args, "--at", "3,157")
+
+
+@test
+def top_is_the_log_softmax_of_the_raw_values():
+    values = tiny("logits", "--tokens", "9,8,7", "-o", "json").json()["rows"][0]["values"]
+    wanted = log_softmax(values)
+    for n in (1, 5, TINY_VOCAB, 100000):
+        top = tiny("logits", "--tokens", "9,8,7", "-o", "json", "--top", n).json()["rows"][0]["top"]
+        assert len(top) == min(n, len(values))
+        order = sorted(range(len(values)), key=lambda i: (-values[i], i))[:n]
+        assert [t for t, _ in top] == order
+        for token, value in top:
+            close(value, wanted[token], 1e-6)
+    text = tiny("logits", "--tokens", "9,8,7").text
+    assert text.splitlines()[0] == "position 2" and len(text.splitlines()) == 11
+    assert int(text.splitlines()[1].split()[0]) == int(np.argmax(values))
+
+
+# ---- tokenize, detokenize --------------------------------------------------------------------------------
+
+@test
+def tokenize_and_detokenize_are_inverse_in_every_form():
+    for case in EXPECT["cases"]:
+        assert tiny("tokenize", "-p", case["prompt_text"], "--no-bos").json() == case["prompt_ids"]
+    for text in ("hello world", "", " a  b ", "line\n", "naïve café ✓ 日本語"):
+        r = tiny("tokenize", "-p", text)
+        tokens = r.json()
+        assert r.text == "[" + ids(tokens) + "]\n"
+        assert tiny("tokenize", "-", stdin=text.encode()).out == r.out
+        for args, stdin in ((["-p", r.text], b""), (["-"], r.out), ([r.text.strip()], b""), (["-p", " ".join(map(str, tokens))], b"")):
+            back = tiny("detokenize", *args, stdin=stdin)
+            assert (back.status, back.text) == (0, text), (text, args, back.out, back.err)
+    for bad in ("[1,2", "1,2]", "[1,]", "x", "1 x", "[[1]]", "-1", "1.5", "[1][2]", "99999999999", ",", "[", "]"):
+        refuses(1, r"list of token ids", "detokenize", "-m", TINY, "-p", bad)
+
+
+@test
+def tokenize_of_the_real_model_is_llama_cpps():
+    golden = json.load(open("tests/golden/real/smollm2.json"))["tokenize"]
+    for case in [c for c in golden if "\0" not in c["text"]][:12]:
+        args = ["-m", SMOLLM2, "-p", case["text"]]
+        assert kvasir("tokenize", *args, "--no-bos", "--no-special").json() == case["ids"], case["text"]
+        assert kvasir("tokenize", *args).json() == case["ids_special"], case["text"]
+        if case["ids"]:
+            assert kvasir("detokenize", "-m", SMOLLM2, "--tokens", ids(case["ids"]), "--no-bos").text == case["back"]
+
+
+# ---- template --------------------------------------------------------------------------------------------
+
+@test
+def template_renders_files_and_passes_on_what_it_raises():
+    with tempfile.TemporaryDirectory() as d:
+        def file(name, text):
+            open(os.path.join(d, name), "w").write(text)
+            return os.path.join(d, name)
+        messages = file("m.json", json.dumps([{"role": "user", "content": "hi é"}, {"role": "assistant", "content": "yo\n"}]))
+        template = file("t.jinja", "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}"
+                        "{% if add_generation_prompt %}>{% endif %}{{ extra }}{{ tools | length if tools else '' }}")
+        args = ["template", "--template", template, "--messages", messages]
+        assert kvasir(*args).text == "[user]hi é[assistant]yo\n>"
+        assert kvasir(*args, "--bos", "<s>", "--eos", "</s>", "--no-generation-prompt").text == "<s>[user]hi é</s>[assistant]yo\n</s>"
+        assert kvasir(*args, "--chat-template-kwargs", '{"extra":"!"}').text.endswith(">!")
+        assert kvasir(*args, "--tools", file("tools.json", '[{"type":"function","function":{"name":"f"}}]')).text.endswith(">1")
+        assert kvasir("template", "--template", template, "--messages", "-", stdin=open(messages, "rb").read()).text.startswith("[user]")
+        raising = file("r.jinja", "{{ raise_exception('Conversation roles must alternate') }}")
+        refuses(1, r"Conversation roles must alternate", "template", "--template", raising, "--messages", messages)
+        refuses(1, r".", "template", "--template", template, "--messages", file("bad.json", "[{]"))
+        refuses(1, r".", "template", "--template", template, "--messages", file("object.json", "3"))
+        refuses(1, r"cannot open", "template", "--template", template, "--messages", d + "/none")
+        refuses(1, r"folder", "template", "--template", d, "--messages", messages)
+        refuses(1, r"NUL", "template", "--template", file("nul.jinja", "a\0b"), "--messages", messages)
+        refuses(1, r".", "template", "--template", template, "--messages", messages, "--chat-template-kwargs", "nonsense")
+
+
+@test
+def template_of_the_real_model_ends_with_the_turn_of_the_assistant():
+    r = kvasir("template", "-m", SMOLLM2, "--messages", "-", stdin=b'[{"role":"user","content":"Hi"}]')
+    assert r.status == 0 and r.text.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"), r.out
+
+
+# ---- inspect, dry run --------------------------------------------------------------------------------------
+
+@test
+def inspect_describes_as_text_and_as_json():
+    r = kvasir("inspect", TINY, "-o", "json")
+    description = r.json()
+    assert "llama" in r.text and isinstance(description, dict)
+    assert kvasir("inspect", "-m", TINY, "-o", "json").out == r.out
+    assert len(kvasir("inspect", TINY, "-o", "json", "--tensors").out) > len(r.out)
+    text = kvasir("inspect", TINY, "--tensors").text
+    assert "llama" in text and "token_embd.weight" in text
+    assert "token_embd.weight" not in kvasir("inspect", TINY).text
+
+
+@test
+def dry_run_says_what_it_would_take_without_reading_weights():
+    size = os.path.getsize(SMOLLM2)
+    for tool in (["run"], ["logits"], ["perplexity"], ["run", "-c", "8192"]):
+        start = time.monotonic()
+        r = kvasir(*tool, "-m", SMOLLM2, "--dry-run", "-o", "json").json()
+        assert time.monotonic() - start < 5
+        assert r["total_bytes"] == r["weight_bytes"] + r["kv_bytes"] + r["compute_bytes"] and 0.5 * size < r["weight_bytes"] < 3 * size
+        assert r["fits"] == (r["total_bytes"] <= r["available_bytes"])
+    small, large = (kvasir("run", "-m", SMOLLM2, "--dry-run", "-o", "json", "-c", c).json()["kv_bytes"] for c in (1024, 4096))
+    assert large == 4 * small > 0
+    text = kvasir("bench", "-m", SMOLLM2, "--dry-run").text
+    assert re.search(r"^total +[\d.]+ [kMG]B$", text, re.M) and re.search(r"^fits +(yes|no)$", text, re.M)
+
+
+# ---- perplexity ---------------------------------------------------------------------------------------------
+
+TEXT = ("the quick brown fox jumps over the lazy dog and runs away into the dark wood where nobody will find it again. " * 12).encode()
+
+
+def chunk_logits(context, more=()):
+    """Raw logits and the tokens that follow, at every scored position, computed chunk by chunk from `logits`."""
+    tokens = tiny("tokenize", "-p", TEXT.decode(), "--no-special").json()
+    bos = tokens[0] if tokens[0] != tiny("tokenize", "-p", TEXT.decode(), "--no-special", "--no-bos").json()[0] else None
+    rows, nexts, n_chunks = [], [], len(tokens) // context
+    for i in range(n_chunks):
+        chunk = tokens[i * context:(i + 1) * context]
+        if bos is not None:
+            chunk[0] = bos
+        r = tiny("logits", "--tokens", ids(chunk), "--at", f"{context // 2}-{context - 2}", "-o", "json", *more).json()
+        rows += [row["values"] for row in r["rows"]]
+        nexts += chunk[context // 2 + 1:]
+    return np.array(rows), nexts, n_chunks, len(tokens)
+
+
+@test
+def perplexity_is_the_exponential_of_the_mean_over_second_halves():
+    rows, nexts, n_chunks, n_tokens = chunk_logits(64)
+    nll = np.array([-log_softmax(row)[n] for row, n in zip(rows, nexts)])
+    r = tiny("perplexity", "-p", TEXT.decode(), "-c", "64", "-o", "json").json()
+    assert (r["n_chunks"], r["n_tokens"], n_chunks > 2) == (n_chunks, n_tokens, True)
+    close(r["ppl"], math.exp(nll.mean()), 1e-5 * r["ppl"])
+    close(r["stderr"], math.exp(nll.mean()) * nll.std() / math.sqrt(len(nll) - 1), 1e-4 * r["stderr"])
+    assert tiny("perplexity", "-p", TEXT.decode(), "-c", "64", "-o", "json", "-t", "1").json() == r
+    text = tiny("perplexity", "-", "-c", "64", stdin=TEXT).text
+    close(float(re.search(r"^perplexity +([\d.]+) \+/- ", text, re.M)[1]), r["ppl"], 1e-3)
+    refuses(1, rf"{n_tokens} tokens.*chunk of 4096", "perplexity", "-m", TINY, "-p", TEXT.decode(), "-c", "4096")
+
+
+@test
+def kl_divergence_is_that_of_the_two_distributions():
+    def dequantized(kind):
+        return chunk_logits(64, ["-ctk", kind, "-ctv", kind])[0]
+    base, tested = (np.array([log_softmax(row) for row in dequantized(kind)]) for kind in ("f32", "bf16"))
+    kl = (np.exp(base) * (base - tested)).sum(1)
+    same = 100 * np.mean(base.argmax(1) == tested.argmax(1))
+    with tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "base.kl")
+        args = ["-p", TEXT.decode(), "-c", "64", "--kl-base", path, "-o", "json"]
+        wrote = tiny("perplexity", *args, "-ctk", "f32", "-ctv", "f32").json()
+        assert "kl_mean" not in wrote and os.listdir(d) == ["base.kl"]
+        assert os.path.getsize(path) == 32 + 4 * 64 * wrote["n_chunks"] + len(kl) * (8 + 2 * base.shape[1])
+        itself = tiny("perplexity", *args, "-ctk", "f32", "-ctv", "f32").json()
+        assert itself["ppl"] == wrote["ppl"] and abs(itself["kl_mean"]) < 1e-7 and itself["same_top"] == 100
+        r = tiny("perplexity", *args, "-ctk", "bf16", "-ctv", "bf16").json()
+        assert kl.mean() > 1e-7
+        close(r["kl_mean"], kl.mean(), 0.02 * kl.mean() + 1e-7) # 16 bits per log-probability
+        close(r["kl_stderr"], kl.std() / math.sqrt(len(kl) - 1), 0.05 * r["kl_stderr"] + 1e-7)
+        close(r["same_top"], same, 100 / len(kl) + 1e-9)
+        close(r["base_ppl"], wrote["ppl"], 1e-4 * wrote["ppl"])
+
+
+@test
+def kl_vs_runs_both_arithmetics_in_lockstep():
+    native, blas = (np.array([log_softmax(row) for row in chunk_logits(64, ["--gemm", g])[0]]) for g in ("native", "blas"))
+    wanted = (np.exp(blas) * (blas - native)).sum(1).mean()
+    r = tiny("perplexity", "-p", TEXT.decode(), "-c", "64", "--kl-vs", "blas", "-o", "json").json()
+    close(r["kl_mean"], wanted, 1e-7 + 0.01 * abs(wanted))
+    close(r["base_ppl"], tiny("perplexity", "-p", TEXT.decode(), "-c", "64", "--gemm", "blas", "-o", "json").json()["ppl"], 1e-4 * r["ppl"])
+
+
+@test
+def a_damaged_base_is_refused_and_stays_as_it_is():
+    with tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "base.kl")
+        args = ["perplexity", "-m", TINY, "-p", TEXT.decode(), "-c", "64", "--kl-base", path]
+        assert kvasir(*args).status == 0
+        whole = open(path, "rb").read()
+        first_row = 32 + 4 * 64 * ((len(tiny("tokenize", "-p", TEXT.decode(), "--no-special").json())) // 64)
+        nan = np.float32("nan").tobytes()
+        damaged = {"": b"", "header": whole[:20], "cut": whole[:-1], "longer": whole + b"x", "magic": b"X" + whole[1:],
+                   "version": whole[:8] + b"\2" + whole[9:], "vocabulary": whole[:12] + b"\xff\xff\xff\xff" + whole[16:],
+                   "chunks": whole[:20] + b"\xff\xff\xff\x7f" + whole[24:], "tokens": whole[:40] + b"\xff\xff\xff\xff" + whole[44:],
+                   "nan": whole[:first_row] + nan + whole[first_row + 4:], "scale": whole[:first_row + 4] + nan + whole[first_row + 8:]}
+        for name, data in damaged.items():
+            open(path, "wb").write(data)
+            refuses(1, r"base\.kl", *args)
+            assert open(path, "rb").read() == data and os.listdir(d) == ["base.kl"], name
+        open(path, "wb").write(whole)
+        refuses(1, r"context", "perplexity", "-m", TINY, "-p", TEXT.decode(), "-c", "32", "--kl-base", path)
+        refuses(1, r"cannot create", "perplexity", "-m", TINY, "-p", TEXT.decode(), "-c", "64", "--kl-base", d + "/no/such")
+
+
+# ---- bench --------------------------------------------------------------------------------------------------
+
+BENCH_KEYS = """build_commit cpu_info model_filename model_type model_size model_n_params n_batch n_ubatch n_threads type_k type_v n_prompt n_gen
+    n_depth test_time avg_ns stddev_ns avg_ts stddev_ts samples_ns samples_ts limit_pct load_ms ttft_ms peak_rss_bytes""".split()
+
+
+@test
+def bench_measures_every_combination_in_every_format():
+    args = ["-p", "16,8", "-n", "4", "-d", "0,32", "-pg", "8,4", "-r", "2"]
+    wanted = [(p, n, d) for d in (0, 32) for p, n in ((16, 0), (8, 0), (0, 4), (8, 4))]
+    rows = tiny("bench", *args, "-o", "json").json()
+    assert [(r["n_prompt"], r["n_gen"], r["n_depth"]) for r in rows] == wanted
+    for r in rows:
+        assert not set(BENCH_KEYS) - set(r), set(BENCH_KEYS) - set(r)
+        assert len(r["samples_ns"]) == len(r["samples_ts"]) == 2 and min(r["samples_ns"]) > 0
+        close(r["avg_ns"], np.mean(r["samples_ns"]), 1)
+        n = r["n_prompt"] + r["n_gen"]
+        close(r["avg_ts"], np.mean([n * 1e9 / ns for ns in r["samples_ns"]]), 1e-3 * r["avg_ts"])
+        close(r["median_ts"], n * 1e9 / np.median(r["samples_ns"]), 1e-2 * r["median_ts"])
+        assert r["limit_pct"] > 0 and r["ttft_ms"] >= 0 and r["limit_read_gb_s"] > 0.1
+        bound = r["n_gen"] * 1e-9 * r["kv_bytes"] / r["limit_read_gb_s"] # reading the cache alone
+        assert r["limit_pct"] >= 100 * bound / (r["avg_ns"] / 1e9) * 0.99
+    lines = tiny("bench", *args, "-o", "jsonl").text.splitlines()
+    assert [list(json.loads(line)) for line in lines] == [list(r) for r in rows]
+    import csv, io
+    table = list(csv.DictReader(io.StringIO(tiny("bench", *args, "-o", "csv").text)))
+    assert [(int(r["n_prompt"]), int(r["n_gen"]), int(r["n_depth"])) for r in table] == wanted
+    md = tiny("bench", *args).text.splitlines()
+    assert [line.split("|")[4].strip() for line in md[2:10]] == ["pp16", "pp8", "tg4", "pp8+tg4", "pp16 @ d32", "pp8 @ d32", "tg4 @ d32", "pp8+tg4 @ d32"]
+    refuses(1, r"need \d+ tokens of context, -c gives 16", "bench", "-m", TINY, "-p", "32", "-n", "0", "-c", "16")
+
+
+# ---- attention, kernels, budget -------------------------------------------------------------------------------
+
+@test
+def common_options_reach_the_library():
+    base = tiny("logits", "--tokens", "1,2,3,4", "-o", "json").out
+    assert tiny("logits", "--tokens", "1,2,3,4", "-o", "json", "--kernels", "scalar", "-t", "1", "-ub", "1").out == base
+    refuses(1, r"attention|spec|nonsense", "run", "-m", TINY, "-p", "a", "--attention", "0=nonsense")
+    refuses(1, r"cannot open", "run", "-m", TINY, "-p", "a", "--attention", "@/no/such/file")
+
+
+def main():
+    if not os.path.exists(KVASIR):
+        sys.exit(f"{KVASIR} is not there; run: make")
+    if not os.path.exists(SMOLLM2):
+        sys.exit(f"{SMOLLM2} is not there; run: ./kvasir get smollm2")
+    words, failed = sys.argv[1:], 0
+    chosen = [t for t in TESTS if not words or any(w in t.__name__ for w in words)]
+    for t in chosen:
+        start = time.monotonic()
+        try:
+            t()
+            print(f"ok    {t.__name__} ({time.monotonic() - start:.1f} s)", flush=True)
+        except Exception:
+            failed += 1
+            print(f"FAIL  {t.__name__}\n{traceback.format_exc(limit=4)}", flush=True)
+    print(f"{len(chosen) - failed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+main()
