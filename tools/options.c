@@ -456,18 +456,3 @@ int kv_options_parse(int argc, char **argv, kv_command *command)
                               command->name);
     return KV_PARSED;
 }
-
-bool kv_option_given(int argc, char **argv, const kv_command *command, const char *name)
-{
-    slots all;
-    collect(command, &all);
-    const char *value;
-    const slot *wanted = find_slot(&all, name, &value);
-    for (int i = 1; wanted && i < argc && strcmp(argv[i], "--") != 0; i++) {
-        const slot *s = is_option_word(argv[i]) ? find_slot(&all, argv[i], &value) : NULL;
-        if (!s) continue;
-        if (s->base == wanted->base && s->row->offset == wanted->row->offset) return true;
-        if (takes_value(s->row) && !value) i++;
-    }
-    return false;
-}

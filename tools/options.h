@@ -76,9 +76,6 @@ enum { KV_PARSED = -1 };
 /* Parses argv[1..]. Returns KV_PARSED, or the exit status: 0 after --help or --version, 2 after an error line. */
 int kv_options_parse(int argc, char **argv, kv_command *command);
 
-/* Whether the option `name` was on the command line of the last call (kv_options_parse marks what it saw). */
-bool kv_option_given(int argc, char **argv, const kv_command *command, const char *name);
-
 /* One line "kvasir NAME: ..." on stderr; returns 2. For combinations that the table cannot know. */
 int kv_usage_error(const char *command_name, const char *fmt, ...) KVASIR_PRINTF(2, 3);
 
