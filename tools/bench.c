@@ -32,10 +32,14 @@ static const char *const FORMATS[] = {"md", "csv", "json", "jsonl", NULL}; /* in
 
 #define AT(field) offsetof(bench_options, field)
 static const kv_opt BENCH_ROWS[] = {
-    {"--n-prompt", "-p", KV_OPT_INTS, AT(prompts), "N,N", 0, MAX_TEST_TOKENS, NULL, "Prompt lengths; 0: none (default 512)."},
-    {"--n-gen", "-n", KV_OPT_INTS, AT(gens), "N,N", 0, MAX_TEST_TOKENS, NULL, "Tokens to generate; 0: none (default 128)."},
-    {"--n-depth", "-d", KV_OPT_INTS, AT(depths), "N,N", 0, MAX_TEST_TOKENS, NULL, "Context that is there before (default 0)."},
-    {"--n-pg", "-pg", KV_OPT_INTS, AT(pair), "P,G", 0, MAX_TEST_TOKENS, NULL, "Also P prompt tokens and G generated ones together."},
+    {"--n-prompt", "-p", KV_OPT_INTS, AT(prompts), "N,N", 0, MAX_TEST_TOKENS, NULL,
+     "Prompt lengths; 0: none (default 512)."},
+    {"--n-gen", "-n", KV_OPT_INTS, AT(gens), "N,N", 0, MAX_TEST_TOKENS, NULL,
+     "Tokens to generate; 0: none (default 128)."},
+    {"--n-depth", "-d", KV_OPT_INTS, AT(depths), "N,N", 0, MAX_TEST_TOKENS, NULL,
+     "Context that is there before (default 0)."},
+    {"--n-pg", "-pg", KV_OPT_INTS, AT(pair), "P,G", 0, MAX_TEST_TOKENS, NULL,
+     "Also P prompt tokens and G generated ones together."},
     {"--repetitions", "-r", KV_OPT_INT, AT(repeats), "N", 1, 1000, NULL, "Repeats, after a warm-up."},
     {"--output", "-o", KV_OPT_ENUM, AT(format), "FORMAT", 0, 0, FORMATS, "md, csv, json or jsonl."},
     {0},
@@ -97,7 +101,8 @@ static kvasir_code seek(bench_state *s, size_t depth, kvasir_error *err)
     size_t have = kvasir_session_rewind(s->session, depth);
     if (have > depth) have = depth;
     if (have == depth) return KVASIR_OK;
-    return kvasir_session_eval(s->session, s->tokens + have, depth - have, KVASIR_LOGITS_NONE, kv_bar_progress, NULL, err);
+    return kvasir_session_eval(s->session, s->tokens + have, depth - have, KVASIR_LOGITS_NONE, kv_bar_progress, NULL,
+                               err);
 }
 
 /* Reads n_prompt tokens and takes n_gen steps from the present position. `*prompt_ms` is the time of the prompt part, or of the
@@ -144,7 +149,8 @@ static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, k
     if (!samples) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %d samples", o->repeats);
     kvasir_code code = KVASIR_OK;
     double prompt_ms = 0;
-    kv_bench_row row = {.n_prompt = n_prompt, .n_gen = n_gen, .n_depth = depth, .n_samples = o->repeats, .samples_ns = samples};
+    kv_bench_row row = {
+        .n_prompt = n_prompt, .n_gen = n_gen, .n_depth = depth, .n_samples = o->repeats, .samples_ns = samples};
     time_t now = time(NULL);
     strftime(row.test_time, sizeof row.test_time, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
     for (int r = -1; r < o->repeats && code == KVASIR_OK; r++) { /* -1 warms caches, pages and the clock up */
@@ -194,7 +200,8 @@ static kvasir_code run_all(bench_state *s, kvasir_error *err)
         uint64_t start = now_ns();
         code = seek(s, (size_t)depth, err);
         s->depth_ms = (double)(now_ns() - start) / 1e6;
-        for (int i = 0; i < o->prompts.n && code == KVASIR_OK; i++) code = run_test(s, o->prompts.values[i], 0, depth, err);
+        for (int i = 0; i < o->prompts.n && code == KVASIR_OK; i++)
+            code = run_test(s, o->prompts.values[i], 0, depth, err);
         for (int i = 0; i < o->gens.n && code == KVASIR_OK; i++) code = run_test(s, 0, o->gens.values[i], depth, err);
         if (o->pair.n == 2 && code == KVASIR_OK) code = run_test(s, o->pair.values[0], o->pair.values[1], depth, err);
     }
@@ -238,19 +245,25 @@ static kvasir_code prepare(const bench_options *o, bench_state *s, size_t needed
 int kv_tool_bench(int argc, char **argv)
 {
     bench_options o = {.common = kv_common_default(), .repeats = 5};
-    kv_opt_group groups[] = {{"Tests", BENCH_ROWS, &o}, kv_group_model(&o.common), kv_group_load(&o.common),
-                             kv_group_context(&o.common), kv_group_general(&o.common)};
+    kv_opt_group groups[] = {{"Tests", BENCH_ROWS, &o},
+                             kv_group_model(&o.common),
+                             kv_group_load(&o.common),
+                             kv_group_context(&o.common),
+                             kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
         .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [-o md|csv|json|jsonl]",
-        .about = "Tokens per second of reading and of writing, the median of the repeats, and how much that is of what this machine "
-                 "can do: its read bandwidth and arithmetic peak are measured first. ttft is the time to read all that stands before "
+        .about = "Tokens per second of reading and of writing, the median of the repeats, and how much that is of what "
+                 "this machine "
+                 "can do: its read bandwidth and arithmetic peak are measured first. ttft is the time to read all that "
+                 "stands before "
                  "the first token, the model being loaded.",
         .groups = groups,
         .n_groups = sizeof groups / sizeof groups[0],
     };
     int status = kv_options_parse(argc, argv, &command);
-    if (status == KV_PARSED && o.pair.n != 0 && o.pair.n != 2) return kv_usage_error(TOOL, "-pg takes two numbers: P,G");
+    if (status == KV_PARSED && o.pair.n != 0 && o.pair.n != 2)
+        return kv_usage_error(TOOL, "-pg takes two numbers: P,G");
     if (status != KV_PARSED) return status;
     int prompt = 512, gen = 128, depth = 0;
     if (o.prompts.n == 0) o.prompts = (kv_ints){&prompt, 1};

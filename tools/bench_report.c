@@ -71,7 +71,8 @@ static void cpu_name(char *out, size_t cap)
 static void model_type(const kvasir_model_info *info, char *out, size_t cap)
 {
     double n = (double)info->n_params;
-    snprintf(out, cap, n >= 1e9 ? "%s %.2f B %s" : "%s %.0f M %s", info->architecture, n >= 1e9 ? n / 1e9 : n / 1e6, info->type);
+    snprintf(out, cap, n >= 1e9 ? "%s %.2f B %s" : "%s %.0f M %s", info->architecture, n >= 1e9 ? n / 1e9 : n / 1e6,
+             info->type);
 }
 
 /* "pp512", "tg128 @ d4096", "pp512+tg128". */
@@ -175,18 +176,20 @@ static void print_md(const kv_bench_setup *setup, const kv_bench_row *row)
     test_name(row, name, sizeof name);
     snprintf(speed, sizeof speed, "%.2f ± %.2f", s.median_ts, s.stddev_ts);
     if (row->limit_pct > 0) snprintf(limit, sizeof limit, "%.1f %%", row->limit_pct);
-    printf("| %-24s | %8.2f MiB | %7d | %-20s | %21s | %8s | %9.1f |\n", type, (double)setup->info.weight_bytes / 1048576.0,
-           setup->n_threads, name, speed, limit, row->ttft_ms);
+    printf("| %-24s | %8.2f MiB | %7d | %-20s | %21s | %8s | %9.1f |\n", type,
+           (double)setup->info.weight_bytes / 1048576.0, setup->n_threads, name, speed, limit, row->ttft_ms);
 }
 
 void kv_bench_begin(kv_bench_format format, const kv_bench_setup *setup)
 {
     (void)setup;
     if (format == KV_BENCH_JSON) fputs("[\n", stdout);
+    /* clang-format off */
     if (format == KV_BENCH_MD)
         fputs("| model                    |         size | threads | test                 |                  t/s | of limit |   ttft ms |\n"
               "| ------------------------ | -----------: | ------: | -------------------- | -------------------: | -------: | --------: |\n",
               stdout);
+    /* clang-format on */
 }
 
 bool kv_bench_row_print(kv_bench_format format, const kv_bench_setup *setup, const kv_bench_row *row, int index)
@@ -214,7 +217,8 @@ void kv_bench_end(kv_bench_format format, const kv_bench_setup *setup, int n_row
 {
     if (format == KV_BENCH_JSON) fputs(n_rows ? "\n]\n" : "]\n", stdout);
     if (format == KV_BENCH_MD && setup->limits.int8_ops > 0)
-        printf("\nlimits of this machine, %d threads: read %.1f GB/s, float32 %.0f GFLOP/s, int8 %.0f GOP/s; kernels %s\n",
-               setup->n_threads, setup->limits.read_bytes_per_s / 1e9, setup->limits.fma_flops / 1e9, setup->limits.int8_ops / 1e9,
-               setup->kernels);
+        printf(
+            "\nlimits of this machine, %d threads: read %.1f GB/s, float32 %.0f GFLOP/s, int8 %.0f GOP/s; kernels %s\n",
+            setup->n_threads, setup->limits.read_bytes_per_s / 1e9, setup->limits.fma_flops / 1e9,
+            setup->limits.int8_ops / 1e9, setup->kernels);
 }

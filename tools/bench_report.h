@@ -25,9 +25,9 @@ typedef struct kv_bench_row {
     int n_samples;
     const uint64_t *samples_ns; /* [n_samples] */
     double ttft_ms;
-    double limit_pct;      /* of what the limits allow; 0 when they are unknown */
-    size_t kv_bytes;       /* in use at the end */
-    char test_time[32];    /* UTC, ISO 8601 */
+    double limit_pct;   /* of what the limits allow; 0 when they are unknown */
+    size_t kv_bytes;    /* in use at the end */
+    char test_time[32]; /* UTC, ISO 8601 */
 } kv_bench_row;
 
 /* Prints what comes before the rows, one row, and what comes after them. `index` counts rows from 0. */

@@ -83,7 +83,8 @@ static kvasir_code read_all(int fd, const char *name, size_t max_bytes, char **d
         used += (size_t)got;
         if (used > max_bytes) {
             free(buf);
-            return kv_set_error(err, KVASIR_ERR_IO, "%.200s is larger than the %zu MiB that are read", name, max_bytes >> 20);
+            return kv_set_error(err, KVASIR_ERR_IO, "%.200s is larger than the %zu MiB that are read", name,
+                                max_bytes >> 20);
         }
         if (capacity - used < 2) {
             char *grown = realloc(buf, capacity * 2);
@@ -146,7 +147,8 @@ static void flatten_attention(char *text)
     *out = '\0';
 }
 
-kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out, char **attention_text, kvasir_error *err)
+kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out, char **attention_text,
+                                   kvasir_error *err)
 {
     static const char *const kernels[] = {"auto", "scalar", "avx2", "avx512", "neon"};
     kvasir_model_params params = kvasir_model_params_default();
@@ -198,8 +200,9 @@ kvasir_code kv_common_open_model(const kv_common *c, bool vocab_only, kvasir_mod
     free(attention_text);
     if (code == KVASIR_OK && c->verbose && !c->quiet) {
         kvasir_model_info info = kvasir_model_get_info(*out);
-        fprintf(stderr, "model: %s (%s, %s, %.1f M parameters), kernels %s, loaded in %.0f ms\n", path, info.architecture,
-                info.type, (double)info.n_params / 1e6, vocab_only ? "none" : kvasir_model_kernels(*out), info.load_ms);
+        fprintf(stderr, "model: %s (%s, %s, %.1f M parameters), kernels %s, loaded in %.0f ms\n", path,
+                info.architecture, info.type, (double)info.n_params / 1e6,
+                vocab_only ? "none" : kvasir_model_kernels(*out), info.load_ms);
     }
     return code;
 }
@@ -221,7 +224,7 @@ kvasir_code kv_common_open_sampler(kv_common *c, const kvasir_model *model, kvas
     for (size_t i = 0; i < c->biases.n; i++)
         if (c->biases.values[i].token >= n_vocab)
             return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--logit-bias: token %d is outside the vocabulary of %d",
-                             c->biases.values[i].token, n_vocab);
+                                c->biases.values[i].token, n_vocab);
     if (c->verbose && !c->quiet) fprintf(stderr, "seed: %llu\n", (unsigned long long)c->seed.value);
     kvasir_sampler_params params = c->sampler;
     params.seed = c->seed.value;
@@ -235,8 +238,11 @@ static void print_estimate(const kvasir_estimate *e, bool fits)
     const struct {
         const char *what;
         size_t bytes;
-    } rows[] = {{"weights", e->weight_bytes}, {"KV cache, full context", e->kv_bytes}, {"compute", e->compute_bytes},
-                {"total", e->total_bytes},    {"available", e->available_bytes}};
+    } rows[] = {{"weights", e->weight_bytes},
+                {"KV cache, full context", e->kv_bytes},
+                {"compute", e->compute_bytes},
+                {"total", e->total_bytes},
+                {"available", e->available_bytes}};
     char buf[32];
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         printf("%-24s %10s\n", rows[i].what, kv_format_bytes(rows[i].bytes, buf, sizeof buf));
@@ -261,8 +267,9 @@ int kv_common_dry_run(const char *tool, const kv_common *c)
         print_estimate(&e, fits);
         return kv_tool_finish(tool, KV_EXIT_OK);
     }
-    json_t *json = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "model", path, "weight_bytes", (json_int_t)e.weight_bytes,
-                             "kv_bytes", (json_int_t)e.kv_bytes, "compute_bytes", (json_int_t)e.compute_bytes, "total_bytes",
-                             (json_int_t)e.total_bytes, "available_bytes", (json_int_t)e.available_bytes, "fits", fits);
+    json_t *json =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "model", path, "weight_bytes", (json_int_t)e.weight_bytes,
+                  "kv_bytes", (json_int_t)e.kv_bytes, "compute_bytes", (json_int_t)e.compute_bytes, "total_bytes",
+                  (json_int_t)e.total_bytes, "available_bytes", (json_int_t)e.available_bytes, "fits", fits);
     return kv_json_print(tool, json, KV_EXIT_OK);
 }

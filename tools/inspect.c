@@ -38,17 +38,27 @@ static void format_value(const char *key, const json_t *value, char *buf, size_t
 {
     char bytes[32];
     switch (json_typeof(value)) {
-    case JSON_STRING: snprintf(buf, cap, "%s", json_string_value(value)); break;
+    case JSON_STRING:
+        snprintf(buf, cap, "%s", json_string_value(value));
+        break;
     case JSON_INTEGER:
         snprintf(buf, cap, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
         if (is_bytes_key(key) && json_integer_value(value) >= 10000)
             snprintf(buf, cap, "%" JSON_INTEGER_FORMAT " (%s)", json_integer_value(value),
                      kv_format_bytes((size_t)json_integer_value(value), bytes, sizeof bytes));
         break;
-    case JSON_REAL: snprintf(buf, cap, "%g", json_real_value(value)); break;
-    case JSON_TRUE: snprintf(buf, cap, "yes"); break;
-    case JSON_FALSE: snprintf(buf, cap, "no"); break;
-    case JSON_NULL: snprintf(buf, cap, "-"); break;
+    case JSON_REAL:
+        snprintf(buf, cap, "%g", json_real_value(value));
+        break;
+    case JSON_TRUE:
+        snprintf(buf, cap, "yes");
+        break;
+    case JSON_FALSE:
+        snprintf(buf, cap, "no");
+        break;
+    case JSON_NULL:
+        snprintf(buf, cap, "-");
+        break;
     case JSON_ARRAY: {
         size_t used = 0, n = json_array_size(value);
         buf[0] = '\0';
@@ -64,7 +74,9 @@ static void format_value(const char *key, const json_t *value, char *buf, size_t
         }
         break;
     }
-    case JSON_OBJECT: snprintf(buf, cap, "{%zu}", json_object_size(value)); break;
+    case JSON_OBJECT:
+        snprintf(buf, cap, "{%zu}", json_object_size(value));
+        break;
     }
     for (char *p = buf; *p; p++)
         if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = ' ';
@@ -92,7 +104,8 @@ static void print_table(const json_t *rows, int indent)
             int width = (int)strlen(cell);
             if (width > widths[c]) widths[c] = width;
         }
-    for (int c = 0; c < n_columns; c++) printf("%*s%-*s", c ? 2 : indent, "", c + 1 < n_columns ? widths[c] : 0, keys[c]);
+    for (int c = 0; c < n_columns; c++)
+        printf("%*s%-*s", c ? 2 : indent, "", c + 1 < n_columns ? widths[c] : 0, keys[c]);
     putchar('\n');
     for (size_t i = 0; i < json_array_size(rows); i++) {
         for (int c = 0; c < n_columns; c++) {
@@ -122,7 +135,8 @@ static void print_object(const json_t *object, int depth, bool color)
                 printf("%*s%-*s %s\n", indent, "", KEY_COLUMN - indent, key, text);
                 continue;
             }
-            printf("\n%*s%s%s%s\n", indent, "", kv_style_code(KV_STYLE_BOLD, color), key, kv_style_code(KV_STYLE_RESET, color));
+            printf("\n%*s%s%s%s\n", indent, "", kv_style_code(KV_STYLE_BOLD, color), key,
+                   kv_style_code(KV_STYLE_RESET, color));
             if (is_table)
                 print_table(value, indent + 2);
             else
@@ -146,12 +160,15 @@ static int print_text(const char *json, bool color)
 int kv_tool_inspect(int argc, char **argv)
 {
     inspect_options o = {.common = kv_common_default()};
-    kv_opt_group groups[] = {{"Inspecting", INSPECT_ROWS, &o}, kv_group_model(&o.common), kv_group_output(&o.common),
+    kv_opt_group groups[] = {{"Inspecting", INSPECT_ROWS, &o},
+                             kv_group_model(&o.common),
+                             kv_group_output(&o.common),
                              kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
         .usage = "MODEL [--tensors] [-o json]",
-        .about = "What a GGUF file holds: architecture, sizes, types, tokenizer, attention per layer. Reads the header alone, "
+        .about = "What a GGUF file holds: architecture, sizes, types, tokenizer, attention per layer. Reads the header "
+                 "alone, "
                  "and also describes files that cannot be run.",
         .groups = groups,
         .n_groups = sizeof groups / sizeof groups[0],
@@ -160,7 +177,8 @@ int kv_tool_inspect(int argc, char **argv)
     };
     int status = kv_options_parse(argc, argv, &command);
     if (status != KV_PARSED) return status;
-    if (o.operand && o.common.model) return kv_usage_error(TOOL, "two models: '%.80s' and -m '%.80s'", o.operand, o.common.model);
+    if (o.operand && o.common.model)
+        return kv_usage_error(TOOL, "two models: '%.80s' and -m '%.80s'", o.operand, o.common.model);
     kvasir_error err = {0};
     char path[4096], *json = NULL;
     if (kv_model_find(o.operand ? o.operand : o.common.model, path, sizeof path, &err) != KVASIR_OK ||

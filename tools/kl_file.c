@@ -36,7 +36,11 @@ static kvasir_code write_failed(const kv_kl_file *f, kvasir_error *err)
 kvasir_code kv_kl_create(kv_kl_file *f, const char *path, const kv_kl_shape *shape, kvasir_error *err)
 {
     size_t n_tokens = (size_t)shape->n_chunks * shape->n_ctx;
-    header h = {.version = VERSION, .n_vocab = shape->n_vocab, .n_ctx = shape->n_ctx, .n_chunks = shape->n_chunks, .n_tokens = n_tokens};
+    header h = {.version = VERSION,
+                .n_vocab = shape->n_vocab,
+                .n_ctx = shape->n_ctx,
+                .n_chunks = shape->n_chunks,
+                .n_tokens = n_tokens};
     memcpy(h.magic, MAGIC, sizeof MAGIC);
     if (snprintf(f->path, sizeof f->path, "%s", path) >= (int)sizeof f->path)
         return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--kl-base: the path is too long");
@@ -54,7 +58,8 @@ kvasir_code kv_kl_create(kv_kl_file *f, const char *path, const kv_kl_shape *sha
     f->codes = malloc((size_t)shape->n_vocab * sizeof *f->codes);
     if (!f->codes) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for a row of %u codes", shape->n_vocab);
     errno = 0;
-    if (fwrite(&h, sizeof h, 1, f->file) != 1 || fwrite(shape->tokens, sizeof *shape->tokens, n_tokens, f->file) != n_tokens)
+    if (fwrite(&h, sizeof h, 1, f->file) != 1 ||
+        fwrite(shape->tokens, sizeof *shape->tokens, n_tokens, f->file) != n_tokens)
         return write_failed(f, err);
     return KVASIR_OK;
 }
@@ -67,7 +72,8 @@ kvasir_code kv_kl_write(kv_kl_file *f, const float *logits, double log_sum, kvas
         if (value > best) best = value;
         if (value < least) least = value;
     }
-    if (!isfinite(best)) return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
+    if (!isfinite(best))
+        return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
     if (!(least >= best - MAX_NATS)) least = best - MAX_NATS;
     row_header h = {(float)least, (float)((best - least) / MAX_CODE)};
     for (uint32_t i = 0; i < f->n_vocab; i++) {
@@ -84,8 +90,10 @@ kvasir_code kv_kl_write(kv_kl_file *f, const float *logits, double log_sum, kvas
 kvasir_code kv_kl_commit(kv_kl_file *f, kvasir_error *err)
 {
     errno = 0;
-    if (f->n_rows_left != 0) return kv_set_error(err, KVASIR_ERR_IO, "%.200s would lack %zu rows", f->path, f->n_rows_left);
-    if (fflush(f->file) != 0 || fsync(fileno(f->file)) != 0 || rename(f->temporary, f->path) != 0) return write_failed(f, err);
+    if (f->n_rows_left != 0)
+        return kv_set_error(err, KVASIR_ERR_IO, "%.200s would lack %zu rows", f->path, f->n_rows_left);
+    if (fflush(f->file) != 0 || fsync(fileno(f->file)) != 0 || rename(f->temporary, f->path) != 0)
+        return write_failed(f, err);
     f->temporary[0] = '\0';
     return KVASIR_OK;
 }
@@ -94,7 +102,8 @@ kvasir_code kv_kl_commit(kv_kl_file *f, kvasir_error *err)
 
 static kvasir_code is_damaged(const kv_kl_file *f, kvasir_error *err, const char *what)
 {
-    return kv_set_error(err, KVASIR_ERR_FORMAT, "--kl-base %.200s: %s; give a path that does not exist to write a new one", f->path, what);
+    return kv_set_error(err, KVASIR_ERR_FORMAT,
+                        "--kl-base %.200s: %s; give a path that does not exist to write a new one", f->path, what);
 }
 
 /* The header and the tokens must be those of this run: then every size that follows is one we computed ourselves. */
@@ -111,12 +120,14 @@ static kvasir_code check_header(const kv_kl_file *f, const kv_kl_shape *shape, k
     if (h.n_chunks != shape->n_chunks || h.n_tokens != n_tokens) return is_damaged(f, err, "it is about another text");
     struct stat st;
     size_t expected = sizeof h + n_tokens * sizeof(kvasir_token) + shape->n_rows * row_bytes;
-    if (fstat(fileno(f->file), &st) != 0 || (size_t)st.st_size != expected) return is_damaged(f, err, "its length is wrong");
+    if (fstat(fileno(f->file), &st) != 0 || (size_t)st.st_size != expected)
+        return is_damaged(f, err, "its length is wrong");
     kvasir_token block[1024];
     for (size_t done = 0, n; done < n_tokens; done += n) {
         n = n_tokens - done < 1024 ? n_tokens - done : 1024;
         if (fread(block, sizeof *block, n, f->file) != n) return is_damaged(f, err, "it cannot be read to its end");
-        if (memcmp(block, shape->tokens + done, n * sizeof *block) != 0) return is_damaged(f, err, "it is about another text");
+        if (memcmp(block, shape->tokens + done, n * sizeof *block) != 0)
+            return is_damaged(f, err, "it is about another text");
     }
     return KVASIR_OK;
 }
@@ -136,7 +147,8 @@ kvasir_code kv_kl_open(kv_kl_file *f, const char *path, const kv_kl_shape *shape
 kvasir_code kv_kl_read(kv_kl_file *f, uint16_t *codes, kv_kl_row *row, kvasir_error *err)
 {
     row_header h;
-    if (f->n_rows_left == 0 || fread(&h, sizeof h, 1, f->file) != 1 || fread(codes, sizeof *codes, f->n_vocab, f->file) != f->n_vocab)
+    if (f->n_rows_left == 0 || fread(&h, sizeof h, 1, f->file) != 1 ||
+        fread(codes, sizeof *codes, f->n_vocab, f->file) != f->n_vocab)
         return is_damaged(f, err, "it cannot be read to its end");
     if (!isfinite(h.min) || !isfinite(h.scale) || h.scale < 0 || h.scale > 1 || h.min > 0.01f || h.min < -1e6f)
         return is_damaged(f, err, "a row holds impossible numbers");

@@ -42,10 +42,12 @@ typedef uint64_t (*loop)(const void *data, size_t bytes, size_t steps);
     for (int k = 0; k < ACCUMULATORS; k++) all ^= sum[k][0] ^ sum[k][3] ^ sum[k][7];                                   \
     return all;
 
+/* clang-format off */
 static uint64_t read_plain(const void *data, size_t bytes, size_t steps)
 {
     READ_BODY
 }
+/* clang-format on */
 
 /* ---- plain arithmetic: any machine -------------------------------------------------------------------- */
 
@@ -85,6 +87,7 @@ static uint64_t int8_plain(const void *data, size_t bytes, size_t steps)
 #if defined(__x86_64__)
 #define TARGET(isa) __attribute__((target(isa)))
 
+/* clang-format off */
 TARGET("avx2") static uint64_t read_avx2(const void *data, size_t bytes, size_t steps)
 {
     READ_BODY
@@ -94,6 +97,7 @@ TARGET("avx512f") static uint64_t read_avx512(const void *data, size_t bytes, si
 {
     READ_BODY
 }
+/* clang-format on */
 
 /* The twelve chains stay in registers: CHAINS + operands <= 16. */
 TARGET("avx2,fma") static uint64_t fma_avx2(const void *data, size_t bytes, size_t steps)
@@ -273,7 +277,8 @@ bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out)
     char *data;
     if (posix_memalign((void **)&data, 2 << 20, total) != 0) return false;
     float small = 0.25f; /* x * 0.25 + 0.25 stays finite and normal for ever */
-    for (size_t i = 0; i < total; i += sizeof small) memcpy(data + i, &small, sizeof small); /* and the pages are there */
+    for (size_t i = 0; i < total; i += sizeof small)
+        memcpy(data + i, &small, sizeof small); /* and the pages are there */
     loops l = choose_loops();
     double chains = (double)CHAINS * FLOP_STEPS * n_threads;
     team read_team = {.run = l.read, .data = data, .slice_bytes = slice};

@@ -41,7 +41,7 @@ typedef struct logits_state {
     kvasir_session *session;
     kvasir_token *tokens;
     size_t n_tokens;
-    bool *wanted;   /* [n_tokens] */
+    bool *wanted;     /* [n_tokens] */
     kv_top_item *top; /* [n_top] */
     int n_vocab, n_top;
     size_t n_printed;
@@ -84,8 +84,9 @@ static kvasir_code mark_wanted(logits_state *s, const char *at, kvasir_error *er
     if (strcmp(at, "last") == 0) s->wanted[s->n_tokens - 1] = true;
     for (unsigned long first, last; parse_range(&at, &first, &last); at += *at == ',') {
         if (last >= s->n_tokens)
-            return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--at: position %lu is outside the prompt of %zu tokens (0 to %zu)", last,
-                                s->n_tokens, s->n_tokens - 1);
+            return kv_set_error(err, KVASIR_ERR_ARGUMENT,
+                                "--at: position %lu is outside the prompt of %zu tokens (0 to %zu)", last, s->n_tokens,
+                                s->n_tokens - 1);
         for (unsigned long i = first; i <= last; i++) s->wanted[i] = true;
     }
     return KVASIR_OK;
@@ -154,7 +155,8 @@ static void print_row(logits_state *s, size_t pos, const float *logits)
 static kvasir_code feed(logits_state *s, size_t begin, size_t end, kvasir_want want, kv_bar *bar, kvasir_error *err)
 {
     kv_bar *inner = begin == 0 ? bar : NULL; /* the session counts from the start of this piece */
-    kvasir_code code = kvasir_session_eval(s->session, s->tokens + begin, end - begin, want, kv_bar_progress, inner, err);
+    kvasir_code code =
+        kvasir_session_eval(s->session, s->tokens + begin, end - begin, want, kv_bar_progress, inner, err);
     if (code == KVASIR_OK) kv_bar_update(bar, end, s->n_tokens);
     return code;
 }
@@ -187,14 +189,16 @@ static kvasir_code prepare(logits_options *o, logits_state *s, kvasir_error *err
     s->n_top = top < s->n_vocab ? top : s->n_vocab;
     s->top = malloc((size_t)s->n_top * sizeof *s->top);
     if (!s->top) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for --top %d", s->n_top);
-    code = kv_source_tokens(&o->source, s->model, KVASIR_TOKENIZE_BOS | KVASIR_TOKENIZE_SPECIAL, &s->tokens, &s->n_tokens, err);
+    code = kv_source_tokens(&o->source, s->model, KVASIR_TOKENIZE_BOS | KVASIR_TOKENIZE_SPECIAL, &s->tokens,
+                            &s->n_tokens, err);
     if (code == KVASIR_OK) code = mark_wanted(s, o->at, err);
     if (code == KVASIR_OK) code = kv_common_open_session(&o->common, s->model, &s->session, err);
     if (code != KVASIR_OK) return code;
     size_t n_ctx = kvasir_session_n_ctx(s->session);
     if (s->n_tokens <= n_ctx) return KVASIR_OK;
-    return kv_set_error(err, KVASIR_ERR_CONTEXT, "the prompt has %zu tokens, the context holds %zu; shorten it or give a larger -c",
-                        s->n_tokens, n_ctx);
+    return kv_set_error(err, KVASIR_ERR_CONTEXT,
+                        "the prompt has %zu tokens, the context holds %zu; shorten it or give a larger -c", s->n_tokens,
+                        n_ctx);
 }
 
 int kv_tool_logits(int argc, char **argv)

@@ -69,11 +69,12 @@ static int help_about(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    setlocale(LC_CTYPE, ""); /* the width of characters; numbers stay in the C locale */
+    setlocale(LC_CTYPE, "");  /* the width of characters; numbers stay in the C locale */
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is a write error with a line, not a silent death */
     if (argc < 2) return print_help();
     const char *word = argv[1];
-    if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) return help_about(argc, argv);
+    if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+        return help_about(argc, argv);
     if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0) {
         puts("kvasir " KVASIR_VERSION);
         return kv_tool_finish("version", KV_EXIT_OK);

@@ -73,23 +73,27 @@ static const kv_known_model *find_known(const char *name)
 static kvasir_code not_found(const char *name, kvasir_error *err)
 {
     const kv_known_model *known = find_known(name);
-    if (known) return kv_set_error(err, KVASIR_ERR_IO, "model %s is not here; run: kvasir get %s", known->file, known->name);
+    if (known)
+        return kv_set_error(err, KVASIR_ERR_IO, "model %s is not here; run: kvasir get %s", known->file, known->name);
     const char *names[8];
     int n = 0;
     for (const kv_known_model *m = KV_KNOWN_MODELS; m->name && n < 8; m++) names[n++] = m->name;
     const char *near = kv_nearest(name, names, n);
     if (near)
-        return kv_set_error(err, KVASIR_ERR_IO, "no model '%.200s' here; did you mean %s? (run: kvasir get %s)", name, near, near);
+        return kv_set_error(err, KVASIR_ERR_IO, "no model '%.200s' here; did you mean %s? (run: kvasir get %s)", name,
+                            near, near);
     if (strchr(name, '/')) return kv_set_error(err, KVASIR_ERR_IO, "cannot open %.300s: no such file", name);
     return kv_set_error(err, KVASIR_ERR_IO,
-                "no model '%.200s' in models/ or ~/.cache/kvasir; give a path, or run: kvasir get smollm2", name);
+                        "no model '%.200s' in models/ or ~/.cache/kvasir; give a path, or run: kvasir get smollm2",
+                        name);
 }
 
 kvasir_code kv_model_find(const char *name, char *out, size_t cap, kvasir_error *err)
 {
     if (!name) name = KV_DEFAULT_MODEL;
     if (!name[0]) return kv_set_error(err, KVASIR_ERR_ARGUMENT, "the model's name is empty");
-    if (strlen(name) >= cap) return kv_set_error(err, KVASIR_ERR_ARGUMENT, "the model's path is longer than %zu bytes", cap);
+    if (strlen(name) >= cap)
+        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "the model's path is longer than %zu bytes", cap);
     struct stat st;
     if (stat(name, &st) == 0 && (!S_ISDIR(st.st_mode) || strchr(name, '/'))) {
         if (S_ISDIR(st.st_mode)) return kv_set_error(err, KVASIR_ERR_IO, "%.300s is a folder, not a GGUF file", name);
@@ -109,7 +113,8 @@ kvasir_code kv_model_find(const char *name, char *out, size_t cap, kvasir_error 
     for (int i = 0; i < N_FOLDERS; i++) {
         static const char *const endings[] = {"", ".gguf"};
         for (int e = 0; folders[i][0] && e < 2; e++)
-            if (snprintf(out, cap, "%s/%s%s", folders[i], file, endings[e]) < (int)cap && is_file(out)) return KVASIR_OK;
+            if (snprintf(out, cap, "%s/%s%s", folders[i], file, endings[e]) < (int)cap && is_file(out))
+                return KVASIR_OK;
     }
     return not_found(name, err);
 }
@@ -123,6 +128,7 @@ kvasir_code kv_model_download_dir(char *out, size_t cap, kvasir_error *err)
     while (chosen < 2 && !(is_folder(folders[chosen]) && access(folders[chosen], W_OK) == 0)) chosen++;
     if (!folders[chosen][0])
         return kv_set_error(err, KVASIR_ERR_IO, "no place for downloads: no models/ folder here, and HOME is not set");
-    if (snprintf(out, cap, "%s", folders[chosen]) >= (int)cap) return kv_set_error(err, KVASIR_ERR_IO, "the path of the cache is too long");
+    if (snprintf(out, cap, "%s", folders[chosen]) >= (int)cap)
+        return kv_set_error(err, KVASIR_ERR_IO, "the path of the cache is too long");
     return KVASIR_OK;
 }

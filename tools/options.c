@@ -101,7 +101,8 @@ static int unknown_option(const slots *all, const char *command_name, const char
     /* "-temp" for "--temp": the same name with the dash forgotten. */
     for (int i = 0; !is_long && i < all->n; i++)
         if (strcmp(word + 1, all->items[i].row->name + 2) == 0)
-            return kv_usage_error(command_name, "unknown option %.80s; did you mean %s?", word, all->items[i].row->name);
+            return kv_usage_error(command_name, "unknown option %.80s; did you mean %s?", word,
+                                  all->items[i].row->name);
     const char *near = kv_nearest(word, names, n);
     if (near) return kv_usage_error(command_name, "unknown option %.80s; did you mean %s?", word, near);
     return kv_usage_error(command_name, "unknown option %.80s; 'kvasir %s --help' lists them", word, command_name);
@@ -158,7 +159,8 @@ static const char *parse_int(const kv_opt *row, const char *text, int *out, char
     const char *end;
     long long value;
     if (!parse_integer(text, &end, &value) || *end != '\0') {
-        snprintf(reason, MAX_REASON, "'%.60s' is not a whole number (range: %s)", text, range_text(row, range, sizeof range));
+        snprintf(reason, MAX_REASON, "'%.60s' is not a whole number (range: %s)", text,
+                 range_text(row, range, sizeof range));
         return reason;
     }
     if (value < (long long)row->min || value > (long long)row->max) {
@@ -241,7 +243,8 @@ static const char *parse_seed(const char *text, kv_seed *out, char *reason)
     char *end;
     unsigned long long value = isdigit((unsigned char)*text) ? strtoull(text, &end, 10) : (end = (char *)text, 0);
     if (end == text || *end != '\0' || errno == ERANGE) {
-        snprintf(reason, MAX_REASON, "'%.60s' is not a seed (range: 0 to %llu, or -1 for a random one)", text, ULLONG_MAX);
+        snprintf(reason, MAX_REASON, "'%.60s' is not a seed (range: 0 to %llu, or -1 for a random one)", text,
+                 ULLONG_MAX);
         return reason;
     }
     *out = (kv_seed){value, true};
@@ -275,15 +278,27 @@ static const char *parse_value(const slot *s, const char *text, char *reason)
 {
     void *field = (char *)s->base + s->row->offset;
     switch (s->row->kind) {
-    case KV_OPT_INT: return parse_int(s->row, text, field, reason);
-    case KV_OPT_FLOAT: return parse_float(s->row, text, field, reason);
-    case KV_OPT_STRING: *(const char **)field = text; return NULL;
-    case KV_OPT_ENUM: return parse_enum(s->row, text, field, reason);
-    case KV_OPT_INTS: return parse_ints(s->row, text, field, reason);
-    case KV_OPT_SEED: return parse_seed(text, field, reason);
-    case KV_OPT_BIASES: return parse_bias(text, field, reason);
-    case KV_OPT_FLAG: *(bool *)field = true; return NULL;
-    case KV_OPT_FLAG_OFF: *(bool *)field = false; return NULL;
+    case KV_OPT_INT:
+        return parse_int(s->row, text, field, reason);
+    case KV_OPT_FLOAT:
+        return parse_float(s->row, text, field, reason);
+    case KV_OPT_STRING:
+        *(const char **)field = text;
+        return NULL;
+    case KV_OPT_ENUM:
+        return parse_enum(s->row, text, field, reason);
+    case KV_OPT_INTS:
+        return parse_ints(s->row, text, field, reason);
+    case KV_OPT_SEED:
+        return parse_seed(text, field, reason);
+    case KV_OPT_BIASES:
+        return parse_bias(text, field, reason);
+    case KV_OPT_FLAG:
+        *(bool *)field = true;
+        return NULL;
+    case KV_OPT_FLAG_OFF:
+        *(bool *)field = false;
+        return NULL;
     }
     return "unknown kind of option";
 }
@@ -344,8 +359,9 @@ static int take_option(slots *all, const kv_command *command, int argc, char **a
         if (*i + 1 >= argc) return kv_usage_error(command->name, "%s needs a value: %s", name, s->row->arg);
         value = argv[++*i];
         if (is_option_word(value) && find_slot(all, value, &ignored))
-            return kv_usage_error(command->name, "%s needs a value (%s), but %.80s follows; write %s=%.80s if you mean that",
-                                  name, s->row->arg, value, name, value);
+            return kv_usage_error(command->name,
+                                  "%s needs a value (%s), but %.80s follows; write %s=%.80s if you mean that", name,
+                                  s->row->arg, value, name, value);
     }
     if (!*value && s->row->kind != KV_OPT_STRING)
         return kv_usage_error(command->name, "%s needs a value: %s", name, s->row->arg);
@@ -386,10 +402,17 @@ static void default_text(const slot *s, char *buf, size_t cap)
     buf[0] = '\0';
     if (strstr(s->row->help, "default") || strstr(s->row->help, "without")) return;
     switch (s->row->kind) {
-    case KV_OPT_INT: snprintf(buf, cap, " (default %d)", *(const int *)field); break;
-    case KV_OPT_FLOAT: snprintf(buf, cap, " (default %g)", (double)*(const float *)field); break;
-    case KV_OPT_ENUM: snprintf(buf, cap, " (default %s)", s->row->choices[*(const int *)field]); break;
-    default: break;
+    case KV_OPT_INT:
+        snprintf(buf, cap, " (default %d)", *(const int *)field);
+        break;
+    case KV_OPT_FLOAT:
+        snprintf(buf, cap, " (default %g)", (double)*(const float *)field);
+        break;
+    case KV_OPT_ENUM:
+        snprintf(buf, cap, " (default %s)", s->row->choices[*(const int *)field]);
+        break;
+    default:
+        break;
     }
 }
 
@@ -398,8 +421,8 @@ static void print_option(const slot *s)
     enum { COLUMN = 34 };
     const kv_opt *row = s->row;
     if (!row->help) return; /* another spelling of the row before it */
-    int used = printf("  %s%s%s%s%s", row->alias ? row->alias : "", row->alias ? ", " : "", row->name, row->arg ? " " : "",
-                      row->arg ? row->arg : "");
+    int used = printf("  %s%s%s%s%s", row->alias ? row->alias : "", row->alias ? ", " : "", row->name,
+                      row->arg ? " " : "", row->arg ? row->arg : "");
     if (used > COLUMN - 2) {
         putchar('\n');
         used = 0;
@@ -447,8 +470,8 @@ int kv_options_parse(int argc, char **argv, kv_command *command)
         } else if (command->n_args < command->max_args) {
             command->args[command->n_args++] = argv[i];
         } else {
-            return kv_usage_error(command->name, "unexpected argument '%.80s'; 'kvasir %s --help' shows the usage", argv[i],
-                                  command->name);
+            return kv_usage_error(command->name, "unexpected argument '%.80s'; 'kvasir %s --help' shows the usage",
+                                  argv[i], command->name);
         }
     }
     if (command->n_args < command->min_args)

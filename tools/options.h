@@ -28,14 +28,14 @@ typedef enum kv_opt_kind {
 } kv_opt_kind;
 
 typedef struct kv_opt {
-    const char *name;    /* "--top-k"; NULL ends the table */
-    const char *alias;   /* "-n", or NULL */
+    const char *name;  /* "--top-k"; NULL ends the table */
+    const char *alias; /* "-n", or NULL */
     kv_opt_kind kind;
-    size_t offset;       /* of the field in the group's struct; defaults are what stands there before parsing */
-    const char *arg;     /* placeholder in --help: "N", "FILE"; NULL for flags */
-    double min, max;     /* numbers */
+    size_t offset;   /* of the field in the group's struct; defaults are what stands there before parsing */
+    const char *arg; /* placeholder in --help: "N", "FILE"; NULL for flags */
+    double min, max; /* numbers */
     const char *const *choices;
-    const char *help;    /* one sentence; "%" stands for itself */
+    const char *help; /* one sentence; "%" stands for itself */
 } kv_opt;
 
 typedef struct kv_ints {
@@ -56,19 +56,19 @@ typedef struct kv_biases {
 typedef struct kv_opt_group {
     const char *title; /* heading in --help */
     const kv_opt *options;
-    void *base;        /* the struct that `offset` is relative to */
+    void *base; /* the struct that `offset` is relative to */
 } kv_opt_group;
 
 typedef struct kv_command {
-    const char *name;     /* "run" */
-    const char *usage;    /* after "kvasir run ", e.g. "[-m MODEL] -p TEXT" */
-    const char *about;    /* a sentence or two for --help */
+    const char *name;  /* "run" */
+    const char *usage; /* after "kvasir run ", e.g. "[-m MODEL] -p TEXT" */
+    const char *about; /* a sentence or two for --help */
     const kv_opt_group *groups;
     int n_groups;
-    int min_args, max_args;  /* operands (arguments that are no options); "-" counts as one */
-    const char *args_help;   /* what the operands are, e.g. "MODEL"; named when they are missing */
-    const char **args;       /* [max_args] operands found, in order; may be NULL when max_args is 0 */
-    int n_args;              /* filled */
+    int min_args, max_args; /* operands (arguments that are no options); "-" counts as one */
+    const char *args_help;  /* what the operands are, e.g. "MODEL"; named when they are missing */
+    const char **args;      /* [max_args] operands found, in order; may be NULL when max_args is 0 */
+    int n_args;             /* filled */
 } kv_command;
 
 enum { KV_PARSED = -1 };
@@ -85,20 +85,20 @@ const char *kv_nearest(const char *word, const char *const *names, int n);
 /* ---- options that tools share ---------------------------------------------------------------- */
 
 typedef struct kv_common {
-    const char *model;      /* PATH or NAME; NULL: the default model */
-    int n_threads;          /* 0: physical cores */
-    int n_ctx;              /* 0: what the checkpoint declares */
-    int n_batch, n_ubatch;  /* -b, -ub; the session's chunk is the smaller */
-    int type_k, type_v;     /* kvasir_kv_type */
-    int kv_budget_mib;      /* 0: what n_ctx needs */
-    const char *attention;  /* SPEC or @FILE */
-    int kernels;            /* index in "auto scalar avx2 avx512 neon" */
-    int gemm;               /* kvasir_gemm */
+    const char *model;     /* PATH or NAME; NULL: the default model */
+    int n_threads;         /* 0: physical cores */
+    int n_ctx;             /* 0: what the checkpoint declares */
+    int n_batch, n_ubatch; /* -b, -ub; the session's chunk is the smaller */
+    int type_k, type_v;    /* kvasir_kv_type */
+    int kv_budget_mib;     /* 0: what n_ctx needs */
+    const char *attention; /* SPEC or @FILE */
+    int kernels;           /* index in "auto scalar avx2 avx512 neon" */
+    int gemm;              /* kvasir_gemm */
     bool dry_run;
     kv_seed seed;
     kvasir_sampler_params sampler; /* filled by the sampling options, except seed and logit_bias */
     kv_biases biases;
-    int output;             /* kv_output, of the output group */
+    int output; /* kv_output, of the output group */
     bool verbose, quiet, no_color;
 } kv_common;
 

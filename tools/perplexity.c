@@ -185,9 +185,11 @@ static kvasir_code read_tokens(perplexity_state *s, kvasir_error *err)
     if (!s->tokens) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %zu tokens", s->n_tokens);
     s->n_chunks = s->n_tokens / s->n_ctx;
     if (s->n_chunks == 0)
-        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "the text has %zu tokens, less than one chunk of %zu; give more text or a smaller -c",
+        return kv_set_error(err, KVASIR_ERR_ARGUMENT,
+                            "the text has %zu tokens, less than one chunk of %zu; give more text or a smaller -c",
                             s->n_tokens, s->n_ctx);
-    if (s->options->max_chunks > 0 && s->n_chunks > (size_t)s->options->max_chunks) s->n_chunks = (size_t)s->options->max_chunks;
+    if (s->options->max_chunks > 0 && s->n_chunks > (size_t)s->options->max_chunks)
+        s->n_chunks = (size_t)s->options->max_chunks;
     kvasir_token bos = kvasir_special_token(s->tested.model, KVASIR_TOKEN_BOS);
     bool adds_bos = bos >= 0 && s->tokens[0] == bos;
     for (size_t i = 0; i < s->n_chunks && adds_bos; i++) s->tokens[i * s->n_ctx] = bos;
@@ -219,7 +221,8 @@ static kvasir_code prepare(perplexity_state *s, kvasir_error *err)
     s->n_vocab = kvasir_model_get_info(s->tested.model).n_vocab;
     s->n_threads = kvasir_session_n_threads(s->tested.session);
     s->n_ctx = kvasir_session_n_ctx(s->tested.session);
-    if (s->n_ctx < MIN_CONTEXT) return kv_set_error(err, KVASIR_ERR_ARGUMENT, "-c: chunks have at least %d tokens", MIN_CONTEXT);
+    if (s->n_ctx < MIN_CONTEXT)
+        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "-c: chunks have at least %d tokens", MIN_CONTEXT);
     code = read_tokens(s, err);
     if (code == KVASIR_OK && o->kl_vs > 0) {
         kv_common other = o->common;
@@ -258,7 +261,8 @@ static int print_result(const perplexity_state *s)
     double same_top = 100 * (double)t->n_same_top / n, base_ppl = exp(t->base_nll / n);
     if (s->options->common.output == KV_OUTPUT_TEXT) {
         printf("perplexity        %.4f +/- %.4f\n", ppl, error);
-        printf("text              %zu tokens, %zu chunks of %zu, %zu positions scored\n", s->n_tokens, s->n_chunks, s->n_ctx, t->n);
+        printf("text              %zu tokens, %zu chunks of %zu, %zu positions scored\n", s->n_tokens, s->n_chunks,
+               s->n_ctx, t->n);
         if (is_compared) {
             printf("base perplexity   %.4f (%+.3f %%)\n", base_ppl, 100 * (ppl / base_ppl - 1));
             printf("KL to the base    %.6f +/- %.6f\n", kl, kl_error);
@@ -267,10 +271,12 @@ static int print_result(const perplexity_state *s)
         if (s->is_writing && !s->options->common.quiet) fprintf(stderr, "written: %s\n", s->options->kl_base);
         return kv_tool_finish(TOOL, KV_EXIT_OK);
     }
-    json_t *json = json_pack("{s:f, s:f, s:I, s:I, s:I, s:I}", "ppl", ppl, "stderr", error, "n_chunks", (json_int_t)s->n_chunks,
-                             "n_tokens", (json_int_t)s->n_tokens, "n_ctx", (json_int_t)s->n_ctx, "n_scored", (json_int_t)t->n);
+    json_t *json =
+        json_pack("{s:f, s:f, s:I, s:I, s:I, s:I}", "ppl", ppl, "stderr", error, "n_chunks", (json_int_t)s->n_chunks,
+                  "n_tokens", (json_int_t)s->n_tokens, "n_ctx", (json_int_t)s->n_ctx, "n_scored", (json_int_t)t->n);
     if (json && is_compared) {
-        json_t *more = json_pack("{s:f, s:f, s:f, s:f}", "kl_mean", kl, "kl_stderr", kl_error, "same_top", same_top, "base_ppl", base_ppl);
+        json_t *more = json_pack("{s:f, s:f, s:f, s:f}", "kl_mean", kl, "kl_stderr", kl_error, "same_top", same_top,
+                                 "base_ppl", base_ppl);
         if (!more || json_object_update(json, more) != 0) {
             json_decref(json);
             json = NULL;
@@ -284,14 +290,17 @@ int kv_tool_perplexity(int argc, char **argv)
 {
     perplexity_options o = {.common = kv_common_default()};
     o.common.n_ctx = 512;
-    kv_opt_group groups[] = {kv_group_text_source(&o.source), {"Scoring", PERPLEXITY_ROWS, &o}, kv_group_model(&o.common),
-                             kv_group_load(&o.common),        kv_group_context(&o.common),      kv_group_output(&o.common),
+    kv_opt_group groups[] = {kv_group_text_source(&o.source), {"Scoring", PERPLEXITY_ROWS, &o},
+                             kv_group_model(&o.common),       kv_group_load(&o.common),
+                             kv_group_context(&o.common),     kv_group_output(&o.common),
                              kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
         .usage = "[-m MODEL] -f FILE [-c 512] [--kl-base FILE | --kl-vs blas] [-o json]",
-        .about = "Perplexity of a text: chunks of -c tokens (512 without it), the second half of each scored, as llama-perplexity does. With "
-                 "a base, also the mean KL divergence to it and how often both have the same most likely token (percent).",
+        .about =
+            "Perplexity of a text: chunks of -c tokens (512 without it), the second half of each scored, as "
+            "llama-perplexity does. With "
+            "a base, also the mean KL divergence to it and how often both have the same most likely token (percent).",
         .groups = groups,
         .n_groups = sizeof groups / sizeof groups[0],
         .max_args = 1,
@@ -301,7 +310,8 @@ int kv_tool_perplexity(int argc, char **argv)
     if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
     if (status == KV_PARSED) status = kv_source_check(&o.source, &command);
     if (status != KV_PARSED) return status;
-    if (o.kl_base && o.kl_vs) return kv_usage_error(TOOL, "--kl-base and --kl-vs are two ways to say what to compare with; give one");
+    if (o.kl_base && o.kl_vs)
+        return kv_usage_error(TOOL, "--kl-base and --kl-vs are two ways to say what to compare with; give one");
 
     perplexity_state s = {.options = &o};
     kvasir_error err = {0};

@@ -59,7 +59,10 @@ typedef struct run_state {
     reply reply;
 } run_state;
 
-static kvasir_code out_of_memory(kvasir_error *err) { return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the reply"); }
+static kvasir_code out_of_memory(kvasir_error *err)
+{
+    return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the reply");
+}
 
 /* Whole characters go to stdout at once, or into the JSON text. */
 static kvasir_code emit(run_state *s, const char *bytes, size_t len, kvasir_error *err)
@@ -112,7 +115,8 @@ static kvasir_code prefill(run_state *s, kvasir_error *err)
     size_t n_ctx = kvasir_session_n_ctx(s->session);
     if (s->n_prompt > n_ctx)
         return kv_set_error(err, KVASIR_ERR_CONTEXT,
-                            "the prompt has %zu tokens, the context holds %zu; shorten it or give a larger -c", s->n_prompt, n_ctx);
+                            "the prompt has %zu tokens, the context holds %zu; shorten it or give a larger -c",
+                            s->n_prompt, n_ctx);
     for (size_t i = 0; i < s->n_prompt; i++) kvasir_sampler_accept(s->sampler, s->prompt[i]);
     kv_bar bar;
     kv_bar_start(&bar, "reading the prompt", KV_UNIT_TOKENS, 0, 500, s->options->common.quiet);
@@ -136,7 +140,8 @@ static kvasir_code generate(run_state *s, kvasir_error *err)
             break;
         }
         kvasir_token token = kvasir_sampler_sample(s->sampler, kvasir_session_logits(s->session, 0));
-        if (token < 0) return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
+        if (token < 0)
+            return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
         if (!o->ignore_eos && kvasir_token_is_eog(s->model, token)) {
             r->finish = FINISH_STOP;
             break;
@@ -165,7 +170,8 @@ static kvasir_code prepare(run_options *o, run_state *s, kvasir_error *err)
     kvasir_code code = kv_common_open_model(&o->common, false, &s->model, err);
     if (code != KVASIR_OK) return code;
     s->reply.load_ms = kvasir_model_get_info(s->model).load_ms;
-    code = kv_source_tokens(&o->source, s->model, KVASIR_TOKENIZE_BOS | KVASIR_TOKENIZE_SPECIAL, &s->prompt, &s->n_prompt, err);
+    code = kv_source_tokens(&o->source, s->model, KVASIR_TOKENIZE_BOS | KVASIR_TOKENIZE_SPECIAL, &s->prompt,
+                            &s->n_prompt, err);
     if (code == KVASIR_OK) code = kv_common_open_session(&o->common, s->model, &s->session, err);
     if (code == KVASIR_OK) code = kv_common_open_sampler(&o->common, s->model, &s->sampler, err);
     return code;
@@ -192,9 +198,9 @@ static int print_json(const run_state *s, int status)
         "{s:o, s:o, s:o, s:s, s:{s:o, s:I, s:o, s:I, s:o}, s:{s:I, s:I}, s:I}", "prompt_tokens",
         kv_json_tokens(s->prompt, s->n_prompt), "tokens", kv_json_tokens(r->tokens, r->n_tokens), "text",
         kv_json_text(r->text ? r->text : "", r->text_len), "finish_reason", finishes[r->finish], "timings", "load_ms",
-        kv_json_ms(r->load_ms), "prompt_n", (json_int_t)r->prompt_n, "prompt_ms", kv_json_ms(r->prompt_ms), "predicted_n",
-        (json_int_t)r->n_tokens, "predicted_ms", kv_json_ms(r->predicted_ms), "kv", "pages", (json_int_t)kv.pages, "bytes",
-        (json_int_t)kv.bytes, "peak_rss_bytes", (json_int_t)kv_peak_rss_bytes());
+        kv_json_ms(r->load_ms), "prompt_n", (json_int_t)r->prompt_n, "prompt_ms", kv_json_ms(r->prompt_ms),
+        "predicted_n", (json_int_t)r->n_tokens, "predicted_ms", kv_json_ms(r->predicted_ms), "kv", "pages",
+        (json_int_t)kv.pages, "bytes", (json_int_t)kv.bytes, "peak_rss_bytes", (json_int_t)kv_peak_rss_bytes());
     return kv_json_print(TOOL, json, status);
 }
 
@@ -203,7 +209,8 @@ static int finish_output(const run_state *s)
     const reply *r = &s->reply;
     int status = r->finish == FINISH_INTERRUPTED ? KV_EXIT_INTERRUPTED : KV_EXIT_OK;
     bool is_text = s->options->common.output == KV_OUTPUT_TEXT;
-    if (is_text && !r->ends_line && kv_term_is_terminal(stdout)) putchar('\n'); /* a pipe gets the text and nothing else */
+    if (is_text && !r->ends_line && kv_term_is_terminal(stdout))
+        putchar('\n'); /* a pipe gets the text and nothing else */
     if (is_text) fflush(stdout);
     if (s->options->common.verbose && !s->options->common.quiet)
         fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; reply %zu tokens, %.1f tokens/s\n", r->prompt_n,
@@ -215,13 +222,15 @@ int kv_tool_run(int argc, char **argv)
 {
     run_options o = {.common = kv_common_default(), .n_predict = 128};
     kv_opt_group groups[] = {
-        kv_group_source(&o.source),    {"Generation", RUN_ROWS, &o},  kv_group_model(&o.common),  kv_group_load(&o.common),
-        kv_group_context(&o.common),   kv_group_sampling(&o.common),  kv_group_output(&o.common), kv_group_general(&o.common),
+        kv_group_source(&o.source), {"Generation", RUN_ROWS, &o}, kv_group_model(&o.common),
+        kv_group_load(&o.common),   kv_group_context(&o.common),  kv_group_sampling(&o.common),
+        kv_group_output(&o.common), kv_group_general(&o.common),
     };
     kv_command command = {
         .name = TOOL,
         .usage = "[-m MODEL] (-p TEXT | -f FILE | - | --tokens 1,2,3) [-n N] [OPTIONS]",
-        .about = "Continues a text: only the new text goes to standard output. The prompt is taken byte for byte, special tokens "
+        .about = "Continues a text: only the new text goes to standard output. The prompt is taken byte for byte, "
+                 "special tokens "
                  "such as <|im_start|> are understood, and BOS is put before it where the model wants one.",
         .groups = groups,
         .n_groups = sizeof groups / sizeof groups[0],

@@ -26,7 +26,8 @@ static const kv_opt TEMPLATE_ROWS[] = {
     {"--template", NULL, KV_OPT_STRING, AT(template_file), "FILE", 0, 0, NULL,
      "A Jinja template instead of the model's own."},
     {"--chat-template-file", NULL, KV_OPT_STRING, AT(template_file), "FILE", 0, 0, NULL, NULL},
-    {"--chat-template-kwargs", NULL, KV_OPT_STRING, AT(extra), "JSON", 0, 0, NULL, "More template variables: a JSON object."},
+    {"--chat-template-kwargs", NULL, KV_OPT_STRING, AT(extra), "JSON", 0, 0, NULL,
+     "More template variables: a JSON object."},
     {"--no-generation-prompt", NULL, KV_OPT_FLAG_OFF, AT(add_generation_prompt), NULL, 0, 0, NULL,
      "Do not begin the reply."},
     {"--bos", NULL, KV_OPT_STRING, AT(bos), "TEXT", 0, 0, NULL, "Text of bos_token; without it the model's."},
@@ -55,7 +56,8 @@ static kvasir_code render(const template_options *o, char **text, size_t *len, k
     kvasir_code code = read_text(o->template_file, MAX_TEMPLATE_BYTES, &source, err);
     if (code == KVASIR_OK) code = read_text(o->messages, MAX_JSON_BYTES, &messages, err);
     if (code == KVASIR_OK) code = read_text(o->tools, MAX_JSON_BYTES, &tools, err);
-    if (code == KVASIR_OK && (!o->template_file || o->common.model)) code = kv_common_open_model(&o->common, true, &model, err);
+    if (code == KVASIR_OK && (!o->template_file || o->common.model))
+        code = kv_common_open_model(&o->common, true, &model, err);
     if (code == KVASIR_OK) {
         kvasir_template_params params = {
             .source = source,
@@ -78,11 +80,13 @@ static kvasir_code render(const template_options *o, char **text, size_t *len, k
 int kv_tool_template(int argc, char **argv)
 {
     template_options o = {.common = kv_common_default(), .add_generation_prompt = true};
-    kv_opt_group groups[] = {{"Conversation", TEMPLATE_ROWS, &o}, kv_group_model(&o.common), kv_group_general(&o.common)};
+    kv_opt_group groups[] = {
+        {"Conversation", TEMPLATE_ROWS, &o}, kv_group_model(&o.common), kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
         .usage = "[-m MODEL | --template FILE] --messages FILE.json [--tools FILE.json] [--no-generation-prompt]",
-        .about = "Prints what a conversation renders to under the model's chat template, byte for byte as transformers renders it.",
+        .about = "Prints what a conversation renders to under the model's chat template, byte for byte as transformers "
+                 "renders it.",
         .groups = groups,
         .n_groups = sizeof groups / sizeof groups[0],
     };
@@ -92,7 +96,8 @@ int kv_tool_template(int argc, char **argv)
     int n_stdin = strcmp(o.messages, "-") == 0;
     n_stdin += o.tools && strcmp(o.tools, "-") == 0;
     n_stdin += o.template_file && strcmp(o.template_file, "-") == 0;
-    if (n_stdin > 1) return kv_usage_error(TOOL, "only one of --messages, --tools and --template can be standard input");
+    if (n_stdin > 1)
+        return kv_usage_error(TOOL, "only one of --messages, --tools and --template can be standard input");
 
     kvasir_error err = {0};
     char *text = NULL;

@@ -23,8 +23,9 @@ bool kv_term_has_color(FILE *stream, bool no_color)
 const char *kv_style_code(kv_style style, bool enabled)
 {
     static const char *const codes[] = {
-        [KV_STYLE_RESET] = "\033[0m",  [KV_STYLE_BOLD] = "\033[1m",    [KV_STYLE_DIM] = "\033[2m",   [KV_STYLE_RED] = "\033[31m",
-        [KV_STYLE_GREEN] = "\033[32m", [KV_STYLE_YELLOW] = "\033[33m", [KV_STYLE_BLUE] = "\033[34m", [KV_STYLE_CYAN] = "\033[36m",
+        [KV_STYLE_RESET] = "\033[0m", [KV_STYLE_BOLD] = "\033[1m",   [KV_STYLE_DIM] = "\033[2m",
+        [KV_STYLE_RED] = "\033[31m",  [KV_STYLE_GREEN] = "\033[32m", [KV_STYLE_YELLOW] = "\033[33m",
+        [KV_STYLE_BLUE] = "\033[34m", [KV_STYLE_CYAN] = "\033[36m",
     };
     return enabled ? codes[style] : "";
 }

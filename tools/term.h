@@ -10,8 +10,16 @@
 #include <stddef.h>
 #include <stdio.h>
 
-typedef enum kv_style { KV_STYLE_RESET, KV_STYLE_BOLD, KV_STYLE_DIM, KV_STYLE_RED, KV_STYLE_GREEN, KV_STYLE_YELLOW,
-                        KV_STYLE_BLUE, KV_STYLE_CYAN } kv_style;
+typedef enum kv_style {
+    KV_STYLE_RESET,
+    KV_STYLE_BOLD,
+    KV_STYLE_DIM,
+    KV_STYLE_RED,
+    KV_STYLE_GREEN,
+    KV_STYLE_YELLOW,
+    KV_STYLE_BLUE,
+    KV_STYLE_CYAN
+} kv_style;
 
 /* Whether `stream` is a terminal that may be coloured: isatty, TERM not "dumb", NO_COLOR unset or empty, not `no_color`. */
 bool kv_term_has_color(FILE *stream, bool no_color);

@@ -10,9 +10,11 @@
 enum { MAX_TEXT_BYTES = 1 << 28 };
 
 #define AT(field) offsetof(kv_source, field)
+/* clang-format off */
 #define PROMPT_ROW {"--prompt", "-p", KV_OPT_STRING, AT(prompt), "TEXT", 0, 0, NULL, "The text itself."}
 #define FILE_ROW {"--file", "-f", KV_OPT_STRING, AT(file), "FILE", 0, 0, NULL, "A file, byte for byte; - is standard input."}
 #define TOKENS_ROW {"--tokens", NULL, KV_OPT_INTS, AT(tokens), "1,2,3", 0, INT_MAX, NULL, "Token ids."}
+/* clang-format on */
 
 static const kv_opt ALL_ROWS[] = {PROMPT_ROW, FILE_ROW, TOKENS_ROW, {0}};
 static const kv_opt TEXT_ROWS[] = {PROMPT_ROW, FILE_ROW, {0}};
@@ -32,7 +34,8 @@ static const char *source_names(const kv_command *command)
         has_tokens |= rows == ALL_ROWS || rows == TOKEN_ROWS;
     }
     if (!has_text) return "--tokens 1,2,3 or - (standard input)";
-    return has_tokens ? "-p TEXT, -f FILE, - (standard input) or --tokens 1,2,3" : "-p TEXT, -f FILE or - (standard input)";
+    return has_tokens ? "-p TEXT, -f FILE, - (standard input) or --tokens 1,2,3"
+                      : "-p TEXT, -f FILE or - (standard input)";
 }
 
 int kv_source_check(kv_source *source, const kv_command *command)
@@ -56,8 +59,8 @@ kvasir_code kv_source_text(const kv_source *source, char **text, size_t *len, kv
 }
 
 /* --tokens, checked. */
-static kvasir_code given_tokens(const kv_source *source, const kvasir_model *model, kvasir_token **tokens, size_t *n_tokens,
-                                kvasir_error *err)
+static kvasir_code given_tokens(const kv_source *source, const kvasir_model *model, kvasir_token **tokens,
+                                size_t *n_tokens, kvasir_error *err)
 {
     int n_vocab = kvasir_model_get_info(model).n_vocab;
     for (int i = 0; i < source->tokens.n; i++)

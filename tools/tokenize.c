@@ -51,7 +51,8 @@ static int tokenize(const tokenize_options *o, kvasir_model *model, const char *
     kvasir_token *tokens = NULL;
     size_t n_tokens = 0;
     unsigned flags = (o->add_bos ? KVASIR_TOKENIZE_BOS : 0) | (o->parse_special ? KVASIR_TOKENIZE_SPECIAL : 0);
-    if (kvasir_tokenize(model, text, len, flags, &tokens, &n_tokens, &err) != KVASIR_OK) return kv_tool_fail_error("tokenize", &err);
+    if (kvasir_tokenize(model, text, len, flags, &tokens, &n_tokens, &err) != KVASIR_OK)
+        return kv_tool_fail_error("tokenize", &err);
     int status = print_tokens(tokens, n_tokens);
     if (o->common.verbose && !o->common.quiet) fprintf(stderr, "%zu tokens of %zu bytes\n", n_tokens, len);
     kvasir_free(tokens);
@@ -62,8 +63,8 @@ int kv_tool_tokenize(int argc, char **argv)
 {
     tokenize_options o = {.common = kv_common_default(), .add_bos = true, .parse_special = true};
     kv_opt_group groups[] = {
-        kv_group_text_source(&o.source),  {"Tokens", TOKENIZE_ROWS, &o}, kv_group_model(&o.common),
-        kv_group_output(&o.common),       kv_group_general(&o.common),
+        kv_group_text_source(&o.source), {"Tokens", TOKENIZE_ROWS, &o}, kv_group_model(&o.common),
+        kv_group_output(&o.common),      kv_group_general(&o.common),
     };
     kv_command command = {
         .name = "tokenize",
@@ -111,27 +112,32 @@ static kvasir_code parse_ids(const char *text, size_t len, kvasir_token **tokens
         long id = *p >= '0' && *p <= '9' ? strtol(p, &end, 10) : -1;
         if (id < 0 || errno != 0 || id > INT_MAX) {
             free(ids);
-            return kv_set_error(err, KVASIR_ERR_FORMAT, "not a list of token ids such as [1,2,3]: byte %td is '%.20s'", p - text, p);
+            return kv_set_error(err, KVASIR_ERR_FORMAT, "not a list of token ids such as [1,2,3]: byte %td is '%.20s'",
+                                p - text, p);
         }
         ids[n++] = (kvasir_token)id;
         p = end + strspn(end, " \t\r\n");
         if (*p == ']' || *p == '\0') break;
-        if (*p == ',') p++;
-        else if (p == end) continue; /* the next turn says what is wrong with this byte */
+        if (*p == ',')
+            p++;
+        else if (p == end)
+            continue; /* the next turn says what is wrong with this byte */
     }
     bool is_closed = has_bracket ? *p == ']' : *p == '\0';
     p += *p == ']';
     p += strspn(p, " \t\r\n");
     if (!is_closed || (size_t)(p - text) != len) {
         free(ids);
-        return kv_set_error(err, KVASIR_ERR_FORMAT, "not a list of token ids such as [1,2,3]: it ends wrongly at byte %td", p - text);
+        return kv_set_error(err, KVASIR_ERR_FORMAT,
+                            "not a list of token ids such as [1,2,3]: it ends wrongly at byte %td", p - text);
     }
     *tokens = ids;
     *n_tokens = n;
     return KVASIR_OK;
 }
 
-static kvasir_code read_ids(const kv_source *source, kvasir_model *model, kvasir_token **tokens, size_t *n_tokens, kvasir_error *err)
+static kvasir_code read_ids(const kv_source *source, kvasir_model *model, kvasir_token **tokens, size_t *n_tokens,
+                            kvasir_error *err)
 {
     if (source->tokens.n > 0) return kv_source_tokens(source, model, 0, tokens, n_tokens, err);
     char *text;
@@ -150,8 +156,10 @@ static kvasir_code strip_added(kvasir_model *model, kvasir_token *tokens, size_t
     size_t n_added = 0, n = *n_tokens;
     kvasir_code code = kvasir_tokenize(model, "", 0, KVASIR_TOKENIZE_BOS, &added, &n_added, err);
     if (code != KVASIR_OK) return code;
-    kvasir_token bos = kvasir_special_token(model, KVASIR_TOKEN_BOS), eos = kvasir_special_token(model, KVASIR_TOKEN_EOS);
-    bool adds_bos = n_added > 0 && added[0] == bos, adds_eos = n_added > 0 && added[n_added - 1] == eos && n_added > adds_bos;
+    kvasir_token bos = kvasir_special_token(model, KVASIR_TOKEN_BOS),
+                 eos = kvasir_special_token(model, KVASIR_TOKEN_EOS);
+    bool adds_bos = n_added > 0 && added[0] == bos,
+         adds_eos = n_added > 0 && added[n_added - 1] == eos && n_added > adds_bos;
     kvasir_free(added);
     if (adds_bos && n > 0 && tokens[0] == bos) memmove(tokens, tokens + 1, --n * sizeof *tokens);
     if (adds_eos && n > 0 && tokens[n - 1] == eos) n--;
@@ -177,7 +185,8 @@ static int detokenize(const tokenize_options *o, kvasir_model *model)
     int status;
     kvasir_code code = read_ids(&o->source, model, &tokens, &n_tokens, &err);
     if (code == KVASIR_OK && o->add_bos) code = strip_added(model, tokens, &n_tokens, &err);
-    if (code == KVASIR_OK && n_tokens > 0) code = kvasir_detokenize(model, tokens, n_tokens, o->parse_special, &text, &len, &err);
+    if (code == KVASIR_OK && n_tokens > 0)
+        code = kvasir_detokenize(model, tokens, n_tokens, o->parse_special, &text, &len, &err);
     status = code == KVASIR_OK ? print_text(o, text ? text : "", len) : kv_tool_fail_error("detokenize", &err);
     kvasir_free(text);
     free(tokens);
@@ -194,7 +203,8 @@ int kv_tool_detokenize(int argc, char **argv)
     kv_command command = {
         .name = "detokenize",
         .usage = "[-m MODEL] (--tokens 1,2,3 | -p '[1,2,3]' | -f FILE | - | 1,2,3) [--no-bos] [--no-special]",
-        .about = "Prints the text of token ids, byte for byte: the inverse of tokenize. Ids come as 1,2,3 or as the JSON that "
+        .about = "Prints the text of token ids, byte for byte: the inverse of tokenize. Ids come as 1,2,3 or as the "
+                 "JSON that "
                  "tokenize prints.",
         .groups = groups,
         .n_groups = sizeof groups / sizeof groups[0],

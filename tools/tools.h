@@ -47,8 +47,8 @@ int kv_tool_finish(const char *tool, int status);
  * folder. The caller frees. */
 kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err);
 
-double kv_now_ms(void);                /* monotonic */
-size_t kv_peak_rss_bytes(void);        /* most memory this process had resident */
+double kv_now_ms(void);         /* monotonic */
+size_t kv_peak_rss_bytes(void); /* most memory this process had resident */
 
 /* ---- models (tools/model_path.c) ----------------------------------------------------------------- */
 
@@ -75,7 +75,8 @@ kvasir_code kv_model_download_dir(char *out, size_t cap, kvasir_error *err);
 /* ---- from options to library (tools/common.c) ---------------------------------------------------- */
 
 /* Model parameters of the options. `*attention_text` receives malloc'd text that params borrow (or NULL); free it after open. */
-kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out, char **attention_text, kvasir_error *err);
+kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out, char **attention_text,
+                                   kvasir_error *err);
 kvasir_session_params kv_common_session_params(const kv_common *c);
 /* Finds and opens the model. -v says path, kernels and time on stderr. */
 kvasir_code kv_common_open_model(const kv_common *c, bool vocab_only, kvasir_model **out, kvasir_error *err);
