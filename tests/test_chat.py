@@ -18,6 +18,8 @@ import pexpect
 
 KVASIR = os.environ.get("KVASIR", "./kvasir")
 MODEL = "models/smollm2-135m-instruct-q4_1.gguf"
+GEMMA = "models/gemma3-270m-q4_k_m.gguf"
+ENDLESS = ("--logit-bias", "0-inf", "--logit-bias", "2-inf")  # <|endoftext|> and <|im_end|>: replies do not end by themselves
 SLOW = 6 if os.environ.get("SANITIZE") else 1
 TIMEOUT = 30 * SLOW
 COST = re.compile(r"\[prompt (\d+) tokens, [\d.]+ tokens/s \| reply (\d+) tokens, [\d.]+ tokens/s \| context (\d+)/(\d+), \d+ %\]")
@@ -57,6 +59,14 @@ class Chat:
     def send(self, text):
         self.p.send(text + "\r")
 
+    def drain(self):
+        """Reads until nothing has come for a moment."""
+        try:
+            while True:
+                self.p.read_nonblocking(1 << 16, timeout=0.05)
+        except pexpect.TIMEOUT:
+            pass
+
     def cost(self):
         """(prompt, reply, used) of the turn that ends next; self.p.before holds what was shown before."""
         self.p.expect(COST)
@@ -86,8 +96,8 @@ def turn_text(message):
     return f"<|im_end|>\n<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def run(*args, text="", **env):
-    return subprocess.run([KVASIR, "chat", "-m", MODEL, *args], input=text, capture_output=True, text=True, env=environment(**env),
+def run(*args, text="", model=MODEL, **env):
+    return subprocess.run([KVASIR, "chat", "-m", model, *args], input=text, capture_output=True, text=True, env=environment(**env),
                           timeout=TIMEOUT)
 
 
@@ -154,7 +164,7 @@ def undo_regen_clear_and_system_do_what_they_say():
 
 
 def ctrl_c_stops_the_reply_and_keeps_the_session():
-    with Chat("--temp", "0", "--logit-bias", "2-inf") as chat:  # 2 is <|im_end|>: the reply does not end by itself
+    with Chat("--temp", "0", *ENDLESS) as chat:
         chat.send("Write a very long story about the sea.")
         chat.expect("sea.")
         chat.p.expect(r"\w+ \w+ ")
@@ -179,8 +189,24 @@ def ctrl_c_stops_the_reply_and_keeps_the_session():
         chat.leave()
 
 
+def ctrl_c_while_reading_takes_the_message_back():
+    with Chat("-n", "4", "-ub", "32", "-c", "8192") as chat:
+        chat.say("Hello")
+        for _ in range(20):  # about 4000 tokens; in pieces, because the terminal echoes them
+            chat.p.send("7 " * 100)
+            chat.drain()
+        chat.send("")
+        chat.expect("reading  [")  # the bar, after half a second
+        chat.p.sendintr()
+        chat.expect("the message is taken back")
+        chat.prompt()
+        prompt = chat.say("Hello again")[0]
+        assert prompt <= count_tokens(turn_text("Hello again")) + 1, prompt
+        chat.leave()
+
+
 def a_full_context_is_said_and_nothing_is_cut_silently():
-    with Chat("-c", "64", "--temp", "0", "--logit-bias", "2-inf") as chat:
+    with Chat("-c", "64", "--temp", "0", *ENDLESS) as chat:
         chat.send("Count upwards.")
         chat.expect("the context is full (64 of 64 tokens)")
         prompt, reply, used = chat.cost()
@@ -276,6 +302,12 @@ def a_pipe_gets_replies_alone():
     assert seeds[0] == seeds[1] != seeds[2]
 
 
+def a_model_without_template_says_what_it_uses():
+    r = run("-n", "3", "--temp", "0", model=GEMMA, text="Hi\n")
+    assert r.returncode == 0 and r.stdout, r.stderr
+    assert r.stderr.count("no chat template") == 1 and "Gemma" in r.stderr and "--chat-template-file" in r.stderr, r.stderr
+
+
 def refusals_are_one_line():
     with tempfile.NamedTemporaryFile("w", suffix=".jinja") as f:
         f.write("{{ messages | nosuchfilter }}")
@@ -294,19 +326,22 @@ TESTS = [
     a_reply_streams_and_a_follow_up_costs_only_its_own_tokens,
     undo_regen_clear_and_system_do_what_they_say,
     ctrl_c_stops_the_reply_and_keeps_the_session,
+    ctrl_c_while_reading_takes_the_message_back,
     a_full_context_is_said_and_nothing_is_cut_silently,
     pasted_and_continued_lines_are_one_message_and_history_keeps_them,
     sigterm_restores_the_terminal,
     stopped_and_continued_the_editor_has_its_terminal_again,
     a_template_that_rewrites_earlier_turns_still_works,
     a_pipe_gets_replies_alone,
+    a_model_without_template_says_what_it_uses,
     refusals_are_one_line,
 ]
 
 
 def main():
-    if not os.path.exists(MODEL):
-        sys.exit(f"test_chat: {MODEL} is missing; `kvasir get smollm2` brings it")
+    for path, name in (MODEL, "smollm2"), (GEMMA, "gemma3"):
+        if not os.path.exists(path):
+            sys.exit(f"test_chat: {path} is missing; `kvasir get {name}` brings it")
     for test in TESTS:
         if len(sys.argv) > 1 and sys.argv[1] not in test.__name__:
             continue
