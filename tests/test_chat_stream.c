@@ -40,8 +40,15 @@ static void expect(const char *text, bool is_terminal, const char *stop, const c
 static void control_characters_do_not_reach_a_terminal(void **state)
 {
     (void)state;
-    expect("a\x1b[31mb\x1b]0;title\x07" "c\x7f\r\n\td\x9b" "e\n", true, NULL, "a[31mb]0;titlec\n\td\xef\xbf\xbd" "e\n");
-    expect("x\xc2\x9b" "31my\xc2\xa0z", true, NULL, "x31my\xc2\xa0z\n"); /* C1 as UTF-8 goes, a no-break space stays */
+    expect("a\x1b[31mb\x1b]0;title\x07"
+           "c\x7f\r\n\td\x9b"
+           "e\n",
+           true, NULL,
+           "a[31mb]0;titlec\n\td\xef\xbf\xbd"
+           "e\n");
+    expect("x\xc2\x9b"
+           "31my\xc2\xa0z",
+           true, NULL, "x31my\xc2\xa0z\n"); /* C1 as UTF-8 goes, a no-break space stays */
 }
 
 static void a_pipe_gets_the_text_as_it_is(void **state)
@@ -53,7 +60,11 @@ static void a_pipe_gets_the_text_as_it_is(void **state)
 static void a_character_in_pieces_is_written_whole(void **state)
 {
     (void)state;
-    expect("Gr\xc3\xbc\xc3\x9f" "e \xf0\x9f\x98\x80", true, NULL, "Gr\xc3\xbc\xc3\x9f" "e \xf0\x9f\x98\x80\n");
+    expect("Gr\xc3\xbc\xc3\x9f"
+           "e \xf0\x9f\x98\x80",
+           true, NULL,
+           "Gr\xc3\xbc\xc3\x9f"
+           "e \xf0\x9f\x98\x80\n");
     expect("cut \xf0\x9f", true, NULL, "cut \xef\xbf\xbd\n");
 }
 

@@ -1,8 +1,8 @@
 /* test_sampler.c - the sampler against an oracle that does the obvious thing: full sort, doubles, libm's exp and log.
  *
- * The sampler works on integer weights and never sorts, so agreement is not by construction. Sets may differ only where the
- * oracle's own cumulative mass comes within 1e-6 of the border; such draws of the generator are counted and must be rare.
- * Linked with --wrap=malloc and friends (Makefile), to count allocations.
+ * The sampler works on integer weights and never sorts, so agreement is not by construction. Sets may differ only
+ * where the oracle's own cumulative mass comes within 1e-6 of the border; such draws of the generator are counted and
+ * must be rare. Linked with --wrap=malloc and friends (Makefile), to count allocations.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -57,10 +57,7 @@ static double uniform(void)
     return (double)(rng_state >> 33) / 2147483648.0;
 }
 
-static double normal(void)
-{
-    return sqrt(-2 * log(1 - uniform())) * cos(6.283185307179586 * uniform());
-}
+static double normal(void) { return sqrt(-2 * log(1 - uniform())) * cos(6.283185307179586 * uniform()); }
 
 static void fill_logits(float *x, int n, double spread)
 {
@@ -157,10 +154,7 @@ static kvasir_sampler *open_sampler(const kvasir_sampler_params *p, int n_vocab)
     return s;
 }
 
-static int by_id(const void *a, const void *b)
-{
-    return kv_candidate_id(a) - kv_candidate_id(b);
-}
+static int by_id(const void *a, const void *b) { return kv_candidate_id(a) - kv_candidate_id(b); }
 
 /* The sampler's candidates against the oracle's. False: the border was too near to judge. */
 static int agrees(const kvasir_sampler_params *p, float *logits, int n_vocab)
@@ -179,7 +173,8 @@ static int agrees(const kvasir_sampler_params *p, float *logits, int n_vocab)
         for (int i = 0; i < n_want; i++) {
             if (at < got->n && kv_candidate_id(&got->items[at]) == want[i].id) {
                 double p_got = (double)got->items[at++].weight / total;
-                if (fabs(p_got - want[i].p) > 1e-8 * want[i].p + 1e-11) fail_msg("p of %d: %.12g, oracle %.12g", want[i].id, p_got, want[i].p);
+                if (fabs(p_got - want[i].p) > 1e-8 * want[i].p + 1e-11)
+                    fail_msg("p of %d: %.12g, oracle %.12g", want[i].id, p_got, want[i].p);
             } else if (want[i].p > 1e-11) { /* less than a weight can say: may be left out */
                 fail_msg("token %d (p %g) is missing; n_vocab %d", want[i].id, want[i].p, n_vocab);
             }
@@ -217,7 +212,10 @@ static void set_nothing(kvasir_sampler_params *p, int n) { (void)p, (void)n; }
 static void set_temperature(kvasir_sampler_params *p, int n) { (void)n, p->temperature = (float)(0.1 + 3 * uniform()); }
 static void set_top_k(kvasir_sampler_params *p, int n) { p->top_k = 1 + (int)(uniform() * n * 1.2); }
 static void set_top_p(kvasir_sampler_params *p, int n) { (void)n, p->top_p = (float)uniform(); }
-static void set_min_p(kvasir_sampler_params *p, int n) { (void)n, p->min_p = (float)(0.001 + 0.5 * uniform() * uniform()); }
+static void set_min_p(kvasir_sampler_params *p, int n)
+{
+    (void)n, p->min_p = (float)(0.001 + 0.5 * uniform() * uniform());
+}
 static void set_typical(kvasir_sampler_params *p, int n) { (void)n, p->typical_p = (float)uniform(); }
 
 static void set_all(kvasir_sampler_params *p, int n)
@@ -394,7 +392,8 @@ static void draws_follow_the_distribution_by_chi_square(void **state)
         }
         assert_int_equal(inside, DRAWS);
         double df = n - 1, limit = df + 3.5 * sqrt(2 * df) + 4; /* beyond the 99.9 % quantile for df 5..40 */
-        if (chi > limit) fail_msg("seed %u: chi-square %.1f with %d degrees of freedom, limit %.1f", seed, chi, n - 1, limit);
+        if (chi > limit)
+            fail_msg("seed %u: chi-square %.1f with %d degrees of freedom, limit %.1f", seed, chi, n - 1, limit);
     }
 }
 
@@ -505,7 +504,8 @@ static void a_bad_parameter_is_named_with_its_range(void **state)
         kvasir_error err = {0};
         assert_int_equal(kvasir_sampler_open(&rows[i].p, rows[i].n_vocab, &s, &err), KVASIR_ERR_ARGUMENT);
         assert_ptr_equal(s, &rows); /* untouched */
-        if (!strstr(err.message, rows[i].name) || !strstr(err.message, rows[i].range)) fail_msg("row %zu: %s", i, err.message);
+        if (!strstr(err.message, rows[i].name) || !strstr(err.message, rows[i].range))
+            fail_msg("row %zu: %s", i, err.message);
     }
 }
 
@@ -581,8 +581,8 @@ static double seconds(void)
 #define IS_INSTRUMENTED 0
 #endif
 
-/* One read of the vocabulary is the least any sampler does; a sort would be some 100 of them. Best of several, CPU time of
- * this thread, so that a busy machine does not decide. */
+/* One read of the vocabulary is the least any sampler does; a sort would be some 100 of them. Best of several, CPU
+ * time of this thread, so that a busy machine does not decide. */
 static void a_large_vocabulary_costs_a_few_passes(void **state)
 {
     (void)state;
@@ -616,7 +616,8 @@ static void a_large_vocabulary_costs_a_few_passes(void **state)
         print_message("  mode %d: %.0f us, %.1f plain passes\n", mode, best * 1e6, best / pass);
         /* Sanitizers slow the two sides differently; a sort would still be above this. */
         double limit = limits[mode] * (IS_INSTRUMENTED ? 10 : 1);
-        if (best > limit * pass) fail_msg("mode %d: %.0f us is %.1f passes, limit %.0f", mode, best * 1e6, best / pass, limit);
+        if (best > limit * pass)
+            fail_msg("mode %d: %.0f us is %.1f passes, limit %.0f", mode, best * 1e6, best / pass, limit);
     }
 }
 

@@ -2,8 +2,8 @@
  *
  *     options -> model, session, sampler, template -> greeting -> [ message -> command | turn ] ... -> end
  *
- * stdout gets the replies and nothing else; prompt, notes, progress and errors go to stderr. Ctrl-C stops a reply, at the prompt it
- * drops the line; Ctrl-D leaves. Exit status: 0, also after Ctrl-D; 130 when interrupted in a pipe.
+ * stdout gets the replies and nothing else; prompt, notes, progress and errors go to stderr. Ctrl-C stops a reply, at
+ * the prompt it drops the line; Ctrl-D leaves. Exit status: 0, also after Ctrl-D; 130 when interrupted in a pipe.
  */
 #include "tools/chat.h"
 
@@ -37,16 +37,20 @@ static kvasir_code open_template(kv_chat *chat, const char **note, kvasir_error 
         kvasir_code code = kv_read_file(chat->template_file, MAX_TEMPLATE_BYTES, &chat->template_source, &len, err);
         if (code != KVASIR_OK) return code;
         if (strlen(chat->template_source) != len) {
-            return kv_chat_error(err, KVASIR_ERR_FORMAT, "%.200s is no template: it holds a NUL byte", chat->template_file);
+            return kv_chat_error(err, KVASIR_ERR_FORMAT, "%.200s is no template: it holds a NUL byte",
+                                 chat->template_file);
         }
     }
-    kvasir_code code = kv_conversation_init(&chat->conversation, chat->model, chat->session, chat->template_source, chat->system, note, err);
+    kvasir_code code = kv_conversation_init(&chat->conversation, chat->model, chat->session, chat->template_source,
+                                            chat->system, note, err);
     if (code != KVASIR_ERR_TEMPLATE && code != KVASIR_ERR_UNSUPPORTED) return code;
     kvasir_error why = *err;
     if (chat->template_file) {
         return kv_chat_error(err, code, "%.120s: %.300s", chat->template_file, why.message);
     }
-    return kv_chat_error(err, code, "the model's chat template cannot be used: %.300s; --chat-template-file FILE gives another", why.message);
+    return kv_chat_error(err, code,
+                         "the model's chat template cannot be used: %.300s; --chat-template-file FILE gives another",
+                         why.message);
 }
 
 static kvasir_code open_all(kv_chat *chat, const char **note, kvasir_error *err)
@@ -121,23 +125,27 @@ int kv_tool_chat(int argc, char **argv)
 {
     kv_chat chat = {.common = kv_common_default(), .n_predict = -1};
     static const kv_opt OPTIONS[] = {
-        {"--system", "-sys", KV_OPT_STRING, offsetof(kv_chat, system), "TEXT", 0, 0, NULL, "System message: what the model should be."},
+        {"--system", "-sys", KV_OPT_STRING, offsetof(kv_chat, system), "TEXT", 0, 0, NULL,
+         "System message: what the model should be."},
         {"--predict", "-n", KV_OPT_INT, offsetof(kv_chat, n_predict), "N", -1, INT_MAX, NULL,
          "Most tokens of a reply; -1 (the default): until the model ends it or the context is full."},
         {"--chat-template-file", NULL, KV_OPT_STRING, offsetof(kv_chat, template_file), "FILE", 0, 0, NULL,
          "Jinja template over the model's own."},
         {0},
     };
-    const kv_opt_group groups[] = {kv_group_model(&chat.common),   {"Chat", OPTIONS, &chat},          kv_group_sampling(&chat.common),
-                                   kv_group_context(&chat.common), kv_group_load(&chat.common), kv_group_general(&chat.common)};
-    kv_command command = {.name = "chat",
-                          .usage = "[-m MODEL] [--system TEXT] [OPTIONS]",
-                          .about = "A conversation in the terminal. With a pipe as input: one message per line, replies on stdout.",
-                          .groups = groups,
-                          .n_groups = sizeof groups / sizeof groups[0]};
+    const kv_opt_group groups[] = {kv_group_model(&chat.common),    {"Chat", OPTIONS, &chat},
+                                   kv_group_sampling(&chat.common), kv_group_context(&chat.common),
+                                   kv_group_load(&chat.common),     kv_group_general(&chat.common)};
+    kv_command command = {
+        .name = "chat",
+        .usage = "[-m MODEL] [--system TEXT] [OPTIONS]",
+        .about = "A conversation in the terminal. With a pipe as input: one message per line, replies on stdout.",
+        .groups = groups,
+        .n_groups = sizeof groups / sizeof groups[0]};
     int status = kv_options_parse(argc, argv, &command);
     if (status != KV_PARSED) return status;
-    if (chat.n_predict == 0) return kv_usage_error("chat", "-n 0: a reply of no tokens is none (range: at least 1, or -1)");
+    if (chat.n_predict == 0)
+        return kv_usage_error("chat", "-n 0: a reply of no tokens is none (range: at least 1, or -1)");
     if (chat.common.dry_run) return kv_common_dry_run("chat", &chat.common);
 
     if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8"); /* messages are UTF-8 whatever the locale; libedit asks it */

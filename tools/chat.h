@@ -1,5 +1,5 @@
-/* chat.h - the parts of `kvasir chat`: loop (chat.c), turns (chat_turn.c), commands (chat_commands.c), what reaches the screen
- * (chat_stream.c), messages and ids (chat_conversation.c), input (chat_line.c). */
+/* chat.h - the parts of `kvasir chat`: loop (chat.c), turns (chat_turn.c), commands (chat_commands.c), what reaches
+ * the screen (chat_stream.c), messages and ids (chat_conversation.c), input (chat_line.c). */
 #ifndef KV_TOOLS_CHAT_H
 #define KV_TOOLS_CHAT_H
 
@@ -27,8 +27,9 @@ typedef struct kv_chat {
 
 typedef enum kv_next { KV_NEXT_GO_ON, KV_NEXT_LEAVE, KV_NEXT_FAIL } kv_next;
 
-/* Sends a message, or with NULL asks for another reply to the last one, and streams the reply to stdout. Refusals (does not fit, the
- * template objects) are said and leave the conversation as it was. LEAVE after a signal, FAIL when stdout is gone. */
+/* Sends a message, or with NULL asks for another reply to the last one, and streams the reply to stdout. Refusals
+ * (does not fit, the template objects) are said and leave the conversation as it was. LEAVE after a signal, FAIL when
+ * stdout is gone. */
 kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len);
 /* Runs the command line "/name argument". */
 kv_next kv_chat_command(kv_chat *chat, char *line);

@@ -64,8 +64,8 @@ static kv_next undo(kv_chat *chat, char *argument)
         return KV_NEXT_GO_ON;
     }
     kv_conversation_undo(&chat->conversation);
-    kv_chat_note(chat, "the last message and its reply are removed; context %zu/%zu", kvasir_session_n_tokens(chat->session),
-                 kvasir_session_n_ctx(chat->session));
+    kv_chat_note(chat, "the last message and its reply are removed; context %zu/%zu",
+                 kvasir_session_n_tokens(chat->session), kvasir_session_n_ctx(chat->session));
     return KV_NEXT_GO_ON;
 }
 
@@ -73,7 +73,8 @@ static kv_next clear(kv_chat *chat, char *argument)
 {
     (void)argument;
     kv_conversation_clear(&chat->conversation);
-    kv_chat_note(chat, "the conversation starts anew%s", kv_conversation_system(&chat->conversation) ? "; the system message stays" : "");
+    kv_chat_note(chat, "the conversation starts anew%s",
+                 kv_conversation_system(&chat->conversation) ? "; the system message stays" : "");
     return KV_NEXT_GO_ON;
 }
 
@@ -84,12 +85,13 @@ static kv_next show_stats(kv_chat *chat, char *argument)
     kvasir_kv_stats kv = kvasir_session_kv_stats(chat->session);
     size_t used = kvasir_session_n_tokens(chat->session), n_ctx = kvasir_session_n_ctx(chat->session);
     char buf[32], peak[32];
-    fprintf(stderr, "  model    %.200s, %s, %.1f M parameters, %s\n", info.name[0] ? info.name : info.architecture, info.type,
-            (double)info.n_params / 1e6, kv_format_bytes(info.file_bytes, buf, sizeof buf));
-    fprintf(stderr, "  threads  %d, kernels %s\n", kvasir_session_n_threads(chat->session), kvasir_model_kernels(chat->model));
+    fprintf(stderr, "  model    %.200s, %s, %.1f M parameters, %s\n", info.name[0] ? info.name : info.architecture,
+            info.type, (double)info.n_params / 1e6, kv_format_bytes(info.file_bytes, buf, sizeof buf));
+    fprintf(stderr, "  threads  %d, kernels %s\n", kvasir_session_n_threads(chat->session),
+            kvasir_model_kernels(chat->model));
     fprintf(stderr, "  context  %zu of %zu tokens, %zu messages\n", used, n_ctx, chat->conversation.n_messages);
-    fprintf(stderr, "  KV       %zu pages, %s (at most %s so far)\n", kv.pages, kv_format_bytes(kv.bytes, buf, sizeof buf),
-            kv_format_bytes(kv.peak_bytes, peak, sizeof peak));
+    fprintf(stderr, "  KV       %zu pages, %s (at most %s so far)\n", kv.pages,
+            kv_format_bytes(kv.bytes, buf, sizeof buf), kv_format_bytes(kv.peak_bytes, peak, sizeof peak));
     fprintf(stderr, "  prompt   %zu tokens, %.1f tokens/s\n", chat->total_prompt,
             chat->total_prompt_ms > 0 ? (double)chat->total_prompt * 1e3 / chat->total_prompt_ms : 0.0);
     fprintf(stderr, "  replies  %zu tokens, %.1f tokens/s\n", chat->total_reply,
@@ -138,9 +140,11 @@ kv_next kv_chat_command(kv_chat *chat, char *line)
     const char *near = kv_nearest(line, names, n);
     line[kv_strip_controls(line, strlen(line))] = '\0';
     if (near) {
-        fprintf(stderr, "unknown command %.40s; did you mean %s? A space before the slash sends it as a message\n", line, near);
+        fprintf(stderr, "unknown command %.40s; did you mean %s? A space before the slash sends it as a message\n",
+                line, near);
     } else {
-        fprintf(stderr, "unknown command %.40s; /help lists them. A space before the slash sends it as a message\n", line);
+        fprintf(stderr, "unknown command %.40s; /help lists them. A space before the slash sends it as a message\n",
+                line);
     }
     return KV_NEXT_GO_ON;
 }

@@ -1,5 +1,5 @@
-/* chat_conversation.c - messages and their token ids: see chat_conversation.h. Formats for models without a template are in
- * chat_template.c. */
+/* chat_conversation.c - messages and their token ids: see chat_conversation.h. Formats for models without a template
+ * are in chat_template.c. */
 #include "tools/chat_conversation.h"
 
 #include <jansson.h>
@@ -134,7 +134,8 @@ void kv_conversation_undo(kv_conversation *c)
         if (is_user) truncate_to(c, &c->messages[c->n_messages - 1]);
         pop(c);
     }
-    bool is_known = c->n_tokens > 0 || !kv_conversation_has_exchange(c); /* else the next turn finds what is still common */
+    bool is_known =
+        c->n_tokens > 0 || !kv_conversation_has_exchange(c); /* else the next turn finds what is still common */
     if (is_known && c->n_tokens < kvasir_session_n_tokens(c->session)) kvasir_session_rewind(c->session, c->n_tokens);
 }
 
@@ -178,13 +179,15 @@ static kvasir_code render_text(const kv_conversation *c, char **text, size_t *le
     char *json = ok ? json_dumps(list, JSON_COMPACT) : NULL;
     json_decref(list);
     if (!json) return out_of_memory(err);
-    kvasir_template_params params = {.source = c->template_source, .messages_json = json, .add_generation_prompt = true};
+    kvasir_template_params params = {
+        .source = c->template_source, .messages_json = json, .add_generation_prompt = true};
     kvasir_code code = kvasir_template_render(c->model, &params, text, len, err);
     free(json);
     return code;
 }
 
-/* Ids of text[0, len) after the ones before `at`; at the beginning with BOS where the model wants one and the template gave none. */
+/* Ids of text[0, len) after the ones before `at`; at the beginning with BOS where the model wants one and the template
+ * gave none. */
 static kvasir_code append_tokens(kv_conversation *c, size_t at, const char *text, size_t len, kvasir_error *err)
 {
     kvasir_token *ids = NULL, *begin = NULL;
@@ -234,13 +237,15 @@ kvasir_code kv_conversation_render(kv_conversation *c, kvasir_error *err)
     return KVASIR_OK;
 }
 
-kvasir_code kv_conversation_prefill(kv_conversation *c, kvasir_progress progress, void *user, size_t *n_new, kvasir_error *err)
+kvasir_code kv_conversation_prefill(kv_conversation *c, kvasir_progress progress, void *user, size_t *n_new,
+                                    kvasir_error *err)
 {
     const kvasir_token *have = kvasir_session_tokens(c->session);
     size_t n_have = kvasir_session_n_tokens(c->session), same = 0;
     *n_new = 0;
     if (c->n_tokens == 0) return kv_chat_error(err, KVASIR_ERR_TEMPLATE, "the chat template rendered to nothing");
-    while (same < n_have && same + 1 < c->n_tokens && have[same] == c->tokens[same]) same++; /* the last one gives the logits */
+    while (same < n_have && same + 1 < c->n_tokens && have[same] == c->tokens[same])
+        same++; /* the last one gives the logits */
     size_t kept = kvasir_session_rewind(c->session, same);
     *n_new = c->n_tokens - kept;
     return kvasir_session_eval(c->session, c->tokens + kept, *n_new, KVASIR_LOGITS_LAST, progress, user, err);
@@ -261,8 +266,8 @@ kvasir_code kv_conversation_push(kv_conversation *c, kvasir_token token, kvasir_
 
 /* ---- open ------------------------------------------------------------------------------------ */
 
-kvasir_code kv_conversation_init(kv_conversation *c, kvasir_model *model, kvasir_session *session, const char *file_source,
-                                 const char *system, const char **note, kvasir_error *err)
+kvasir_code kv_conversation_init(kv_conversation *c, kvasir_model *model, kvasir_session *session,
+                                 const char *file_source, const char *system, const char **note, kvasir_error *err)
 {
     *c = (kv_conversation){.model = model, .session = session, .template_source = file_source};
     *note = NULL;

@@ -5,9 +5,10 @@
  *     tokens    [ ids evaluated, replies' ids as they were sampled ][ ids of that difference     ]
  *     session   [ common prefix with tokens: kept ][ evaluated by the turn ]
  *
- * Each turn renders the whole conversation. While the new rendering starts with the old text, only the difference is tokenized,
- * so that a reply keeps the ids it was sampled with (text may tokenize differently) and a turn costs only its new tokens. A
- * template that rewrites earlier turns breaks that: then everything is tokenized and the session keeps what is still common.
+ * Each turn renders the whole conversation. While the new rendering starts with the old text, only the difference is
+ * tokenized, so that a reply keeps the ids it was sampled with (text may tokenize differently) and a turn costs only
+ * its new tokens. A template that rewrites earlier turns breaks that: then everything is tokenized and the session
+ * keeps what is still common.
  */
 #ifndef KV_TOOLS_CHAT_CONVERSATION_H
 #define KV_TOOLS_CHAT_CONVERSATION_H
@@ -44,11 +45,11 @@ typedef struct kv_conversation {
     unsigned epoch; /* counts full tokenizations: older marks mean nothing */
 } kv_conversation;
 
-/* Chooses the template: `file_source` (may be NULL), else the model's own, else the format that the vocabulary suggests; `*note`
- * then receives a sentence about it (borrowed), otherwise NULL. Renders a probe, so that a template that cannot work is known before
- * the first message. Errors: TEMPLATE, UNSUPPORTED, MEMORY. */
-kvasir_code kv_conversation_init(kv_conversation *c, kvasir_model *model, kvasir_session *session, const char *file_source,
-                                 const char *system, const char **note, kvasir_error *err);
+/* Chooses the template: `file_source` (may be NULL), else the model's own, else the format that the vocabulary
+ * suggests; `*note` then receives a sentence about it (borrowed), otherwise NULL. Renders a probe, so that a template
+ * that cannot work is known before the first message. Errors: TEMPLATE, UNSUPPORTED, MEMORY. */
+kvasir_code kv_conversation_init(kv_conversation *c, kvasir_model *model, kvasir_session *session,
+                                 const char *file_source, const char *system, const char **note, kvasir_error *err);
 void kv_conversation_deinit(kv_conversation *c);
 
 /* Adds a message; bytes that are no UTF-8, and NUL, become U+FFFD. Errors: MEMORY. */
@@ -68,13 +69,15 @@ kvasir_code kv_conversation_set_system(kv_conversation *c, const char *text, kva
 
 /* Brings text and tokens up to the messages, ready for a reply. Errors: TEMPLATE, MEMORY; tokens are unchanged then. */
 kvasir_code kv_conversation_render(kv_conversation *c, kvasir_error *err);
-/* Evaluates in the session what it lacks of tokens, after forgetting what differs. `*n_new` receives how many were evaluated.
- * Errors: as kvasir_session_eval. */
-kvasir_code kv_conversation_prefill(kv_conversation *c, kvasir_progress progress, void *user, size_t *n_new, kvasir_error *err);
+/* Evaluates in the session what it lacks of tokens, after forgetting what differs. `*n_new` receives how many were
+ * evaluated. Errors: as kvasir_session_eval. */
+kvasir_code kv_conversation_prefill(kv_conversation *c, kvasir_progress progress, void *user, size_t *n_new,
+                                    kvasir_error *err);
 /* A sampled token becomes part of tokens (text follows by kv_conversation_add of the reply). Errors: MEMORY. */
 kvasir_code kv_conversation_push(kv_conversation *c, kvasir_token token, kvasir_error *err);
 
-/* Takes sampled tokens back, to n_tokens. They then need not end where the text ends, so the next turn tokenizes anew. */
+/* Takes sampled tokens back, to n_tokens. They then need not end where the text ends, so the next turn tokenizes anew.
+ * */
 void kv_conversation_cut_tokens(kv_conversation *c, size_t n_tokens);
 
 /* Fills err: one line. Returns code. */

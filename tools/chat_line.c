@@ -3,11 +3,13 @@
  *     fd 0 --poll, read--> bytes [buffer] --terminal--> get_char: UTF-8, pasted text --> libedit --> message
  *                                         --pipe-----> up to '\n' ------------------------------> message
  *
- * libedit asks us for characters, because its own reader retries when a signal interrupts it, and Ctrl-C must end the line at once.
- * Waiting is a poll with a time limit: a signal between the check of the flag and the poll is then seen a moment later, not never.
+ * libedit asks us for characters, because its own reader retries when a signal interrupts it, and Ctrl-C must end the
+ * line at once. Waiting is a poll with a time limit: a signal between the check of the flag and the poll is then seen
+ * a moment later, not never.
  *
- * Pasted text arrives between ESC[200~ and ESC[201~ (bracketed paste): its line breaks are inserted as characters, by the key for
- * quoted insert, instead of sending each line as a message of its own. A backslash at the end of a line continues it.
+ * Pasted text arrives between ESC[200~ and ESC[201~ (bracketed paste): its line breaks are inserted as characters, by
+ * the key for quoted insert, instead of sending each line as a message of its own. A backslash at the end of a line
+ * continues it.
  */
 #include "tools/chat_line.h"
 
@@ -28,7 +30,7 @@
 
 enum { HISTORY_SIZE = 2000, WAIT_MS = 200, PASTE_WAIT_MS = 50, KEY_QUOTE = 'V' & 31, KEY_ESCAPE = 27 };
 
-#define PASTE_ON "\033[?2004h" /* the terminal marks pasted text */
+#define PASTE_ON  "\033[?2004h" /* the terminal marks pasted text */
 #define PASTE_OFF "\033[?2004l"
 
 struct kv_lines {
@@ -87,7 +89,8 @@ static void follow_continue(kv_lines *l)
     el_set(l->editor, EL_REFRESH);
 }
 
-/* Makes at least one byte available. 1: there is one, 0: end of input or nothing within timeout_ms (-1: no limit), -1: a signal. */
+/* Makes at least one byte available. 1: there is one, 0: end of input or nothing within timeout_ms (-1: no limit), -1:
+ * a signal. */
 static int fill(kv_lines *l, int timeout_ms)
 {
     if (l->at < l->end) return 1;
@@ -118,7 +121,8 @@ static int fill(kv_lines *l, int timeout_ms)
     }
 }
 
-/* Takes `text` from the input if it comes next; waits for the rest of a beginning only briefly. What does not match stays. */
+/* Takes `text` from the input if it comes next; waits for the rest of a beginning only briefly. What does not match
+ * stays. */
 static bool take(kv_lines *l, const char *text)
 {
     size_t n = strlen(text);
@@ -130,7 +134,8 @@ static bool take(kv_lines *l, const char *text)
                 l->at = 0;
             }
             struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
-            ssize_t got = poll(&p, 1, PASTE_WAIT_MS) == 1 ? read(STDIN_FILENO, l->bytes + l->end, sizeof l->bytes - l->end) : 0;
+            ssize_t got =
+                poll(&p, 1, PASTE_WAIT_MS) == 1 ? read(STDIN_FILENO, l->bytes + l->end, sizeof l->bytes - l->end) : 0;
             if (got <= 0) return false;
             l->end += (size_t)got;
         }
@@ -146,7 +151,11 @@ static int read_utf8(kv_lines *l, wchar_t *out)
     int got = fill(l, -1);
     if (got <= 0) return got;
     unsigned first = l->bytes[l->at++];
-    int n_more = first < 0x80 ? 0 : first >= 0xc2 && first < 0xe0 ? 1 : first >= 0xe0 && first < 0xf0 ? 2 : first >= 0xf0 && first < 0xf5 ? 3 : -1;
+    int n_more = first < 0x80                    ? 0
+                 : first >= 0xc2 && first < 0xe0 ? 1
+                 : first >= 0xe0 && first < 0xf0 ? 2
+                 : first >= 0xf0 && first < 0xf5 ? 3
+                                                 : -1;
     *out = 0xfffd;
     if (n_more < 0) return 1;
     unsigned value = n_more == 0 ? first : first & (0x3fu >> n_more);

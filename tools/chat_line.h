@@ -15,15 +15,15 @@ typedef enum kv_line_end {
     KV_LINE_FAILED,      /* out of memory or the read failed */
 } kv_line_end;
 
-/* Reads the terminal through libedit when standard input is one and there is a terminal to prompt on, else plain lines. NULL: out of
- * memory. Also installs handlers for SIGTERM and SIGHUP. */
+/* Reads the terminal through libedit when standard input is one and there is a terminal to prompt on, else plain
+ * lines. NULL: out of memory. Also installs handlers for SIGTERM and SIGHUP. */
 kv_lines *kv_lines_open(bool has_color);
 /* Saves the history and restores the terminal. NULL is fine. */
 void kv_lines_close(kv_lines *lines);
 bool kv_lines_is_interactive(const kv_lines *lines);
 
-/* The next message. `*text` (len bytes, NUL-terminated) is borrowed until the next call. With KV_LINE_INTERRUPTED `*len` tells how
- * much was typed. */
+/* The next message. `*text` (len bytes, NUL-terminated) is borrowed until the next call. With KV_LINE_INTERRUPTED
+ * `*len` tells how much was typed. */
 kv_line_end kv_lines_read(kv_lines *lines, char **text, size_t *len);
 
 /* Whether SIGTERM or SIGHUP came. */

@@ -1,9 +1,10 @@
 /* chat_stream.c - from a token's bytes to the screen, in the order of what may go wrong:
  *
- *     bytes -> text -> behind a possible beginning of the stop text? wait -> whole UTF-8 characters -> no control characters -> stdout
+ *     bytes -> text -> behind a possible beginning of the stop text? wait -> whole UTF-8 characters -> no control
+ * characters -> stdout
  *
- * A model's text is hostile: an escape sequence in it could move the cursor, set the title or answer as if typed. A pipe gets the
- * text as it is (valid UTF-8): whoever reads it may need every character.
+ * A model's text is hostile: an escape sequence in it could move the cursor, set the title or answer as if typed. A
+ * pipe gets the text as it is (valid UTF-8): whoever reads it may need every character.
  */
 #include "tools/chat_stream.h"
 
@@ -27,7 +28,8 @@ size_t kv_strip_controls(char *text, size_t len)
 static void write_characters(kv_stream *s, char *text, size_t len)
 {
     if (s->is_terminal) len = kv_strip_controls(text, len);
-    while (!s->has_begun && len > 0 && strchr(" \t\n", text[0])) { /* templates leave a space or an empty line before the reply */
+    while (!s->has_begun && len > 0 &&
+           strchr(" \t\n", text[0])) { /* templates leave a space or an empty line before the reply */
         text++;
         len--;
     }

@@ -8,13 +8,13 @@
 
 typedef struct kv_stream {
     FILE *out;
-    bool is_terminal;  /* control characters are held back */
-    const char *stop;  /* ends the reply where it begins; or NULL */
-    kv_text text;      /* everything so far, as bytes; without the stop text once that was found */
-    size_t n_written;  /* bytes of text handed on */
+    bool is_terminal; /* control characters are held back */
+    const char *stop; /* ends the reply where it begins; or NULL */
+    kv_text text;     /* everything so far, as bytes; without the stop text once that was found */
+    size_t n_written; /* bytes of text handed on */
     kvasir_utf8_stream utf8;
-    bool has_begun;    /* something visible was written */
-    char last;         /* last byte written */
+    bool has_begun; /* something visible was written */
+    char last;      /* last byte written */
     bool is_stopped;
 } kv_stream;
 
@@ -24,8 +24,8 @@ bool kv_stream_push(kv_stream *s, const char *bytes, size_t len);
 void kv_stream_finish(kv_stream *s);
 void kv_stream_deinit(kv_stream *s);
 
-/* Removes what could steer a terminal: C0 except tab and newline, DEL, and C1 (which is two bytes in UTF-8). Works in place on whole
- * characters, returns the new length. */
+/* Removes what could steer a terminal: C0 except tab and newline, DEL, and C1 (which is two bytes in UTF-8). Works in
+ * place on whole characters, returns the new length. */
 size_t kv_strip_controls(char *text, size_t len);
 
 #endif

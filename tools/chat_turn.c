@@ -1,7 +1,8 @@
 /* chat_turn.c - one exchange: message -> ids -> prefill -> sampled reply, and the line that says what it cost.
  *
- * A reply always becomes a message, also when Ctrl-C, the limit or the end of the context cut it: the session holds its ids, and the next
- * turn continues from them. A turn that gives no token at all leaves the conversation as it was before.
+ * A reply always becomes a message, also when Ctrl-C, the limit or the end of the context cut it: the session holds
+ * its ids, and the next turn continues from them. A turn that gives no token at all leaves the conversation as it was
+ * before.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -29,7 +30,8 @@ static bool must_stop(void) { return kv_interrupted() || kv_lines_terminated(); 
 
 /* ---- prefill --------------------------------------------------------------------------------- */
 
-/* Every reply has a random stream of its own that follows from --seed and its number; the penalties see the whole conversation. */
+/* Every reply has a random stream of its own that follows from --seed and its number; the penalties see the whole
+ * conversation. */
 static void restart_sampler(kv_chat *chat)
 {
     kvasir_sampler_reset(chat->sampler, chat->common.seed.value + 0x9e3779b97f4a7c15u * chat->n_replies++);
@@ -50,10 +52,11 @@ static kvasir_code prepare(kv_chat *chat, kvasir_error *err)
     if (code != KVASIR_OK) return code;
     size_t n_ctx = kvasir_session_n_ctx(chat->session);
     if (c->n_tokens < n_ctx) return KVASIR_OK;
-    return kv_chat_error(err, KVASIR_ERR_CONTEXT,
-                         "with this message the conversation is %zu tokens, and the context holds %zu with room for a reply; not "
-                         "sent. /undo or /clear makes room, -c N a larger context",
-                         c->n_tokens, n_ctx);
+    return kv_chat_error(
+        err, KVASIR_ERR_CONTEXT,
+        "with this message the conversation is %zu tokens, and the context holds %zu with room for a reply; not "
+        "sent. /undo or /clear makes room, -c N a larger context",
+        c->n_tokens, n_ctx);
 }
 
 static kvasir_code prefill(kv_chat *chat, turn *t)
@@ -89,7 +92,8 @@ static bool stream_token(kv_chat *chat, turn *t, kvasir_token token)
 static end_reason decode(kv_chat *chat, turn *t)
 {
     kv_conversation *c = &chat->conversation;
-    size_t n_ctx = kvasir_session_n_ctx(chat->session), limit = chat->n_predict > 0 ? (size_t)chat->n_predict : SIZE_MAX;
+    size_t n_ctx = kvasir_session_n_ctx(chat->session),
+           limit = chat->n_predict > 0 ? (size_t)chat->n_predict : SIZE_MAX;
     size_t n_kept = c->n_tokens; /* tokens whose bytes all lie before the stop text */
     for (;;) {
         if (must_stop()) return END_INTERRUPTED;
@@ -114,7 +118,8 @@ static end_reason decode(kv_chat *chat, turn *t)
         if (t->stream.n_written == t->stream.text.len) n_kept = c->n_tokens;
         if (t->n_reply >= limit) return END_LIMIT;
         if (kvasir_session_n_tokens(chat->session) >= n_ctx) return END_CONTEXT;
-        if (kvasir_session_eval(chat->session, &token, 1, KVASIR_LOGITS_LAST, on_progress, NULL, &t->err) != KVASIR_OK) {
+        if (kvasir_session_eval(chat->session, &token, 1, KVASIR_LOGITS_LAST, on_progress, NULL, &t->err) !=
+            KVASIR_OK) {
             return t->err.code == KVASIR_ERR_CANCELLED ? END_INTERRUPTED
                    : t->err.code == KVASIR_ERR_CONTEXT ? END_CONTEXT
                                                        : END_FAILED;
@@ -155,8 +160,9 @@ static void say_cost(kv_chat *chat, const turn *t)
     chat->total_prompt_ms += t->prompt_ms;
     chat->total_reply += t->n_reply;
     chat->total_reply_ms += t->reply_ms;
-    kv_chat_note(chat, "[prompt %zu tokens, %.1f tokens/s | reply %zu tokens, %.1f tokens/s | context %zu/%zu, %.0f %%]", t->n_prompt,
-                 rate(t->n_prompt, t->prompt_ms), t->n_reply, rate(t->n_reply, t->reply_ms), used, n_ctx,
+    kv_chat_note(chat,
+                 "[prompt %zu tokens, %.1f tokens/s | reply %zu tokens, %.1f tokens/s | context %zu/%zu, %.0f %%]",
+                 t->n_prompt, rate(t->n_prompt, t->prompt_ms), t->n_reply, rate(t->n_reply, t->reply_ms), used, n_ctx,
                  100.0 * (double)used / (double)n_ctx);
 }
 
@@ -170,7 +176,8 @@ static kv_next leave_or_go_on(const kv_chat *chat)
 kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
 {
     kv_conversation *c = &chat->conversation;
-    turn t = {.stream = {.out = stdout, .is_terminal = kv_term_is_terminal(stdout), .stop = c->stop}, .end = END_FAILED};
+    turn t = {.stream = {.out = stdout, .is_terminal = kv_term_is_terminal(stdout), .stop = c->stop},
+              .end = END_FAILED};
     kvasir_code code = KVASIR_OK;
     if (message) code = kv_conversation_add(c, "user", message, len, &t.err);
     bool is_added = message && code == KVASIR_OK;
@@ -178,7 +185,8 @@ kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
     if (code == KVASIR_OK) code = prefill(chat, &t);
     if (code != KVASIR_OK) {
         if (code == KVASIR_ERR_CANCELLED) {
-            kv_chat_note(chat, "stopped before the reply began; %s", message ? "the message is taken back" : "message and old reply are removed");
+            kv_chat_note(chat, "stopped before the reply began; %s",
+                         message ? "the message is taken back" : "message and old reply are removed");
         } else {
             kv_tool_fail("chat", "%s", t.err.message);
         }

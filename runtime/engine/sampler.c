@@ -2,14 +2,14 @@
  *
  *     bias -> penalties -> top-k -> typical -> top-p -> min-p -> temperature -> draw       (stages: sampler_stages.c)
  *
- * Penalties look back on the last repeat_last_n accepted tokens through a ring; a count per vocabulary entry and the list of
- * entries whose count is not zero make a step cost the distinct tokens in the window, not the vocabulary:
+ * Penalties look back on the last repeat_last_n accepted tokens through a ring; a count per vocabulary entry and the
+ * list of entries whose count is not zero make a step cost the distinct tokens in the window, not the vocabulary:
  *
  *     ring     [ 7 | 3 | 7 | 9 ]  oldest leaves as the newest enters
  *     counts   3:1 7:2 9:1        recent [7 3 9], slot = where in recent an entry stands
  *
- * Repetition penalty: CTRL (Keskar 2019), with negative logits multiplied so that a penalty never helps. Random numbers:
- * xoshiro256** (Blackman, Vigna 2018) seeded by splitmix64.
+ * Repetition penalty: CTRL (Keskar 2019), with negative logits multiplied so that a penalty never helps. Random
+ * numbers: xoshiro256** (Blackman, Vigna 2018) seeded by splitmix64.
  */
 #include <float.h>
 #include <math.h>
@@ -27,10 +27,10 @@ struct kvasir_sampler {
     size_t n_vocab;
     uint64_t random[4];
     kvasir_logit_bias *bias;
-    uint32_t *counts;   /* [n_vocab], NULL when no penalty is on */
+    uint32_t *counts;     /* [n_vocab], NULL when no penalty is on */
     kvasir_token *recent; /* [n_recent] distinct tokens with a count */
-    int32_t *slot;      /* [n_vocab] index in recent */
-    kvasir_token *ring; /* [ring_cap]; NULL when everything counts */
+    int32_t *slot;        /* [n_vocab] index in recent */
+    kvasir_token *ring;   /* [ring_cap]; NULL when everything counts */
     size_t n_recent, ring_cap, ring_len, ring_at;
     kv_candidates candidates;
 };
@@ -63,17 +63,20 @@ static kvasir_code check_params(const kvasir_sampler_params *p, int n_vocab, kva
         {"frequency_penalty", p->frequency_penalty, -MAX_PENALTY, MAX_PENALTY, false},
     };
     if (n_vocab < 1 || n_vocab > KV_SAMPLER_MAX_VOCAB) {
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "sampler: n_vocab is %d, must be 1 to %d", n_vocab, KV_SAMPLER_MAX_VOCAB);
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "sampler: n_vocab is %d, must be 1 to %d", n_vocab,
+                       KV_SAMPLER_MAX_VOCAB);
     }
     if (!isfinite(p->temperature)) {
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "sampler: temperature is %g, must be a finite number (0 or less: greedy)",
+        return kv_fail(err, KVASIR_ERR_ARGUMENT,
+                       "sampler: temperature is %g, must be a finite number (0 or less: greedy)",
                        (double)p->temperature);
     }
     for (size_t i = 0; i < KV_COUNT(rows); i++) {
         float v = rows[i].value;
         if (v >= rows[i].min && v <= rows[i].max && !(rows[i].is_open && v == rows[i].min)) continue;
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "sampler: %s is %g, must be %s %g and at most %g", rows[i].name, (double)v,
-                       rows[i].is_open ? "greater than" : "at least", (double)rows[i].min, (double)rows[i].max);
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "sampler: %s is %g, must be %s %g and at most %g", rows[i].name,
+                       (double)v, rows[i].is_open ? "greater than" : "at least", (double)rows[i].min,
+                       (double)rows[i].max);
     }
     if (p->top_k < 0) {
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "sampler: top_k is %d, must be 0 (off) or more", p->top_k);
@@ -83,13 +86,14 @@ static kvasir_code check_params(const kvasir_sampler_params *p, int n_vocab, kva
                        p->repeat_last_n, MAX_LAST_N);
     }
     if (p->n_logit_bias > 0 && !p->logit_bias) {
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "sampler: logit_bias is NULL but n_logit_bias is %zu", p->n_logit_bias);
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "sampler: logit_bias is NULL but n_logit_bias is %zu",
+                       p->n_logit_bias);
     }
     for (size_t i = 0; i < p->n_logit_bias; i++) {
         const kvasir_logit_bias *b = &p->logit_bias[i];
         if (b->token < 0 || b->token >= n_vocab) {
-            return kv_fail(err, KVASIR_ERR_ARGUMENT, "sampler: logit_bias names token %d, must be 0 to %d", (int)b->token,
-                           n_vocab - 1);
+            return kv_fail(err, KVASIR_ERR_ARGUMENT, "sampler: logit_bias names token %d, must be 0 to %d",
+                           (int)b->token, n_vocab - 1);
         }
         if (isnan(b->bias) || b->bias == INFINITY) {
             return kv_fail(err, KVASIR_ERR_ARGUMENT,
@@ -217,8 +221,8 @@ void kvasir_sampler_accept(kvasir_sampler *s, kvasir_token token)
     }
 }
 
-/* Doubles hold each product of two floats exactly, so contraction to FMA changes nothing. A result beyond float stays finite:
- * only what was infinite before, and what a bias forbids, is infinite. */
+/* Doubles hold each product of two floats exactly, so contraction to FMA changes nothing. A result beyond float stays
+ * finite: only what was infinite before, and what a bias forbids, is infinite. */
 static float to_logit(double x) { return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : (float)x; }
 
 static void apply_bias(const kvasir_sampler *s, float *logits)
@@ -247,8 +251,8 @@ static void apply_penalties(const kvasir_sampler *s, float *logits)
 
 /* ---- sample ---------------------------------------------------------------------------------- */
 
-/* +infinity means "surely": it becomes the greatest float, so that differences stay finite. Rare, hence outside the main
- * passes. False when nothing is finite. */
+/* +infinity means "surely": it becomes the greatest float, so that differences stay finite. Rare, hence outside the
+ * main passes. False when nothing is finite. */
 static bool tame_infinity(float *logits, size_t n)
 {
     bool any_finite = false;

@@ -5,8 +5,8 @@
 #include "engine/sampler_stages.h"
 #include "kvasir.h"
 
-/* Runs every stage but the draw. The list is borrowed until the next call; its weights are the odds. With greedy sampling it
- * holds the one token. NULL when no logit is finite. */
+/* Runs every stage but the draw. The list is borrowed until the next call; its weights are the odds. With greedy
+ * sampling it holds the one token. NULL when no logit is finite. */
 const kv_candidates *kv_sampler_filter(kvasir_sampler *sampler, float *logits);
 
 #endif

@@ -6,8 +6,9 @@
  *     target ------------>|                  the border falls in one bin:
  *                  less    =      greater    less is kept, greater dropped, = is split again by its next 11 bits
  *
- * Keys are unique (they end in the id), so at most six levels remain and each touches only the bin before it: linear in the
- * worst case too, e.g. when all logits are equal. A quickselect would be quadratic for some inputs, a sort O(V log V) for all.
+ * Keys are unique (they end in the id), so at most six levels remain and each touches only the bin before it: linear
+ * in the worst case too, e.g. when all logits are equal. A quickselect would be quadratic for some inputs, a sort O(V
+ * log V) for all.
  */
 #include "engine/sampler_stages.h"
 
@@ -17,10 +18,10 @@
 
 typedef unsigned __int128 kv_u128;
 
-#define DISTANCE_ONE 4294967296.0             /* 2^32: a factor of two in probability */
-#define DISTANCE_END ((uint64_t)41 << 32)     /* from here on the weight rounds to zero */
-#define LOG2_E 1.44269504088896340736         /* 1 / ln 2 */
-#define ID_MASK ((uint64_t)KV_SAMPLER_MAX_VOCAB - 1)
+#define DISTANCE_ONE 4294967296.0           /* 2^32: a factor of two in probability */
+#define DISTANCE_END ((uint64_t)41 << 32)   /* from here on the weight rounds to zero */
+#define LOG2_E       1.44269504088896340736 /* 1 / ln 2 */
+#define ID_MASK      ((uint64_t)KV_SAMPLER_MAX_VOCAB - 1)
 
 static uint64_t mul63(uint64_t a, uint64_t b) { return (uint64_t)((kv_u128)a * b >> 63); }
 
@@ -36,15 +37,16 @@ void kv_candidates_init(kv_candidates *c)
     }
 }
 
-/* A difference and a product of doubles: each rounded once everywhere, nothing that a compiler could contract to an FMA. */
+/* A difference and a product of doubles: each rounded once everywhere, nothing that a compiler could contract to an
+ * FMA. */
 static inline uint64_t distance_of(double max, float logit, double scale)
 {
     double t = (max - (double)logit) * scale;
     return t < (double)DISTANCE_END ? (uint64_t)(int64_t)t : DISTANCE_END;
 }
 
-/* round(2^40 * 2^-distance): two table factors for the upper 16 bits of the fraction, 1 - x ln 2 for the rest (its error is
- * below 2^-33). */
+/* round(2^40 * 2^-distance): two table factors for the upper 16 bits of the fraction, 1 - x ln 2 for the rest (its
+ * error is below 2^-33). */
 static inline uint64_t weight_of(const kv_candidates *c, uint64_t distance)
 {
     if (distance >= DISTANCE_END) return 0;
@@ -59,7 +61,9 @@ static inline uint64_t weight_of(const kv_candidates *c, uint64_t distance)
 
 float kv_logits_max(const float *logits, size_t n)
 {
-    enum { LANES = 16 }; /* independent, so that compilers use the SIMD maximum; a comparison with NaN is false and drops it */
+    enum {
+        LANES = 16
+    }; /* independent, so that compilers use the SIMD maximum; a comparison with NaN is false and drops it */
     float lane[LANES];
     for (int j = 0; j < LANES; j++) lane[j] = -INFINITY;
     size_t i = 0;

@@ -2,15 +2,16 @@
  *
  *     logits [n_vocab] --top_k or collect--> list --weigh--> list --keep_mass--> ... --draw--> token
  *
- * A candidate is 16 bytes: how far its logit lies below the best one, in fixed point, together with its id (so that comparing
- * keys compares probabilities and settles ties by the lower id), and its unnormalised probability as an integer.
+ * A candidate is 16 bytes: how far its logit lies below the best one, in fixed point, together with its id (so that
+ * comparing keys compares probabilities and settles ties by the lower id), and its unnormalised probability as an
+ * integer.
  *
  *     key = distance << 23 | id        distance = (max - logit) / temperature / ln 2, unit 2^-32
  *     weight = round(2^40 * 2^-distance)
  *
- * Why integers: sums of weights are exact, so they do not depend on an order of addition, and no bit of a choice comes from a
- * libm whose exp() differs between machines. The same logits and seed give the same token everywhere. Weights below 2^-41 of
- * the best one are nothing; 2^23 of them at most sum to 2^63.
+ * Why integers: sums of weights are exact, so they do not depend on an order of addition, and no bit of a choice comes
+ * from a libm whose exp() differs between machines. The same logits and seed give the same token everywhere. Weights
+ * below 2^-41 of the best one are nothing; 2^23 of them at most sum to 2^63.
  */
 #ifndef KV_ENGINE_SAMPLER_STAGES_H
 #define KV_ENGINE_SAMPLER_STAGES_H
@@ -49,8 +50,8 @@ float kv_logits_max(const float *logits, size_t n);
 /* Lowest id that has the value `max`. */
 int32_t kv_logits_find(const float *logits, size_t n, float max);
 
-/* Keeps the k greatest logits above -infinity, ties to the lower id; keys hold ids only until kv_candidates_weigh. One pass, a
- * heap of k. k <= cap. */
+/* Keeps the k greatest logits above -infinity, ties to the lower id; keys hold ids only until kv_candidates_weigh. One
+ * pass, a heap of k. k <= cap. */
 void kv_candidates_top_k(kv_candidates *c, const float *logits, size_t n_vocab, size_t k);
 /* Takes every logit whose weight at `temperature` is not zero, weighed. cap >= n_vocab. */
 void kv_candidates_collect(kv_candidates *c, const float *logits, size_t n_vocab, float max, double temperature);
@@ -58,10 +59,10 @@ void kv_candidates_collect(kv_candidates *c, const float *logits, size_t n_vocab
 void kv_candidates_weigh(kv_candidates *c, const float *logits, double temperature);
 uint64_t kv_candidates_total(const kv_candidates *c);
 
-/* Keeps the smallest set that holds `mass` of the whole, taken in order of |distance - center|, ties to the lower id. Center 0 is
- * top-p (Holtzman 2020); the expected distance is locally typical sampling (Meister 2022), because |-log p - H| is
- * |distance - E[distance]|: the normaliser cancels. Linear: histogram of masses by 11 bits of the key at a time, into the one bin
- * that the border falls in; nothing is sorted. */
+/* Keeps the smallest set that holds `mass` of the whole, taken in order of |distance - center|, ties to the lower id.
+ * Center 0 is top-p (Holtzman 2020); the expected distance is locally typical sampling (Meister 2022), because |-log p
+ * - H| is |distance - E[distance]|: the normaliser cancels. Linear: histogram of masses by 11 bits of the key at a
+ * time, into the one bin that the border falls in; nothing is sorted. */
 void kv_candidates_keep_mass(kv_candidates *c, uint64_t center, double mass);
 /* E[distance], the entropy up to the logarithm of the normaliser. */
 uint64_t kv_candidates_mean_distance(const kv_candidates *c);
