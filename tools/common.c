@@ -96,7 +96,7 @@ static kvasir_code read_all(int fd, const char *name, size_t max_bytes, char **d
     return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory while reading %.200s", name);
 }
 
-kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err)
+kvasir_code kv_tool_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err)
 {
     if (strcmp(path, "-") == 0) return read_all(STDIN_FILENO, "standard input", max_bytes, data, len, err);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -158,7 +158,7 @@ kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out,
     *attention_text = NULL;
     if (c->attention && c->attention[0] == '@') {
         size_t len;
-        kvasir_code code = kv_read_file(c->attention + 1, 1 << 20, attention_text, &len, err);
+        kvasir_code code = kv_tool_read_file(c->attention + 1, 1 << 20, attention_text, &len, err);
         if (code != KVASIR_OK) return code;
         if (strlen(*attention_text) != len) {
             free(*attention_text);

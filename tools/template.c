@@ -40,7 +40,7 @@ static kvasir_code read_text(const char *path, size_t max_bytes, char **text, kv
 {
     size_t len;
     if (!path) return KVASIR_OK;
-    kvasir_code code = kv_read_file(path, max_bytes, text, &len, err);
+    kvasir_code code = kv_tool_read_file(path, max_bytes, text, &len, err);
     if (code == KVASIR_OK && strlen(*text) != len) {
         free(*text);
         *text = NULL;

@@ -52,7 +52,8 @@ int kv_source_check(kv_source *source, const kv_command *command)
 
 kvasir_code kv_source_text(const kv_source *source, char **text, size_t *len, kvasir_error *err)
 {
-    if (!source->prompt) return kv_read_file(source->is_stdin ? "-" : source->file, MAX_TEXT_BYTES, text, len, err);
+    if (!source->prompt)
+        return kv_tool_read_file(source->is_stdin ? "-" : source->file, MAX_TEXT_BYTES, text, len, err);
     *len = strlen(source->prompt);
     *text = strdup(source->prompt);
     return *text ? KVASIR_OK : kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the prompt");
