@@ -1,6 +1,9 @@
 /* fuzz_tokenizer.c - any text for two small vocabularies, and any vocabulary for a small text.
  *
  * The first byte chooses. Text must come back as it was: byte-level BPE and byte fallback lose nothing. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* memmem */
+#endif
 #include "tests/tiny_vocab.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -37,7 +40,8 @@ static void round_trip(const kv_vocab *vocab, const char *text, size_t len, unsi
 
 static void fuzz_text(uint8_t choice, const char *text, size_t len)
 {
-    static const char *const pre[] = {"gpt-2", "smollm", "llama-bpe", "qwen2", "gpt-4o", "default", "falcon", "deepseek-v3"};
+    static const char *const pre[] = {"gpt-2",  "smollm",  "llama-bpe", "qwen2",
+                                      "gpt-4o", "default", "falcon",    "deepseek-v3"};
     tiny_tokens *t = malloc(sizeof *t);
     check(t != NULL);
     tiny_file f;

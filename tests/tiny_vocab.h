@@ -1,4 +1,5 @@
-/* tiny_vocab.h - GGUF files with nothing but metadata, built in memory, byte by byte: small vocabularies and broken ones. */
+/* tiny_vocab.h - GGUF files with nothing but metadata, built in memory, byte by byte: small vocabularies and broken
+ * ones. */
 #ifndef TESTS_TINY_VOCAB_H
 #define TESTS_TINY_VOCAB_H
 
@@ -113,7 +114,8 @@ static inline void tiny_close(tiny_file *f, kv_gguf *gguf, kv_vocab *vocab)
     *f = (tiny_file){0};
 }
 
-/* ---- two small vocabularies ------------------------------------------------------------------------------------------- */
+/* ---- two small vocabularies
+ * ------------------------------------------------------------------------------------------- */
 
 /* Token lists under construction. Texts live in `text`. */
 typedef struct tiny_tokens {
@@ -151,7 +153,8 @@ static inline void tiny_byte_level(tiny_tokens *t)
 
 enum { TINY_HELLO = 260, TINY_IM_START = 266, TINY_IM_END = 267, TINY_USER = 268, TINY_LONG = 269 };
 
-static const char *const tiny_merges[] = {"h e", "l l", "he ll", "hell o", "\xc4\xa0 w", "a a", "aa aa", "! !", "< |", "o w", "ll o"};
+static const char *const tiny_merges[] = {"h e",   "l l", "he ll", "hell o", "\xc4\xa0 w", "a a",
+                                          "aa aa", "! !", "< |",   "o w",    "ll o"};
 #define TINY_N_MERGES (sizeof tiny_merges / sizeof *tiny_merges)
 
 /* "gpt2": bytes, a few merges, two control tokens, a user-defined one and one that begins like it. */
@@ -201,21 +204,21 @@ static inline void tiny_spm_tokens(tiny_tokens *t)
         snprintf(text, sizeof text, "<0x%02X>", b);
         tiny_token(t, text, 6, 0);
     }
-    tiny_token(t, TINY_SP, 1, -20);     /* 259 */
-    tiny_token(t, "a", 1, -21);         /* 260 */
-    tiny_token(t, "b", 1, -22);         /* 261 */
-    tiny_token(t, "c", 1, -23);         /* 262 */
-    tiny_token(t, "ab", 1, -2);         /* 263 */
-    tiny_token(t, "bc", 1, -1);         /* 264 */
-    tiny_token(t, "aa", 1, -3);         /* 265 */
-    tiny_token(t, "abc", 1, -4);        /* 266 */
-    tiny_token(t, TINY_SP "a", 1, -5);  /* 267 */
-    tiny_token(t, "<", 1, -24);         /* 268 */
-    tiny_token(t, "s", 1, -25);         /* 269 */
-    tiny_token(t, ">", 1, -26);         /* 270 */
-    tiny_token(t, "<s", 1, -6);         /* 271: and "<s>" is a control token */
-    tiny_token(t, "<b>", 4, 0);         /* 272 */
-    tiny_token(t, "\xc3\xa9", 1, -27);  /* 273 */
+    tiny_token(t, TINY_SP, 1, -20);    /* 259 */
+    tiny_token(t, "a", 1, -21);        /* 260 */
+    tiny_token(t, "b", 1, -22);        /* 261 */
+    tiny_token(t, "c", 1, -23);        /* 262 */
+    tiny_token(t, "ab", 1, -2);        /* 263 */
+    tiny_token(t, "bc", 1, -1);        /* 264 */
+    tiny_token(t, "aa", 1, -3);        /* 265 */
+    tiny_token(t, "abc", 1, -4);       /* 266 */
+    tiny_token(t, TINY_SP "a", 1, -5); /* 267 */
+    tiny_token(t, "<", 1, -24);        /* 268 */
+    tiny_token(t, "s", 1, -25);        /* 269 */
+    tiny_token(t, ">", 1, -26);        /* 270 */
+    tiny_token(t, "<s", 1, -6);        /* 271: and "<s>" is a control token */
+    tiny_token(t, "<b>", 4, 0);        /* 272 */
+    tiny_token(t, "\xc3\xa9", 1, -27); /* 273 */
 }
 
 static inline void tiny_spm_file(tiny_file *f, tiny_tokens *t)

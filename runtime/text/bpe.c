@@ -3,8 +3,9 @@
  *   piece " né"   bytes 20 6E C3 A9   in the vocabulary written as "Ġ" "n" "Ã" "©"
  *   ids             [Ġ][n][Ã][©] -> [Ġ][n][Ã©] -> [Ġ][nÃ©] ...  always the pair with the lowest rank in the merge list
  *
- * Merging never looks at text: pairs of ids are looked up. A merge that names a token which the vocabulary has not (left, right
- * or union) can never take part and is skipped. Sources: Sennrich 2016, algorithm 1; Radford 2019 for bytes as characters. */
+ * Merging never looks at text: pairs of ids are looked up. A merge that names a token which the vocabulary has not
+ * (left, right or union) can never take part and is skipped. Sources: Sennrich 2016, algorithm 1; Radford 2019 for
+ * bytes as characters. */
 #include "base/alloc.h"
 #include "text/utf8.h"
 #include "text/vocab_internal.h"
@@ -91,7 +92,8 @@ static void add_merge(const kv_vocab *vocab, kv_index *index, kv_str line, uint3
     if (both < 0) return;
     uint64_t pair = (uint64_t)left << 32 | (uint32_t)right;
     kv_merge_slot *slot = merge_slot(index, pair);
-    if (slot->token < 0) *slot = (kv_merge_slot){.pair = pair, .rank = rank, .token = both}; /* said twice: the better rank */
+    if (slot->token < 0)
+        *slot = (kv_merge_slot){.pair = pair, .rank = rank, .token = both}; /* said twice: the better rank */
 
     char bytes[KV_MAX_TOKEN_TEXT];
     size_t n = kv_bpe_decode((kv_str){line.data, n_left}, bytes, sizeof bytes);
@@ -161,7 +163,8 @@ static bool take_piece(void *user, const char *piece, size_t len)
     t->merger.n_symbols = 0;
     for (size_t i = 0; i < len; i++) {
         uint8_t byte = (uint8_t)piece[i];
-        /* Where no merge ever joins these two bytes, both sides are independent: a row of emoji is many short pieces. */
+        /* Where no merge ever joins these two bytes, both sides are independent: a row of emoji is many short pieces.
+         * */
         if (i > 0 && !kv_index_may_join(t->index, (uint8_t)piece[i - 1], byte) && !finish_chunk(t)) return false;
         if (!kv_merger_add(&t->merger, t->index->byte_token[byte], i, i + 1)) return false;
     }

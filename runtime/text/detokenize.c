@@ -22,22 +22,28 @@ size_t kv_vocab_token_bytes(const kv_vocab *vocab, kvasir_token token, bool spec
     switch (kv_vocab_type(vocab, token)) {
     case KV_TOKEN_CONTROL:
     case KV_TOKEN_UNKNOWN:
-    case KV_TOKEN_UNUSED: return special ? as_written(text, buf, cap) : 0;
-    case KV_TOKEN_USER: return as_written(text, buf, cap);
+    case KV_TOKEN_UNUSED:
+        return special ? as_written(text, buf, cap) : 0;
+    case KV_TOKEN_USER:
+        return as_written(text, buf, cap);
     case KV_TOKEN_BYTE:
         if (cap > 0) buf[0] = (char)kv_vocab_byte_of(text);
         return 1;
-    case KV_TOKEN_NORMAL: break;
+    case KV_TOKEN_NORMAL:
+        break;
     }
     switch (vocab->kind) {
-    case KV_VOCAB_BPE: return kv_bpe_decode(text, buf, cap);
-    case KV_VOCAB_SPM: return kv_spm_decode(text, buf, cap);
-    default: return as_written(text, buf, cap);
+    case KV_VOCAB_BPE:
+        return kv_bpe_decode(text, buf, cap);
+    case KV_VOCAB_SPM:
+        return kv_spm_decode(text, buf, cap);
+    default:
+        return as_written(text, buf, cap);
     }
 }
 
-kvasir_code kv_vocab_detokenize(const kv_vocab *vocab, const kvasir_token *tokens, size_t n_tokens, bool special, char **text,
-                                size_t *len, kvasir_error *err)
+kvasir_code kv_vocab_detokenize(const kv_vocab *vocab, const kvasir_token *tokens, size_t n_tokens, bool special,
+                                char **text, size_t *len, kvasir_error *err)
 {
     if (vocab->n_tokens == 0 && n_tokens > 0) {
         return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "the file has no tokenizer: token ids have no text");
@@ -45,7 +51,8 @@ kvasir_code kv_vocab_detokenize(const kv_vocab *vocab, const kvasir_token *token
     size_t total = 0;
     for (size_t i = 0; i < n_tokens; i++) {
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= vocab->n_tokens) {
-            return kv_fail(err, KVASIR_ERR_ARGUMENT, "token id %d (item %zu) is outside the vocabulary of %u", tokens[i], i, vocab->n_tokens);
+            return kv_fail(err, KVASIR_ERR_ARGUMENT, "token id %d (item %zu) is outside the vocabulary of %u",
+                           tokens[i], i, vocab->n_tokens);
         }
         if (!kv_add_size(total, kv_vocab_token_bytes(vocab, tokens[i], special, NULL, 0), &total)) {
             return kv_fail_memory(err, SIZE_MAX, "the text");

@@ -1,11 +1,12 @@
 /* index.c - what tokenizing needs and opening does not: built once, by whoever tokenizes first.
  *
- *   texts    hash(text) -> slot { upper hash half | id + 1 }     linear probing, at most half full; texts stay in the file
+ *   texts    hash(text) -> slot { upper hash half | id + 1 }   linear probing, half full; texts stay in the file
  *   merges   (left id, right id) -> rank, id of the union        bpe.c
  *   joined   which byte pairs a merge may bring together         bpe.c, spm.c
  *
- * The hash is seeded at random: nobody can write a vocabulary whose texts all collide. The seed decides where entries lie,
- * never what is found. Only texts that plain text may turn into are entered; so no merge can forge a control token. */
+ * The hash is seeded at random: nobody can write a vocabulary whose texts all collide. The seed decides where entries
+ * lie, never what is found. Only texts that plain text may turn into are entered; so no merge can forge a control
+ * token. */
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -88,7 +89,8 @@ kvasir_code kv_index_get(const kv_vocab *vocab, const kv_index **out, kvasir_err
     *out = atomic_load_explicit(&lazy->index, memory_order_relaxed);
     if (*out == NULL) {
         kv_index *index = kv_calloc(1, sizeof *index);
-        code = index == NULL ? kv_fail_memory(err, sizeof *index, "the index of the vocabulary") : build(vocab, index, err);
+        code = index == NULL ? kv_fail_memory(err, sizeof *index, "the index of the vocabulary")
+                             : build(vocab, index, err);
         if (code == KVASIR_OK) {
             atomic_store_explicit(&lazy->index, index, memory_order_release);
             *out = index;

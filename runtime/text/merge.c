@@ -148,8 +148,8 @@ static bool merge_long(kv_merger *merger, kv_merge_fn rule, const void *ctx)
         merger->heap[0] = merger->heap[--merger->n_heap];
         if (merger->n_heap > 0) sift_down(merger->heap, merger->n_heap, 0);
 
-        /* Outdated when the left symbol is gone, or the pair no longer ends where it did. Boundaries only ever vanish, so
-         * the same begin and end with one boundary between means the very same pair. */
+        /* Outdated when the left symbol is gone, or the pair no longer ends where it did. Boundaries only ever
+         * vanish, so the same begin and end with one boundary between means the very same pair. */
         uint32_t at = (uint32_t)best.key;
         kv_symbol *left = &symbols[at];
         if (left->begin == left->end || left->next == NO_SYMBOL) continue;

@@ -1,11 +1,13 @@
-/* merge.h - the one merging loop of both tokenizers: of all adjacent pairs that may merge, the best one does, until none may.
+/* merge.h - the one merging loop of both tokenizers: of all adjacent pairs that may merge, the best one does, until
+ * none may.
  *
  *   symbols   [t][h][e][_][c]      BPE: best = lowest rank in the merge list; SPM: best = highest score of the union
  *   pairs      5  1  -  9          priority of each adjacent pair (lower is better), ties go to the leftmost
  *   after      [t][he][_][c]       only the two pairs around the new symbol changed
  *
- * Short pieces (nearly all words) rescan a small array; long ones use a linked list and a binary heap, so a megabyte of one
- * letter costs n log n. Source: Sennrich 2016 (BPE), Kudo 2018 (SentencePiece); the heap is SentencePiece's own idea. */
+ * Short pieces (nearly all words) rescan a small array; long ones use a linked list and a binary heap, so a megabyte
+ * of one letter costs n log n. Source: Sennrich 2016 (BPE), Kudo 2018 (SentencePiece); the heap is SentencePiece's
+ * own idea. */
 #ifndef KV_TEXT_MERGE_H
 #define KV_TEXT_MERGE_H
 

@@ -1,8 +1,9 @@
 /* pretokenize.c - running the patterns of pretokenize_table.c through PCRE2.
  *
- * Three things keep this linear and safe. UTF-8 is checked once per text, here, not by PCRE2 once per match. No pattern of the
- * table backtracks over a long run more than once per run. And if PCRE2 still gives up (match limit, heap limit), the rest of that
- * fragment becomes one piece: a worse cut, but no text is lost and nothing repeats. Source: Radford 2019 (GPT-2), section 2.2. */
+ * Three things keep this linear and safe. UTF-8 is checked once per text, here, not by PCRE2 once per match. No
+ * pattern of the table backtracks over a long run more than once per run. And if PCRE2 still gives up (match limit,
+ * heap limit), the rest of that fragment becomes one piece: a worse cut, but no text is lost and nothing repeats.
+ * Source: Radford 2019 (GPT-2), section 2.2. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/pretokenize.h"
 
@@ -149,7 +150,8 @@ kvasir_code kv_pretokenize(const kv_pretokenizer *pre, const char *text, size_t 
         ok = p.match[i] != NULL;
     }
     if (ok) {
-        /* One backtracking step per character of a run is normal here; the default limit of 10 million would cut 10 MB of blanks. */
+        /* One backtracking step per character of a run is normal here; the default limit of 10 million would cut 10
+         * MB of blanks. */
         pcre2_set_match_limit(p.limits, UINT32_MAX);
         ok = cut_any_bytes(&p, text, len);
     }

@@ -2,8 +2,9 @@
  *
  *   "I'm 42 now"  --stage 0: \p{N}-->  "I'm " "4" "2" " now"  --stage 1: GPT-2's-->  "I" "'m" " " "4" "2" " now"
  *
- * tokenizer.ggml.pre names a row of the table: a few patterns, applied one after the other, each to the fragments that the one
- * before left (matches and the gaps between them alike). No byte is ever lost: what no pattern matches is a piece too. */
+ * tokenizer.ggml.pre names a row of the table: a few patterns, applied one after the other, each to the fragments
+ * that the one before left (matches and the gaps between them alike). No byte is ever lost: what no pattern matches
+ * is a piece too. */
 #ifndef KV_TEXT_PRETOKENIZE_H
 #define KV_TEXT_PRETOKENIZE_H
 
@@ -26,7 +27,8 @@ const kv_pre_rule *kv_pre_at(size_t idx);
 
 typedef struct kv_pretokenizer kv_pretokenizer;
 
-/* Compiles a row. `jit` false forces the interpreter (tests); without JIT in PCRE2 it is used anyway. Errors: MEMORY. */
+/* Compiles a row. `jit` false forces the interpreter (tests); without JIT in PCRE2 it is used anyway. Errors: MEMORY.
+ * */
 kvasir_code kv_pretokenizer_open(const kv_pre_rule *rule, bool jit, kv_pretokenizer **out, kvasir_error *err);
 void kv_pretokenizer_close(kv_pretokenizer *pre);
 

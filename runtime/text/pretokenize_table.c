@@ -1,49 +1,53 @@
 /* pretokenize_table.c - one row per tokenizer.ggml.pre name.
  *
- * Each row quotes the pre_tokenizer of the family's tokenizer.json (the order of its Split and Digits steps is the order of the
- * stages). Two spellings differ from there and mean the same: `(?i:'s|...)` is written out, and \s is the class below, because
- * PCRE2's \s also takes U+180E, which has not been white space since Unicode 6.3. A name whose pattern is not certain, or
- * whose pattern is not linear, is not in the table: such a vocabulary loads with "default", and kv_vocab_describe says so. */
+ * Each row quotes the pre_tokenizer of the family's tokenizer.json (the order of its Split and Digits steps is the
+ * order of the stages). Two spellings differ from there and mean the same: `(?i:'s|...)` is written out, and \s is
+ * the class below, because PCRE2's \s also takes U+180E, which has not been white space since Unicode 6.3. A name
+ * whose pattern is not certain, or whose pattern is not linear, is not in the table: such a vocabulary loads with
+ * "default", and kv_vocab_describe says so. */
 #include "text/pretokenize.h"
 
 /* Unicode White_Space. */
-#define WS "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define SPACE "[" WS "]"
-#define BLANKS SPACE "+(?![^" WS "])|" SPACE "+" /* leaves the last blank to the word behind it */
+#define WS          "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define SPACE       "[" WS "]"
+#define BLANKS      SPACE "+(?![^" WS "])|" SPACE "+" /* leaves the last blank to the word behind it */
 #define CONTRACTION "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
-#define NEWLINES SPACE "*[\\r\\n]+"
+#define NEWLINES    SPACE "*[\\r\\n]+"
 
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" BLANKS
 /* Llama 3 and its relatives differ in how many digits stay together. */
 #define LLAMA3(digits)                                                                                                 \
-    "(?:" CONTRACTION ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n]*|" NEWLINES "|" BLANKS
+    "(?:" CONTRACTION ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n]*|" NEWLINES         \
+    "|" BLANKS
 #define QWEN35                                                                                                         \
-    "(?:" CONTRACTION ")|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^" WS "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" NEWLINES "|" BLANKS
+    "(?:" CONTRACTION ")|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^" WS                                         \
+    "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" NEWLINES "|" BLANKS
 /* o200k: upper-case letters then lower-case letters, so that camelCase is cut at the hump. */
 #define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 #define O200K(suffix, digits)                                                                                          \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" suffix "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" suffix "|" digits \
-    "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n/]*|" NEWLINES "|" BLANKS
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" suffix "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" suffix           \
+    "|" digits "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n/]*|" NEWLINES "|" BLANKS
 #define DEEPSEEK3                                                                                                      \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"                \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"               \
     " ?[\\p{P}\\p{S}]+[\\r\\n]*|" NEWLINES "|" BLANKS
 #define BLOOM " ?[^(" WS "|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}\\x{60c})]+"
 #define SEED                                                                                                           \
     "(?:" CONTRACTION ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^" WS "\\p{L}\\p{N}\\r\\n]+|" NEWLINES "|" BLANKS
 #define BAILING                                                                                                        \
-    "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^" WS                         \
+    "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^" WS                          \
     "\\p{L}\\p{N}]+[\\r\\n]*|" SPACE "*[\\r\\n]|" BLANKS
 
 /* What a row has besides its name. */
-#define DEFAULT_RULE .stages = {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}
-#define GPT2_RULE .stages = {GPT2}
+#define DEFAULT_RULE   .stages = {"[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}
+#define GPT2_RULE      .stages = {GPT2}
 #define STARCODER_RULE .stages = {"\\p{N}", GPT2} /* digits one by one */
-#define LLAMA3_RULE .stages = {LLAMA3("\\p{N}{1,3}")}, .ignore_merges = true, .add_bos = true
-#define DBRX_RULE .stages = {LLAMA3("\\p{N}{1,3}")}
-#define QWEN2_RULE .stages = {LLAMA3("\\p{N}")}
-#define O200K_RULE .stages = {O200K("(?:" CONTRACTION ")?", "\\p{N}{1,3}")}
-#define DEEPSEEK3_RULE .stages = {"\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+", DEEPSEEK3}
+#define LLAMA3_RULE    .stages = {LLAMA3("\\p{N}{1,3}")}, .ignore_merges = true, .add_bos = true
+#define DBRX_RULE      .stages = {LLAMA3("\\p{N}{1,3}")}
+#define QWEN2_RULE     .stages = {LLAMA3("\\p{N}")}
+#define O200K_RULE     .stages = {O200K("(?:" CONTRACTION ")?", "\\p{N}{1,3}")}
+#define DEEPSEEK3_RULE                                                                                                 \
+    .stages = {"\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+", DEEPSEEK3}
 
 static const kv_pre_rule rules[] = {
     {.name = "default", DEFAULT_RULE},
@@ -93,7 +97,8 @@ static const kv_pre_rule rules[] = {
     {.name = "tekken", .stages = {O200K("", "\\p{N}")}, .ignore_merges = true, .add_bos = true},
     {.name = "falcon", .stages = {"[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]"}},
     {.name = "deepseek-coder",
-     .stages = {"[\\r\\n]", SPACE "?\\p{L}+", SPACE "?\\p{P}+", "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+", "\\p{N}"}},
+     .stages = {"[\\r\\n]", SPACE "?\\p{L}+", SPACE "?\\p{P}+",
+                "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+", "\\p{N}"}},
     {.name = "deepseek-v3", DEEPSEEK3_RULE},
     {.name = "hunyuan-dense", DEEPSEEK3_RULE},
     {.name = "joyai-llm", DEEPSEEK3_RULE},

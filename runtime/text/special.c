@@ -1,12 +1,12 @@
 /* special.c - finding special tokens in text, in time linear in the text whatever the vocabulary holds.
  *
- *   sorted texts   "<|end|>" "<|im_end|>" "<|im_start|>" "<|user|>"        at each position of the text:
- *   after "<|i"               [----------------------]                     narrow the range by one byte, remember the last
- *   after "<|im_e"            [----------]                                 text that ended exactly here
+ *   sorted texts   "<|end|>" "<|im_end|>" "<|im_start|>" "<|user|>"    at each position of the text:
+ *   after "<|i"               [----------------------]                 narrow the range by one byte, keep the last
+ *   after "<|im_e"            [----------]                             text that ended exactly here
  *
- * A bitmap of first byte pairs rejects nearly every position with one load. A trie would say the same with memory per node that
- * a hostile file could multiply; texts above KV_MAX_SPECIAL_TEXT bytes are left out, so a position costs a bounded number of
- * steps. Leftmost, then longest: as HF tokenizers' added vocabulary. */
+ * A bitmap of first byte pairs rejects nearly every position with one load. A trie would say the same with memory per
+ * node that a hostile file could multiply; texts above KV_MAX_SPECIAL_TEXT bytes are left out, so a position costs a
+ * bounded number of steps. Leftmost, then longest: as HF tokenizers' added vocabulary. */
 #include <stdlib.h>
 
 #include "base/alloc.h"
@@ -122,7 +122,8 @@ static size_t match_at(const kv_vocab *vocab, const kv_special_set *set, const c
         }
         if (low == high || depth == len) break;
         uint8_t next = (uint8_t)text[depth];
-        bool all_agree = byte_at(vocab, set->sorted[low], depth) == next && byte_at(vocab, set->sorted[high - 1], depth) == next;
+        bool all_agree =
+            byte_at(vocab, set->sorted[low], depth) == next && byte_at(vocab, set->sorted[high - 1], depth) == next;
         if (all_agree) continue;
         low = lower_bound(vocab, set, low, high, depth, next);
         high = lower_bound(vocab, set, low, high, depth, next + 1u);
@@ -130,8 +131,8 @@ static size_t match_at(const kv_vocab *vocab, const kv_special_set *set, const c
     return best;
 }
 
-bool kv_special_find(const kv_vocab *vocab, const kv_special_set *set, const char *text, size_t len, size_t from, bool control,
-                     size_t *begin, size_t *end, kvasir_token *token)
+bool kv_special_find(const kv_vocab *vocab, const kv_special_set *set, const char *text, size_t len, size_t from,
+                     bool control, size_t *begin, size_t *end, kvasir_token *token)
 {
     if (set->n == 0) return false;
     for (size_t pos = from; pos < len; pos++) {

@@ -2,9 +2,10 @@
  *
  *   "a cat"  --escape-->  "a▁cat"  --chunks-->  "a" | "▁cat"  --merge-->  [a] [▁cat]
  *
- * SentencePiece merges over the whole text. Where no token contains the two bytes on either side of a place, nothing can merge
- * across it, so cutting there changes no result and keeps each heap in cache; `joined` has one bit per byte pair. Ties go
- * to the leftmost pair, as in SentencePiece. Source: Kudo and Richardson 2018; Kudo 2018 for byte fallback. */
+ * SentencePiece merges over the whole text. Where no token contains the two bytes on either side of a place, nothing
+ * can merge across it, so cutting there changes no result and keeps each heap in cache; `joined` has one bit per byte
+ * pair. Ties go to the leftmost pair, as in SentencePiece. Source: Kudo and Richardson 2018; Kudo 2018 for byte
+ * fallback. */
 #include "base/alloc.h"
 #include "text/utf8.h"
 #include "text/vocab_internal.h"

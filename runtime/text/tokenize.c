@@ -5,7 +5,8 @@
 #include "base/alloc.h"
 #include "text/vocab_internal.h"
 
-static kvasir_code tokenize_fragment(kv_tokenizing *t, const char *text, size_t len, bool after_special, kvasir_error *err)
+static kvasir_code tokenize_fragment(kv_tokenizing *t, const char *text, size_t len, bool after_special,
+                                     kvasir_error *err)
 {
     if (len == 0) return KVASIR_OK;
     if (t->vocab->kind == KV_VOCAB_BPE) return kv_bpe_fragment(t, text, len, err);
@@ -38,8 +39,8 @@ static kvasir_code tokenize_all(kv_tokenizing *t, const char *text, size_t len, 
     return KVASIR_OK;
 }
 
-kvasir_code kv_vocab_tokenize(const kv_vocab *vocab, const char *text, size_t len, unsigned flags, kvasir_token **tokens,
-                              size_t *n_tokens, kvasir_error *err)
+kvasir_code kv_vocab_tokenize(const kv_vocab *vocab, const char *text, size_t len, unsigned flags,
+                              kvasir_token **tokens, size_t *n_tokens, kvasir_error *err)
 {
     if (vocab->kind == KV_VOCAB_NONE) {
         return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "the file has no tokenizer: give token ids instead of text");
@@ -48,7 +49,8 @@ kvasir_code kv_vocab_tokenize(const kv_vocab *vocab, const char *text, size_t le
         return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "tokenizer %s: give token ids instead of text", vocab->describe);
     }
     if (len > KV_MAX_TEXT_BYTES) {
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "a text of %zu bytes is too long (at most %zu)", len, KV_MAX_TEXT_BYTES);
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "a text of %zu bytes is too long (at most %zu)", len,
+                       KV_MAX_TEXT_BYTES);
     }
     kv_tokenizing t = {.vocab = vocab};
     KV_TRY(kv_index_get(vocab, &t.index, err));

@@ -3,8 +3,8 @@
  *   tokenizer.ggml.tokens    len text | len text | len text ...      stays in the mapped file
  *   offsets                      ^0         ^1         ^2            4 bytes per token, the only copy
  *
- * Gemma's 262144 texts cost one walk over the array (a megabyte of offsets); hashing them waits until text is tokenized.
- * Sources: ggml/docs/gguf.md; which names end a reply follows llama.cpp's practice. */
+ * Gemma's 262144 texts cost one walk over the array (a megabyte of offsets); hashing them waits until text is
+ * tokenized. Sources: ggml/docs/gguf.md; which names end a reply follows llama.cpp's practice. */
 #include "text/vocab.h"
 
 #include <stdio.h>
@@ -31,7 +31,9 @@ static const known_name known_names[] = {
     {"[EOT]", ROLE_EOT | ROLE_EOG},
     {"<|endoftext|>", ROLE_EOT | ROLE_EOG},
     {"<|end_of_text|>", ROLE_EOT | ROLE_EOG},
-    {"<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>", ROLE_EOT | ROLE_EOG},
+    {"<\xef\xbd\x9c"
+     "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+     ROLE_EOT | ROLE_EOG},
     {"<|eom_id|>", ROLE_EOM | ROLE_EOG},
     {"<|return|>", ROLE_EOG},
     {"<|call|>", ROLE_EOG},
@@ -89,7 +91,10 @@ int kv_vocab_byte_of(kv_str text)
     int value = 0;
     for (int i = 3; i < 5; i++) {
         char c = text.data[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                           : -1;
         if (digit < 0) return -1;
         value = value * 16 + digit;
     }
@@ -114,14 +119,11 @@ kv_token_type kv_vocab_type(const kv_vocab *vocab, kvasir_token token)
     return (kv_token_type)type;
 }
 
-static bool is_integer(kv_gguf_type type)
-{
-    return type <= KV_GGUF_I32 || type == KV_GGUF_U64 || type == KV_GGUF_I64;
-}
+static bool is_integer(kv_gguf_type type) { return type <= KV_GGUF_I32 || type == KV_GGUF_U64 || type == KV_GGUF_I64; }
 
 /* An array of at least n_tokens numbers, or NULL when the key is absent. */
-static kvasir_code find_numbers(const kv_gguf *gguf, const char *key, bool floats, uint32_t n_tokens, const kv_gguf_kv **out,
-                                kvasir_error *err)
+static kvasir_code find_numbers(const kv_gguf *gguf, const char *key, bool floats, uint32_t n_tokens,
+                                const kv_gguf_kv **out, kvasir_error *err)
 {
     const kv_gguf_kv *kv = kv_gguf_find(gguf, key);
     if (kv == NULL) return KVASIR_OK;
@@ -129,7 +131,8 @@ static kvasir_code find_numbers(const kv_gguf *gguf, const char *key, bool float
                                               (floats && kv->item_type == KV_GGUF_F64));
     if (!fits) return kv_fail(err, KVASIR_ERR_FORMAT, "%s must be an array of numbers", key);
     if (kv->count < n_tokens) {
-        return kv_fail(err, KVASIR_ERR_FORMAT, "%s has %llu items for %u tokens", key, (unsigned long long)kv->count, n_tokens);
+        return kv_fail(err, KVASIR_ERR_FORMAT, "%s has %llu items for %u tokens", key, (unsigned long long)kv->count,
+                       n_tokens);
     }
     *out = kv;
     return KVASIR_OK;
@@ -146,23 +149,52 @@ static kvasir_code find_strings(const kv_gguf *gguf, const char *key, const kv_g
 }
 
 /* A special id: an integer inside the vocabulary. One outside (-1 is seen in the wild) is as good as absent. */
-static kvasir_code read_id(const kv_gguf *gguf, const char *key, uint32_t n_tokens, kvasir_token fallback, kvasir_token *out,
-                           kvasir_error *err)
+static kvasir_code read_id(const kv_gguf *gguf, const char *key, uint32_t n_tokens, kvasir_token fallback,
+                           kvasir_token *out, kvasir_error *err)
 {
     *out = fallback >= 0 && (uint32_t)fallback < n_tokens ? fallback : -1;
     const kv_gguf_kv *kv = kv_gguf_find(gguf, key);
     if (kv == NULL) return KVASIR_OK;
     uint64_t value = UINT64_MAX; /* negative or unreadable */
     switch (kv->type) {
-    case KV_GGUF_U8: value = *kv->data; break;
-    case KV_GGUF_U16: { uint16_t v; memcpy(&v, kv->data, sizeof v); value = v; break; }
-    case KV_GGUF_U32: { uint32_t v; memcpy(&v, kv->data, sizeof v); value = v; break; }
-    case KV_GGUF_U64: memcpy(&value, kv->data, sizeof value); break;
-    case KV_GGUF_I8: value = (uint64_t)(int64_t)(int8_t)*kv->data; break;
-    case KV_GGUF_I16: { int16_t v; memcpy(&v, kv->data, sizeof v); value = (uint64_t)(int64_t)v; break; }
-    case KV_GGUF_I32: { int32_t v; memcpy(&v, kv->data, sizeof v); value = (uint64_t)(int64_t)v; break; }
-    case KV_GGUF_I64: memcpy(&value, kv->data, sizeof value); break;
-    default: return kv_fail(err, KVASIR_ERR_FORMAT, "%s must be an integer, not %s", key, kv_gguf_type_name(kv->type));
+    case KV_GGUF_U8:
+        value = *kv->data;
+        break;
+    case KV_GGUF_U16: {
+        uint16_t v;
+        memcpy(&v, kv->data, sizeof v);
+        value = v;
+        break;
+    }
+    case KV_GGUF_U32: {
+        uint32_t v;
+        memcpy(&v, kv->data, sizeof v);
+        value = v;
+        break;
+    }
+    case KV_GGUF_U64:
+        memcpy(&value, kv->data, sizeof value);
+        break;
+    case KV_GGUF_I8:
+        value = (uint64_t)(int64_t)(int8_t)*kv->data;
+        break;
+    case KV_GGUF_I16: {
+        int16_t v;
+        memcpy(&v, kv->data, sizeof v);
+        value = (uint64_t)(int64_t)v;
+        break;
+    }
+    case KV_GGUF_I32: {
+        int32_t v;
+        memcpy(&v, kv->data, sizeof v);
+        value = (uint64_t)(int64_t)v;
+        break;
+    }
+    case KV_GGUF_I64:
+        memcpy(&value, kv->data, sizeof value);
+        break;
+    default:
+        return kv_fail(err, KVASIR_ERR_FORMAT, "%s must be an integer, not %s", key, kv_gguf_type_name(kv->type));
     }
     *out = value < n_tokens ? (kvasir_token)value : -1;
     return KVASIR_OK;
@@ -174,7 +206,8 @@ static kvasir_code read_tokens(kv_vocab *vocab, kvasir_token named[N_KNOWN], kva
     const kv_gguf_kv *tokens = vocab->tokens;
     if (tokens->count == 0) return kv_fail(err, KVASIR_ERR_FORMAT, "tokenizer.ggml.tokens is empty");
     if (tokens->count > INT32_MAX || tokens->bytes > UINT32_MAX) {
-        return kv_fail(err, KVASIR_ERR_FORMAT, "tokenizer.ggml.tokens is too large (%llu tokens)", (unsigned long long)tokens->count);
+        return kv_fail(err, KVASIR_ERR_FORMAT, "tokenizer.ggml.tokens is too large (%llu tokens)",
+                       (unsigned long long)tokens->count);
     }
     vocab->n_tokens = (uint32_t)tokens->count;
     vocab->offsets = kv_malloc_array(vocab->n_tokens, sizeof *vocab->offsets);
@@ -213,7 +246,8 @@ static kvasir_token named_token(const kvasir_token named[N_KNOWN], const char *t
     return -1;
 }
 
-static kvasir_code read_special(const kv_gguf *gguf, kv_vocab *vocab, const kvasir_token named[N_KNOWN], kvasir_error *err)
+static kvasir_code read_special(const kv_gguf *gguf, kv_vocab *vocab, const kvasir_token named[N_KNOWN],
+                                kvasir_error *err)
 {
     uint32_t n = vocab->n_tokens;
     bool spm = vocab->kind == KV_VOCAB_SPM; /* SentencePiece's own defaults: <unk> <s> </s> */
@@ -255,8 +289,9 @@ static kvasir_code open_bpe(const kv_gguf *gguf, kv_vocab *vocab, kvasir_error *
 {
     KV_TRY(find_strings(gguf, "tokenizer.ggml.merges", &vocab->merges, err));
     if (vocab->merges == NULL) {
-        return kv_fail(err, KVASIR_ERR_FORMAT, "tokenizer.ggml.model is gpt2, but tokenizer.ggml.merges is missing%s",
-                       kv_gguf_find(gguf, "tokenizer.ggml.scores") != NULL ? " (a SentencePiece vocabulary declared gpt2?)" : "");
+        return kv_fail(
+            err, KVASIR_ERR_FORMAT, "tokenizer.ggml.model is gpt2, but tokenizer.ggml.merges is missing%s",
+            kv_gguf_find(gguf, "tokenizer.ggml.scores") != NULL ? " (a SentencePiece vocabulary declared gpt2?)" : "");
     }
     if (vocab->merges->count > INT32_MAX) return kv_fail(err, KVASIR_ERR_FORMAT, "tokenizer.ggml.merges is too large");
     kv_str name = KV_STR("");
@@ -307,10 +342,12 @@ static kvasir_code read_all(const kv_gguf *gguf, uint32_t n_vocab, kv_vocab *voc
                                                       : KV_VOCAB_UNSUPPORTED;
     if (vocab->tokens == NULL) {
         if (vocab->kind != KV_VOCAB_UNSUPPORTED) {
-            return kv_fail(err, KVASIR_ERR_FORMAT, "tokenizer.ggml.tokens is missing (tokenizer.ggml.model is " KV_STR_FMT ")",
+            return kv_fail(err, KVASIR_ERR_FORMAT,
+                           "tokenizer.ggml.tokens is missing (tokenizer.ggml.model is " KV_STR_FMT ")",
                            KV_STR_ARG(model));
         }
-        snprintf(vocab->describe, sizeof vocab->describe, "%.*s (not supported)", (int)kv_min_size(model.len, 64), model.data);
+        snprintf(vocab->describe, sizeof vocab->describe, "%.*s (not supported)", (int)kv_min_size(model.len, 64),
+                 model.data);
         return KVASIR_OK;
     }
     if (n_vocab != 0 && vocab->tokens->count > n_vocab) {
@@ -323,7 +360,8 @@ static kvasir_code read_all(const kv_gguf *gguf, uint32_t n_vocab, kv_vocab *voc
     if (vocab->kind == KV_VOCAB_BPE) KV_TRY(open_bpe(gguf, vocab, err));
     if (vocab->kind == KV_VOCAB_SPM) KV_TRY(open_spm(gguf, vocab, err));
     if (vocab->kind == KV_VOCAB_UNSUPPORTED) {
-        snprintf(vocab->describe, sizeof vocab->describe, "%.*s (not supported)", (int)kv_min_size(model.len, 64), model.data);
+        snprintf(vocab->describe, sizeof vocab->describe, "%.*s (not supported)", (int)kv_min_size(model.len, 64),
+                 model.data);
     }
     return read_special(gguf, vocab, named, err);
 }
@@ -368,11 +406,16 @@ size_t kv_vocab_n_tokens(const kv_vocab *vocab) { return vocab->n_tokens; }
 kvasir_token kv_vocab_special(const kv_vocab *vocab, kvasir_special which)
 {
     switch (which) {
-    case KVASIR_TOKEN_BOS: return vocab->bos;
-    case KVASIR_TOKEN_EOS: return vocab->eos;
-    case KVASIR_TOKEN_EOT: return vocab->eot;
-    case KVASIR_TOKEN_UNK: return vocab->unk;
-    case KVASIR_TOKEN_PAD: return vocab->pad;
+    case KVASIR_TOKEN_BOS:
+        return vocab->bos;
+    case KVASIR_TOKEN_EOS:
+        return vocab->eos;
+    case KVASIR_TOKEN_EOT:
+        return vocab->eot;
+    case KVASIR_TOKEN_UNK:
+        return vocab->unk;
+    case KVASIR_TOKEN_PAD:
+        return vocab->pad;
     }
     return -1;
 }

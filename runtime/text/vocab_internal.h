@@ -1,7 +1,7 @@
 /* vocab_internal.h - what the files of the tokenizer share.
  *
  *   kv_vocab   made by open: an offset per token into the mapped file, special ids, flags. Immutable.
- *   kv_index   made by the first tokenize: hash of texts, merges, special-token matcher, patterns. Immutable once published.
+ *   kv_index   made by the first tokenize: hash of texts, merges, special tokens, patterns. Immutable once there.
  *
  * vocab.c opens; index.c builds and finds; special.c cuts special tokens out; bpe.c and spm.c turn fragments into ids;
  * tokenize.c drives them; detokenize.c goes back. */
@@ -34,7 +34,7 @@ typedef enum kv_vocab_kind {
 } kv_vocab_kind;
 
 enum {
-    KV_MAX_TOKEN_TEXT = 512,   /* longer texts are never the result of merging: bounds the cost of a hostile vocabulary */
+    KV_MAX_TOKEN_TEXT = 512, /* longer texts are never the result of merging: bounds the cost of a hostile vocabulary */
     KV_MAX_SPECIAL_TEXT = 256, /* longer ones are never cut out of text, for the same reason */
     KV_MAX_EOG = 64,
     KV_MAX_FORCED = 64,
@@ -73,9 +73,9 @@ int kv_vocab_byte_of(kv_str text);
 typedef struct kv_special_set {
     kvasir_token *sorted;
     uint32_t n;
-    uint32_t first[257];         /* range of texts that begin with byte b: [first[b], first[b+1]) */
-    uint8_t second[65536 / 8];   /* bit (b0 << 8 | b1): some text begins with these two */
-    uint8_t alone[256 / 8];      /* bit b: the text of one byte b exists */
+    uint32_t first[257];       /* range of texts that begin with byte b: [first[b], first[b+1]) */
+    uint8_t second[65536 / 8]; /* bit (b0 << 8 | b1): some text begins with these two */
+    uint8_t alone[256 / 8];    /* bit b: the text of one byte b exists */
 } kv_special_set;
 
 kvasir_code kv_special_init(const kv_vocab *vocab, kv_special_set *set, kvasir_error *err);
