@@ -367,14 +367,21 @@ def a_failed_write_is_one_line_and_exit_1():
 
 @test
 def ctrl_c_stops_prints_what_is_there_and_gives_130():
-    command = [KVASIR, "run", "-m", SMOLLM2, "-p", "Once upon a time", "-n", "-1", "--temp", "0", "--ignore-eos", "-o", "json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(2.5)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, (process.returncode, err)
-    r = json.loads(out)
-    assert r["finish_reason"] == "interrupted" and len(r["tokens"]) > 0 and err == b""
+    command = [KVASIR, "run", "-m", SMOLLM2, "-p", "Once upon a time", "-n", "-1", "--temp", "0", "--ignore-eos"]
+
+    def interrupted(more, wait):
+        process = subprocess.Popen(command + more, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        start = time.monotonic()
+        out = wait(process) # until it writes
+        seconds = time.monotonic() - start
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (130, b"")
+        return (out or b"") + rest, seconds
+    text, seconds = interrupted([], lambda process: process.stdout.read(1))
+    r = json.loads(interrupted(["-o", "json"], lambda process: time.sleep(2 * seconds + 1))[0])
+    assert r["finish_reason"] == "interrupted" and len(r["tokens"]) == r["timings"]["predicted_n"] > 0
+    assert r["text"].encode().startswith(text[:20]) and len(text) > 0
 
 
 @test
