@@ -1,0 +1,52 @@
+/* attend.h - attention of one layer for a batch: prefill in tiles, decode in splits, both through the same partials.
+ *
+ *            keys   |--- split 0 (256 tokens) ---|--- split 1 ---|--- ...          absolute positions
+ *   prefill  item = (KV head, tile of queries):  for each split: partial (m, l, o); merge in ascending order -> out
+ *   decode   item = (KV head, split):            partial -> table; then for each row merge in ascending order -> out
+ *
+ * A tile's rows are query x query head of one KV head: they share every read of K and V. Pages within a split run through the
+ * online softmax (kernels: attend_page). Since a partial depends only on its split and its row, and the merge order is fixed, the
+ * result does not depend on tiles, threads, chunking or company.
+ * After FlashAttention 2 and Flash-Decoding (Dao 2023). */
+#ifndef KV_ATTENTION_ATTEND_H
+#define KV_ATTENTION_ATTEND_H
+
+#include "attention/pattern.h"
+#include "cache/pages.h"
+#include "kernels/linear.h"
+
+enum {
+    KV_SPLIT_PAGES = 4,    /* pages of a split */
+    KV_TILE_ROWS = 96,     /* rows of a prefill tile at most: query x head of the group */
+    KV_DECODE_ROWS = 8,    /* rows of one sequence up to which keys are split rather than queries tiled */
+};
+
+/* How one layer attends. */
+typedef struct kv_attention {
+    kv_pattern pattern;
+    int n_heads;
+    float scale;   /* of q.k */
+    float softcap; /* 0: none */
+} kv_attention;
+
+/* Rows [row, row + n_rows) of the batch are positions pos0.. of one sequence; their K and V are written already. */
+typedef struct kv_segment {
+    const kv_seq *seq;
+    size_t pos0;
+    int row, n_rows;
+} kv_segment;
+
+/* Space for decode partials of one stage; sized by kv_partials_bytes. */
+typedef struct kv_partials {
+    float *data;
+    size_t capacity_bytes;
+} kv_partials;
+size_t kv_partials_bytes(int n_rows, int n_heads, int d_v, size_t max_tokens);
+/* Scratch per thread for layers with these sizes. */
+size_t kv_attend_scratch_bytes(int n_heads, int n_kv_heads, int d_k, int d_v);
+
+/* q [n_rows][n_heads * d_k] -> out [n_rows][n_heads * d_v]. Segments with few rows need `partials`. */
+void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_place *place, const kv_segment *segments,
+               int n_segments, const float *q, float *out, const kv_partials *partials);
+
+#endif

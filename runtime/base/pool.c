@@ -1,0 +1,231 @@
+/* pool.c - see pool.h. The state of a job is one word, so that entering and closing cannot race:
+ *
+ *     bits 63..32 epoch | bit 31 open | bits 30..0 helpers inside
+ */
+#define _GNU_SOURCE
+#include "base/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+
+#define OPEN_BIT ((uint64_t)1 << 31)
+#define INSIDE(word) ((uint32_t)((word) & (OPEN_BIT - 1)))
+#define EPOCH(word) ((uint32_t)((word) >> 32))
+
+/* Roughly 30 us of pauses: longer than the gap between two stages of a layer, shorter than anyone's time slice. */
+enum { SPIN_ROUNDS = 600 };
+
+struct kv_pool {
+    _Alignas(64) _Atomic uint64_t word;
+    _Alignas(64) _Atomic int next_item;
+    _Alignas(64) _Atomic int n_parked;
+    _Atomic bool quit;
+    kv_pool_fn fn;
+    void *ctx;
+    int n_items;
+    int n_threads;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    struct worker {
+        kv_pool *pool;
+        pthread_t thread;
+        int index;
+    } *workers;
+};
+
+static inline void cpu_pause(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void take_items(kv_pool *pool, int thread)
+{
+    for (;;) {
+        int item = atomic_fetch_add_explicit(&pool->next_item, 1, memory_order_relaxed);
+        if (item >= pool->n_items) return;
+        pool->fn(pool->ctx, item, thread);
+    }
+}
+
+/* Enters the open job if it is newer than `seen`; true when inside. */
+static bool try_enter(kv_pool *pool, uint32_t *seen)
+{
+    uint64_t word = atomic_load_explicit(&pool->word, memory_order_acquire);
+    while ((word & OPEN_BIT) && EPOCH(word) != *seen) {
+        if (atomic_compare_exchange_weak_explicit(&pool->word, &word, word + 1, memory_order_acquire, memory_order_acquire)) {
+            *seen = EPOCH(word);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *self = arg;
+    kv_pool *pool = self->pool;
+    uint32_t seen = 0;
+    for (;;) {
+        bool inside = false;
+        for (int spin = 0; spin < SPIN_ROUNDS && !inside; spin++) {
+            if (atomic_load_explicit(&pool->quit, memory_order_relaxed)) return NULL;
+            inside = try_enter(pool, &seen);
+            if (!inside) cpu_pause();
+        }
+        if (!inside) {
+            pthread_mutex_lock(&pool->mutex);
+            atomic_fetch_add(&pool->n_parked, 1);
+            /* Checked again after n_parked is visible: the caller either sees us parked or we see its job. */
+            while (!(inside = try_enter(pool, &seen)) && !atomic_load(&pool->quit)) pthread_cond_wait(&pool->wake, &pool->mutex);
+            atomic_fetch_sub(&pool->n_parked, 1);
+            pthread_mutex_unlock(&pool->mutex);
+            if (!inside) return NULL;
+        }
+        take_items(pool, self->index);
+        atomic_fetch_sub_explicit(&pool->word, 1, memory_order_release);
+    }
+}
+
+static void wake_parked(kv_pool *pool)
+{
+    if (atomic_load(&pool->n_parked) == 0) return;
+    pthread_mutex_lock(&pool->mutex);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+void kv_pool_run(kv_pool *pool, int n_items, kv_pool_fn fn, void *ctx)
+{
+    if (n_items <= 0) return;
+    if (pool->n_threads == 1 || n_items == 1) {
+        for (int i = 0; i < n_items; i++) fn(ctx, i, 0);
+        return;
+    }
+    pool->fn = fn;
+    pool->ctx = ctx;
+    pool->n_items = n_items;
+    atomic_store_explicit(&pool->next_item, 0, memory_order_relaxed);
+    uint64_t word = atomic_load_explicit(&pool->word, memory_order_relaxed);
+    uint32_t epoch = EPOCH(word) + 1;
+    if (epoch == 0) epoch = 1;
+    atomic_store(&pool->word, ((uint64_t)epoch << 32) | OPEN_BIT);
+    wake_parked(pool);
+    take_items(pool, 0);
+    atomic_fetch_and_explicit(&pool->word, ~OPEN_BIT, memory_order_acq_rel);
+    for (int spin = 0; INSIDE(atomic_load_explicit(&pool->word, memory_order_acquire)) != 0; spin++) {
+        /* A helper still inside holds at most one item; when it has been descheduled, give it our core. */
+        if (spin < SPIN_ROUNDS)
+            cpu_pause();
+        else
+            sched_yield();
+    }
+}
+
+kvasir_code kv_pool_open(int n_threads, kv_pool **out, kvasir_error *err)
+{
+    if (n_threads < 1 || n_threads > 1024) return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", n_threads);
+    kv_pool *pool = kv_alloc_aligned(sizeof *pool);
+    if (!pool) return kv_fail_memory(err, sizeof *pool, "the thread pool");
+    memset(pool, 0, sizeof *pool);
+    pool->n_threads = 1;
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    pool->workers = kv_calloc((size_t)n_threads, sizeof *pool->workers);
+    if (!pool->workers) {
+        kv_pool_close(pool);
+        return kv_fail_memory(err, (size_t)n_threads * sizeof *pool->workers, "the thread pool");
+    }
+    for (int i = 1; i < n_threads; i++) {
+        struct worker *w = &pool->workers[i];
+        *w = (struct worker){.pool = pool, .index = i};
+        int rc = pthread_create(&w->thread, NULL, worker_main, w);
+        if (rc != 0) {
+            kv_pool_close(pool);
+            return kv_fail(err, KVASIR_ERR_MEMORY, "cannot start thread %d of %d: %s; use fewer with -t", i + 1, n_threads, strerror(rc));
+        }
+        pool->n_threads = i + 1;
+    }
+    *out = pool;
+    return KVASIR_OK;
+}
+
+void kv_pool_close(kv_pool *pool)
+{
+    if (!pool) return;
+    pthread_mutex_lock(&pool->mutex);
+    atomic_store(&pool->quit, true);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+    for (int i = 1; i < pool->n_threads; i++) pthread_join(pool->workers[i].thread, NULL);
+    pthread_cond_destroy(&pool->wake);
+    pthread_mutex_destroy(&pool->mutex);
+    kv_free(pool->workers);
+    kv_free(pool);
+}
+
+int kv_pool_n_threads(const kv_pool *pool) { return pool->n_threads; }
+
+/* A whole-number CPU quota of the cgroup (v2, then v1), or 0 when there is none. */
+static int cgroup_cpus(void)
+{
+    long long quota = -1, period = 0;
+    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
+    if (f) {
+        if (fscanf(f, "%lld %lld", &quota, &period) != 2) quota = -1;
+        fclose(f);
+    } else {
+        f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "re");
+        if (f) {
+            if (fscanf(f, "%lld", &quota) != 1) quota = -1;
+            fclose(f);
+        }
+        f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "re");
+        if (f) {
+            if (fscanf(f, "%lld", &period) != 1) period = 0;
+            fclose(f);
+        }
+    }
+    if (quota <= 0 || period <= 0) return 0;
+    return (int)((quota + period - 1) / period);
+}
+
+/* True when a lower-numbered CPU is the same core's other thread: that sibling stands for both. */
+static bool is_smt_twin(int cpu)
+{
+    char path[96];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+    FILE *f = fopen(path, "re");
+    int first = cpu;
+    if (f) {
+        if (fscanf(f, "%d", &first) != 1) first = cpu;
+        fclose(f);
+    }
+    return first < cpu;
+}
+
+int kv_pool_default_threads(void)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    int n = 0;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) {
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+            if (CPU_ISSET(cpu, &set) && !is_smt_twin(cpu)) n++;
+        /* Only twins allowed: each is a core of its own for us. */
+        if (n == 0) n = CPU_COUNT(&set);
+    }
+    int quota = cgroup_cpus();
+    if (quota > 0 && quota < n) n = quota;
+    if (n < 1) n = 1;
+    return n > 64 ? 64 : n;
+}

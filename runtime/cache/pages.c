@@ -1,0 +1,235 @@
+/* pages.c - the pool: layout of a page, and handing pages out under one budget. See pages.h. */
+#include "cache/pages.h"
+
+#include "base/alloc.h"
+
+static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
+{
+    for (int i = 0; i < n_layers; i++) {
+        int g = 0;
+        while (g < c->n_groups && c->groups[g].horizon != shapes[i].horizon) g++;
+        if (g == KV_MAX_GROUPS) return false;
+        if (g == c->n_groups) c->groups[c->n_groups++] = (kv_group){.horizon = shapes[i].horizon};
+        kv_layer_place *p = &c->layers[i];
+        p->shape = shapes[i];
+        p->group = g;
+        p->k_head_bytes = kv_align_up((size_t)KV_PAGE * (size_t)shapes[i].d_k * kv_elem_bytes(c->type_k), 64);
+        p->v_head_bytes = kv_align_up((size_t)KV_PAGE * (size_t)shapes[i].d_v * kv_elem_bytes(c->type_v), 64);
+        p->k_at = c->groups[g].page_bytes;
+        p->v_at = p->k_at + (size_t)shapes[i].n_kv_heads * p->k_head_bytes;
+        c->groups[g].page_bytes = p->v_at + (size_t)shapes[i].n_kv_heads * p->v_head_bytes;
+    }
+    return true;
+}
+
+kvasir_code kv_cache_init(kv_cache *cache, const kv_layer_shape *shapes, int n_layers, kv_elem type_k, kv_elem type_v,
+                          size_t budget_bytes, kvasir_error *err)
+{
+    kv_cache c = {.n_layers = n_layers, .type_k = type_k, .type_v = type_v, .budget_bytes = budget_bytes};
+    c.layers = kv_calloc((size_t)n_layers, sizeof *c.layers);
+    if (!c.layers) return kv_fail_memory(err, (size_t)n_layers * sizeof *c.layers, "the KV cache");
+    if (!lay_out(&c, shapes, n_layers)) {
+        kv_free(c.layers);
+        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "more than %d different attention windows in one model", KV_MAX_GROUPS);
+    }
+    *cache = c;
+    return KVASIR_OK;
+}
+
+void kv_cache_deinit(kv_cache *cache)
+{
+    for (int g = 0; g < cache->n_groups; g++) {
+        kv_page *page = cache->groups[g].free_pages;
+        while (page) {
+            kv_page *next = page->next_free;
+            kv_free(page->data);
+            kv_free(page);
+            page = next;
+        }
+    }
+    kv_free(cache->layers);
+    *cache = (kv_cache){0};
+}
+
+/* Pages of group g that a sequence holds at most: all, or the window, one page of slack for small rewinds, and the chunk. */
+static size_t max_pages(const kv_group *g, size_t n_ctx, size_t n_batch)
+{
+    size_t all = (n_ctx + KV_PAGE - 1) / KV_PAGE;
+    if (g->horizon == 0) return all;
+    return kv_min_size(all, ((size_t)g->horizon + n_batch + KV_PAGE - 1) / KV_PAGE + 2);
+}
+
+bool kv_cache_bytes_for(const kv_cache *cache, size_t n_ctx, size_t n_batch, size_t *bytes)
+{
+    size_t total = 0;
+    for (int g = 0; g < cache->n_groups; g++) {
+        size_t b;
+        if (!kv_mul_size(max_pages(&cache->groups[g], n_ctx, n_batch), cache->groups[g].page_bytes, &b) || !kv_add_size(total, b, &total))
+            return false;
+    }
+    *bytes = total;
+    return true;
+}
+
+/* NULL when memory or the budget is exhausted. */
+static kv_page *page_get(kv_cache *c, int group)
+{
+    kv_group *g = &c->groups[group];
+    if (c->budget_bytes && c->bytes + g->page_bytes > c->budget_bytes) return NULL;
+    kv_page *page = g->free_pages;
+    if (page) {
+        g->free_pages = page->next_free;
+    } else {
+        page = kv_calloc(1, sizeof *page);
+        if (!page) return NULL;
+        page->data = kv_alloc_aligned(g->page_bytes);
+        if (!page->data) {
+            kv_free(page);
+            return NULL;
+        }
+        /* A tile reads 16 tokens at a time, also those not written yet: they must be numbers. */
+        memset(page->data, 0, g->page_bytes);
+        c->held_bytes += g->page_bytes;
+    }
+    page->refs = 1;
+    c->bytes += g->page_bytes;
+    c->pages++;
+    c->peak_bytes = kv_max_size(c->peak_bytes, c->bytes);
+    c->peak_pages = kv_max_size(c->peak_pages, c->pages);
+    return page;
+}
+
+static void page_put(kv_cache *c, int group, kv_page *page)
+{
+    if (--page->refs > 0) return;
+    page->next_free = c->groups[group].free_pages;
+    c->groups[group].free_pages = page;
+    c->bytes -= c->groups[group].page_bytes;
+    c->pages--;
+}
+
+/* ---- sequences -------------------------------------------------------------------------------------- */
+
+kvasir_code kv_seq_init(kv_seq *seq, kv_cache *cache, size_t max_tokens, kvasir_error *err)
+{
+    kv_seq s = {.cache = cache, .max_tokens = max_tokens};
+    const size_t n = (max_tokens + KV_PAGE - 1) / KV_PAGE;
+    for (int g = 0; g < cache->n_groups; g++) {
+        s.tables[g].pages = kv_calloc(n, sizeof(kv_page *));
+        if (!s.tables[g].pages) {
+            kv_seq_deinit(&s);
+            return kv_fail_memory(err, n * sizeof(kv_page *), "a page table");
+        }
+    }
+    *seq = s;
+    return KVASIR_OK;
+}
+
+static void drop_pages(kv_seq *seq, int group, size_t from, size_t to)
+{
+    struct kv_table *t = &seq->tables[group];
+    for (size_t i = from; i < to; i++) {
+        if (t->pages[i]) page_put(seq->cache, group, t->pages[i]);
+        t->pages[i] = NULL;
+    }
+}
+
+void kv_seq_deinit(kv_seq *seq)
+{
+    if (!seq->cache) return;
+    for (int g = 0; g < seq->cache->n_groups; g++) {
+        if (seq->tables[g].pages) drop_pages(seq, g, seq->tables[g].first, seq->tables[g].end);
+        kv_free(seq->tables[g].pages);
+    }
+    *seq = (kv_seq){0};
+}
+
+kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err)
+{
+    if (n_new > seq->max_tokens - seq->n_tokens)
+        return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu tokens do not fit: the context of %zu holds %zu already", n_new, seq->max_tokens,
+                       seq->n_tokens);
+    const size_t end = (seq->n_tokens + n_new + KV_PAGE - 1) / KV_PAGE;
+    size_t old_end[KV_MAX_GROUPS];
+    for (int g = 0; g < seq->cache->n_groups; g++) old_end[g] = seq->tables[g].end;
+    for (int g = 0; g < seq->cache->n_groups; g++) {
+        struct kv_table *t = &seq->tables[g];
+        while (t->end < end) {
+            kv_page *page = page_get(seq->cache, g);
+            if (!page) {
+                for (int u = 0; u <= g; u++) {
+                    drop_pages(seq, u, old_end[u], seq->tables[u].end);
+                    seq->tables[u].end = old_end[u];
+                }
+                if (seq->cache->budget_bytes)
+                    return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu more tokens do not fit the KV budget of %zu MiB (%zu tokens are held)",
+                                   n_new, seq->cache->budget_bytes >> 20, seq->n_tokens);
+                return kv_fail_memory(err, seq->cache->groups[g].page_bytes, "a KV page");
+            }
+            t->pages[t->end++] = page;
+        }
+    }
+    return KVASIR_OK;
+}
+
+void kv_seq_commit(kv_seq *seq, size_t n_new)
+{
+    seq->n_tokens += n_new;
+    for (int g = 0; g < seq->cache->n_groups; g++) {
+        struct kv_table *t = &seq->tables[g];
+        const size_t horizon = (size_t)seq->cache->groups[g].horizon;
+        /* The next query sees back to n_tokens - horizon + 1; one page more stays, so that a short rewind needs no second prefill. */
+        if (horizon == 0 || seq->n_tokens + 1 < horizon + KV_PAGE) continue;
+        const size_t first = (seq->n_tokens + 1 - horizon - KV_PAGE) / KV_PAGE;
+        if (first <= t->first) continue;
+        drop_pages(seq, g, t->first, first);
+        t->first = first;
+    }
+}
+
+size_t kv_seq_rewind(kv_seq *seq, size_t n)
+{
+    if (n >= seq->n_tokens) return seq->n_tokens;
+    for (int g = 0; g < seq->cache->n_groups; g++) {
+        const size_t horizon = (size_t)seq->cache->groups[g].horizon;
+        const size_t needed = horizon != 0 && n + 1 > horizon ? n + 1 - horizon : 0;
+        if (seq->tables[g].first * KV_PAGE > needed && horizon != 0) n = 0;
+    }
+    for (int g = 0; g < seq->cache->n_groups; g++) {
+        struct kv_table *t = &seq->tables[g];
+        const size_t end = (n + KV_PAGE - 1) / KV_PAGE;
+        if (n == 0) {
+            drop_pages(seq, g, t->first, t->end);
+            t->first = t->end = 0;
+        } else if (end < t->end) {
+            drop_pages(seq, g, kv_max_size(end, t->first), t->end);
+            t->end = end;
+        }
+    }
+    seq->n_tokens = n;
+    return n;
+}
+
+void kv_seq_write(const kv_seq *seq, const kv_kernels *kernels, const kv_layer_place *place, size_t pos, const float *k, const float *v)
+{
+    const kv_cache *c = seq->cache;
+    const size_t page = pos / KV_PAGE, t = pos % KV_PAGE;
+    const int d_k = place->shape.d_k, d_v = place->shape.d_v;
+    for (int h = 0; h < place->shape.n_kv_heads; h++) {
+        uint8_t *kd = kv_seq_k(seq, place, page, h), *vd = kv_seq_v(seq, place, page, h);
+        const float *kh = k + (size_t)h * (size_t)d_k;
+        const size_t at = t / 16 * (size_t)d_k * 16 + t % 16;
+        if (c->type_k == KV_ELEM_F32) {
+            float *dst = (float *)(void *)kd + at;
+            for (int i = 0; i < d_k; i++) dst[16 * (size_t)i] = kh[i];
+        } else {
+            uint16_t *dst = (uint16_t *)(void *)kd + at, half[64];
+            for (int i0 = 0; i0 < d_k; i0 += 64) {
+                const int n = kv_min_int(64, d_k - i0);
+                kernels->from_f32(c->type_k, kh + i0, half, n);
+                for (int i = 0; i < n; i++) dst[16 * (size_t)(i0 + i)] = half[i];
+            }
+        }
+        kernels->from_f32(c->type_v, v + (size_t)h * (size_t)d_v, vd + t * (size_t)d_v * kv_elem_bytes(c->type_v), d_v);
+    }
+}

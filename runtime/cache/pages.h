@@ -1,0 +1,92 @@
+/* pages.h - the paged KV cache: pages of 64 tokens, shared by count, found through one page table per retention group.
+ *
+ *   group 0 (full layers)     table: [p0][p1][p2][p3]...          keeps every page
+ *   group 1 (window layers)   table: [  ][  ][p2][p3]...          pages behind the horizon went back to the pool
+ *
+ *   one page of a group:  layer a: K heads | V heads    layer b: K heads | V heads ...
+ *     K of a head  [4 sub-tiles][d_k][16 tokens]   (tokens in SIMD lanes: the order that the dot product reads)
+ *     V of a head  [64 tokens][d_v]
+ *
+ * Layers that keep tokens equally long share a group, so a page is one allocation for all of them. After PagedAttention (Kwon 2023). */
+#ifndef KV_CACHE_PAGES_H
+#define KV_CACHE_PAGES_H
+
+#include "base/util.h"
+#include "kernels/kernels.h"
+
+enum { KV_MAX_GROUPS = 8 };
+
+/* What one layer stores per token. */
+typedef struct kv_layer_shape {
+    int n_kv_heads, d_k, d_v;
+    int horizon; /* tokens back (itself included) that a query can see: the window; 0: all */
+} kv_layer_shape;
+
+typedef struct kv_page {
+    int refs;
+    struct kv_page *next_free;
+    uint8_t *data;
+} kv_page;
+
+typedef struct kv_group {
+    int horizon;
+    size_t page_bytes;
+    kv_page *free_pages;
+} kv_group;
+
+/* Where a layer's heads lie in the pages of its group. */
+typedef struct kv_layer_place {
+    int group;
+    size_t k_at, v_at;         /* offsets of head 0 */
+    size_t k_head_bytes, v_head_bytes;
+    kv_layer_shape shape;
+} kv_layer_place;
+
+typedef struct kv_cache {
+    int n_layers, n_groups;
+    kv_group groups[KV_MAX_GROUPS];
+    kv_layer_place *layers;
+    kv_elem type_k, type_v;
+    size_t budget_bytes; /* 0: unlimited */
+    size_t bytes, pages, peak_bytes, peak_pages;   /* in use by sequences */
+    size_t held_bytes;                             /* in use or on a free list */
+} kv_cache;
+
+kvasir_code kv_cache_init(kv_cache *cache, const kv_layer_shape *shapes, int n_layers, kv_elem type_k, kv_elem type_v,
+                          size_t budget_bytes, kvasir_error *err);
+void kv_cache_deinit(kv_cache *cache);
+/* Most bytes that one sequence of n_ctx tokens, prefilled in chunks of n_batch, can hold at once. False on overflow. */
+bool kv_cache_bytes_for(const kv_cache *cache, size_t n_ctx, size_t n_batch, size_t *bytes);
+
+/* A sequence: its tokens' pages, per group a table indexed by position / 64. */
+typedef struct kv_seq {
+    kv_cache *cache;
+    size_t n_tokens, max_tokens;
+    struct kv_table {
+        kv_page **pages;   /* [max pages]; NULL where not held */
+        size_t first, end; /* held are [first, end) */
+    } tables[KV_MAX_GROUPS];
+} kv_seq;
+
+kvasir_code kv_seq_init(kv_seq *seq, kv_cache *cache, size_t max_tokens, kvasir_error *err);
+void kv_seq_deinit(kv_seq *seq);
+/* Makes room for positions [n_tokens, n_tokens + n_new) in every group. On failure nothing has changed. Errors: CONTEXT, MEMORY. */
+kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err);
+/* The n_new tokens are written: they count, and pages that no later query can see go back. */
+void kv_seq_commit(kv_seq *seq, size_t n_new);
+/* Keeps the first n tokens, or none when a window layer has given back what continuing there would need. Returns how many. */
+size_t kv_seq_rewind(kv_seq *seq, size_t n);
+
+static inline uint8_t *kv_seq_k(const kv_seq *seq, const kv_layer_place *place, size_t page, int head)
+{
+    return seq->tables[place->group].pages[page]->data + place->k_at + (size_t)head * place->k_head_bytes;
+}
+static inline uint8_t *kv_seq_v(const kv_seq *seq, const kv_layer_place *place, size_t page, int head)
+{
+    return seq->tables[place->group].pages[page]->data + place->v_at + (size_t)head * place->v_head_bytes;
+}
+/* Stores one token's K [n_kv_heads][d_k] and V [n_kv_heads][d_v] of a layer at position pos (reserved). */
+void kv_seq_write(const kv_seq *seq, const kv_kernels *kernels, const kv_layer_place *place, size_t pos, const float *k,
+                  const float *v);
+
+#endif

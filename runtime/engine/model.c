@@ -1,0 +1,129 @@
+/* model.c - opening a checkpoint: map, check, bind, pack. The order matters: everything that can be wrong is found before the
+ * first large allocation. */
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "engine/engine.h"
+
+kvasir_model_params kvasir_model_params_default(void) { return (kvasir_model_params){.gemm = KVASIR_GEMM_NATIVE}; }
+
+static double now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static kvasir_code copy_string(const kv_gguf *g, const char *key, char **out, kvasir_error *err)
+{
+    kv_str s = {"", 0};
+    KV_TRY(kv_gguf_get_str(g, key, false, &s, err));
+    *out = kv_strndup(s.data, s.len);
+    return *out ? KVASIR_OK : kv_fail_memory(err, s.len, key);
+}
+
+/* Totals, and the matrix type that holds most weights. */
+static void summarise(kvasir_model *m)
+{
+    size_t by_type[KV_TYPE_LIMIT] = {0};
+    for (size_t i = 0; i < kv_gguf_n_tensors(m->gguf); i++) {
+        const kv_gguf_tensor *t = kv_gguf_tensor_at(m->gguf, i);
+        uint64_t n = t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
+        m->n_params += n;
+        m->weight_bytes += t->bytes;
+        /* The embedding table would win in every small model, but it is not what the layers are made of. */
+        if (t->n_dims >= 2 && strncmp(t->name.data, "token_embd", kv_min_size(t->name.len, 10)) != 0) by_type[t->type] += t->bytes;
+    }
+    int best = KV_TYPE_F32;
+    for (int i = 0; i < KV_TYPE_LIMIT; i++)
+        if (by_type[i] > by_type[best]) best = i;
+    kv_type_name((uint32_t)best, m->type_name);
+    const char *name = kv_type_name((uint32_t)best, m->type_name);
+    if (name != m->type_name) {
+        strncpy(m->type_name, name, sizeof m->type_name - 1);
+        m->type_name[sizeof m->type_name - 1] = '\0';
+    }
+}
+
+static void add_row_bytes(void *ctx, const kv_linear *w) { *(size_t *)ctx += w->row_bytes * (size_t)w->packed.n_out; }
+
+static kvasir_code open_weights(kvasir_model *m, const kvasir_model_params *params, kvasir_error *err)
+{
+    KV_TRY(kv_model_init(&m->model, m->gguf, err));
+    kv_bound_each(&m->model.bound, &m->model.hp, add_row_bytes, &m->decode_weight_bytes);
+    if (params->gemm == KVASIR_GEMM_BLAS) {
+        m->use_blas = true;
+        return kv_blas_open(&m->blas, err);
+    }
+    kv_pool *pool = NULL;
+    KV_TRY(kv_pool_open(m->n_threads, &pool, err));
+    kvasir_code code = kv_bound_pack(&m->model.bound, &m->model.hp, m->gguf, pool, err);
+    kv_pool_close(pool);
+    return code;
+}
+
+static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_model_params *params, kvasir_error *err)
+{
+    KV_TRY(kv_kernels_select(params->kernels, &m->kernels, err));
+    m->n_threads = params->n_threads > 0 ? params->n_threads : kv_pool_default_threads();
+    if (params->n_threads < 0 || params->n_threads > 1024)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", params->n_threads);
+    if (params->attention)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "attention specifications are not available yet; the checkpoint's own attention is used without one");
+    KV_TRY(kv_gguf_open(path, &m->gguf, err));
+    KV_TRY(copy_string(m->gguf, "general.architecture", &m->architecture, err));
+    KV_TRY(copy_string(m->gguf, "general.name", &m->name, err));
+    summarise(m);
+    if (m->vocab_only) return kv_vocab_open(m->gguf, 0, &m->vocab, err);
+    /* Shapes first: the vocabulary is checked against the rows of the embedding. */
+    KV_TRY(open_weights(m, params, err));
+    return kv_vocab_open(m->gguf, m->model.hp.n_vocab, &m->vocab, err);
+}
+
+kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *params, kvasir_model **out, kvasir_error *err)
+{
+    const double start = now_ms();
+    const kvasir_model_params defaults = kvasir_model_params_default();
+    if (!params) params = &defaults;
+    kvasir_model *m = kv_calloc(1, sizeof *m);
+    if (!m) return kv_fail_memory(err, sizeof *m, "the model");
+    m->vocab_only = params->vocab_only;
+    kvasir_code code = open_parts(m, path, params, err);
+    if (code != KVASIR_OK) {
+        kvasir_model_close(m);
+        return code;
+    }
+    m->load_ms = now_ms() - start;
+    *out = m;
+    return KVASIR_OK;
+}
+
+void kvasir_model_close(kvasir_model *m)
+{
+    if (!m) return;
+    kv_vocab_close(m->vocab);
+    kv_model_deinit(&m->model);
+    if (m->use_blas) kv_blas_close(&m->blas);
+    kv_gguf_close(m->gguf);
+    kv_free(m->architecture);
+    kv_free(m->name);
+    kv_free(m);
+}
+
+kvasir_model_info kvasir_model_get_info(const kvasir_model *m)
+{
+    kvasir_model_info info = {
+        .architecture = m->architecture, .name = m->name, .n_vocab = (int)kv_vocab_n_tokens(m->vocab),
+        .n_params = m->n_params, .file_bytes = kv_gguf_mapping(m->gguf)->size, .weight_bytes = m->weight_bytes,
+        .decode_weight_bytes = m->decode_weight_bytes, .type = m->type_name, .load_ms = m->load_ms,
+    };
+    if (m->vocab_only) return info;
+    const kv_hparams *hp = &m->model.hp;
+    info.n_vocab = (int)hp->n_vocab, info.n_layers = (int)hp->n_layers, info.n_embd = (int)hp->n_embd;
+    info.n_heads = (int)hp->layers[0].n_heads, info.n_kv_heads = (int)hp->layers[0].n_kv_heads;
+    info.head_dim = (int)hp->head_dim_k, info.n_ctx_train = (int)hp->n_ctx_train;
+    return info;
+}
+
+const char *kvasir_model_kernels(const kvasir_model *m) { return m->kernels->name; }

@@ -1,0 +1,14 @@
+/* avx512.c - AVX512 F, BW, VL, DQ and VNNI (Ice Lake, Zen 4 and later). */
+#if defined(__x86_64__)
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/simd_avx512.h"
+
+#include "kernels/impl_linear.h"
+#include "kernels/impl_rows.h"
+
+const kv_kernels kv_kernels_avx512 = KV_KERNELS_TABLE("avx512");
+#endif

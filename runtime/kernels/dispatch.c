@@ -1,0 +1,81 @@
+/* dispatch.c - which kernel table runs: the best that the CPU (and the operating system) supports, or the one asked for. */
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+#include "base/util.h"
+
+static bool runnable_always(void) { return true; }
+#if defined(__x86_64__)
+/* __builtin_cpu_supports also checks that the system saves the wide registers. */
+static bool runnable_avx2(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+static bool runnable_avxvnni(void)
+{
+    /* CPUID leaf 7, subleaf 1, EAX bit 4: older compilers have no name for it. */
+    unsigned a = 7, b, c = 1, d;
+    if (!runnable_avx2()) return false;
+    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    return a >> 4 & 1;
+}
+
+static bool runnable_avx512(void)
+{
+    return runnable_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+/* Best last. One row per instruction set. `option`: the name that --kernels knows it by. */
+static const struct {
+    const char *option;
+    const kv_kernels *table;
+    bool (*runnable)(void);
+} sets[] = {
+    {"scalar", &kv_kernels_scalar, runnable_always},
+#if defined(__x86_64__)
+    {"avx2", &kv_kernels_avx2, runnable_avx2},
+    {"avxvnni", &kv_kernels_avxvnni, runnable_avxvnni},
+    {"avx512", &kv_kernels_avx512, runnable_avx512},
+#endif
+};
+
+int kv_kernels_available(const kv_kernels *out[8])
+{
+    int n = 0;
+    for (size_t i = 0; i < KV_COUNT(sets); i++)
+        if (sets[i].runnable()) out[n++] = sets[i].table;
+    return n;
+}
+
+kvasir_code kv_kernels_select(const char *name, const kv_kernels **out, kvasir_error *err)
+{
+    if (!name || strcmp(name, "auto") == 0) {
+        for (size_t i = KV_COUNT(sets); i-- > 0;)
+            if (sets[i].runnable()) {
+                *out = sets[i].table;
+                return KVASIR_OK;
+            }
+    }
+    static const char *const known[] = {"scalar", "avx2", "avxvnni", "avx512", "neon"};
+    for (size_t i = 0; name && i < KV_COUNT(sets); i++) {
+        if (strcmp(name, sets[i].option) != 0) continue;
+        if (!sets[i].runnable()) return kv_fail(err, KVASIR_ERR_ARGUMENT, "this CPU cannot run the %s kernels; use --kernels auto", name);
+        *out = sets[i].table;
+        return KVASIR_OK;
+    }
+    for (size_t i = 0; name && i < KV_COUNT(known); i++)
+        if (strcmp(name, known[i]) == 0)
+            return kv_fail(err, KVASIR_ERR_ARGUMENT, "the %s kernels are for another processor; use --kernels auto", name);
+    return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown kernels '%s'; known: auto, scalar, avx2, avxvnni, avx512, neon", name ? name : "");
+}
+
+size_t kv_gemm_scratch_bytes(int n_in)
+{
+    /* Two expanded panels: 16 bytes of codes per input, and scale and minimum per sub-block of 16. */
+    return 2 * ((size_t)n_in * 16 + (size_t)(n_in / 16 + 1) * 128) + 64;
+}

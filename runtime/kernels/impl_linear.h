@@ -1,0 +1,418 @@
+/* impl_linear.h - y = W x on packed panels, written once over the primitives of simd_*.h.
+ *
+ * Quantised (per output lane, for every sub-block g of 32 or 16 inputs in ascending order):
+ *     dot  = -zero_point * sum(q_g) + sum(code * q)        exact int32
+ *     acc  = fma(scale_g * d_x, (float)dot, acc)           scale_g exact in float32 for every type
+ *     acc  = fma(min_g, d_x * sum(q_g), acc)               types with minima only
+ * Float: acc = fma(x[k], w[k], acc), k ascending.
+ *
+ * Few rows read the packed panel directly (it passes through registers once); many rows first expand a pair of panels to bytes and
+ * float scales in scratch (L1/L2), then run over it in blocks of KV_DOT_ROWS rows. Same operations, same bits. */
+
+#define KV_INLINE static inline __attribute__((always_inline))
+#if defined(KV_SIMD_SCALAR_H)
+#define KV_UNROLL /* plain loops: small code, and the compiler sees lanes */
+#elif defined(__clang__)
+#define KV_UNROLL _Pragma("unroll")
+#else
+#define KV_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+/* ---- expanding one 32-block ------------------------------------------------------------------------ */
+
+/* 64-byte line of k-group j as unsigned codes. `p` is the block's first plane. */
+KV_INLINE vb expand_group(const kv_pack_format f, const uint8_t *p, const int j)
+{
+    if (f.lo_bits == 8) return vb_load(p + 64 * j);
+    vb v;
+    if (f.lo_bits == 4) {
+        v = vb_shr_and(vb_load(p + 64 * (j % 4)), j < 4 ? 0 : 4, 15);
+        if (f.lut) v = vb_lookup(f.lut, v);
+    } else {
+        v = vb_shr_and(vb_load(p + 64 * (j / 4)), 2 * (j % 4), 3);
+    }
+    if (f.hi_bits == 0) return v;
+    const uint8_t *hp = p + 64 * f.lo_bits;
+    const int to = f.lo_bits;
+    if (f.hi_bits == 1) {
+        vb h = vb_load(hp);
+        /* Isolate bit j, then move it to bit `to` without leaving its byte. */
+        h = j <= to ? vb_and_shl(h, (uint8_t)(1u << j), to - j) : vb_shr_and(h, j - to, (uint8_t)(1u << to));
+        return vb_or(v, h);
+    }
+    const int at = 2 * (j % 4);
+    vb h = vb_load(hp + 64 * (j / 4));
+    h = at <= to ? vb_and_shl(h, (uint8_t)(3u << at), to - at) : vb_shr_and(h, at - to, (uint8_t)(3u << to));
+    return vb_or(v, h);
+}
+
+/* Scale and minimum of sub-block s (0 or 1) of 32-block b. */
+KV_INLINE vf load_scale(const kv_pack_format f, const uint8_t *scales, int b, const int s, vf *min)
+{
+    if (!f.super) {
+        const uint8_t *p = scales + (size_t)b * kv_pack_small_scale_bytes(&f);
+        if (f.has_min) *min = vf_load_f16((const uint16_t *)(const void *)(p + 32));
+        return f.bf16_d ? vf_load_bf16((const uint16_t *)(const void *)p) : vf_load_f16((const uint16_t *)(const void *)p);
+    }
+    const uint8_t *sup = scales + (size_t)(b / 8) * kv_pack_super_scale_bytes(&f);
+    const int per_block = 32 / f.sub;
+    const uint8_t *sub = sup + (f.has_min ? 64 : 32) + (b % 8 * per_block + s) * (f.has_min ? 32 : 16);
+    vf d = vf_load_f16((const uint16_t *)(const void *)sup);
+    if (f.has_min) *min = vf_mul(vf_load_f16((const uint16_t *)(const void *)(sup + 32)), vf_from_u8(sub + 16));
+    return vf_mul(d, f.signed_sc ? vf_from_i8((const int8_t *)sub) : vf_from_u8(sub));
+}
+
+/* ---- the block of rows x panels ---------------------------------------------------------------------- */
+
+/* One row's activations, pointers resolved. */
+typedef struct row_q8 {
+    const int8_t *q;
+    const float *d;
+    const int32_t *neg;
+    const float *s;
+} row_q8;
+
+KV_INLINE row_q8 row_of(const kv_pack_format f, const kv_q8 *x, int row)
+{
+    row_q8 r = {kv_q8_q(x, row), kv_q8_d(x, row), f.sub == 32 ? kv_q8_neg32(x, row) : kv_q8_neg16(x, row),
+                f.sub == 32 ? kv_q8_s32(x, row) : kv_q8_s16(x, row)};
+    return r;
+}
+
+/* Expanded panel in scratch: codes [n_in/32][8][64], then scale [n_sub][16], then min [n_sub][16]. */
+typedef struct expanded {
+    const uint8_t *codes;
+    const float *scale, *min;
+} expanded;
+
+KV_INLINE size_t expanded_bytes(int n_in, int sub) { return (size_t)n_in * 16 + (size_t)(n_in / sub) * 128; }
+
+KV_INLINE void store_outputs(const kv_packed *w, int panel, vf acc, float *y)
+{
+    const int first = 16 * panel, n = w->n_out - first;
+    if (n >= 16) {
+        vf_store(y + first, acc);
+    } else {
+        float tmp[16];
+        vf_store(tmp, acc);
+        memcpy(y + first, tmp, (size_t)n * sizeof(float));
+    }
+}
+
+/* R rows x P panels. `packed`: read panel data directly (P must be 1), else the expanded copies; then only sub, has_min,
+ * zero_shift and wide matter of f, and zero_shift may be a run-time value. Types with minima have no zero point. */
+KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const int packed, const int wide, const kv_packed *w,
+                         int panel, const expanded *ex, const kv_q8 *x, int row0, float *y, size_t ldy)
+{
+    const int per_block = 32 / f.sub, nb = w->n_in / 32;
+    const uint8_t *data = w->data + (size_t)panel * w->panel_bytes, *scales = data + w->scales_at;
+    row_q8 rows[R];
+    vf acc[R][P];
+    KV_UNROLL for (int r = 0; r < R; r++)
+    {
+        rows[r] = row_of(f, x, row0 + r);
+        KV_UNROLL for (int p = 0; p < P; p++) acc[r][p] = vf_set1(0.0f);
+    }
+    for (int b = 0; b < nb; b++) {
+        const uint8_t *block = data + (size_t)b * (size_t)kv_pack_block_bytes(&f);
+        KV_UNROLL for (int s = 0; s < per_block; s++)
+        {
+            const int g = b * per_block + s;
+            vi dot[R][P];
+            KV_UNROLL for (int r = 0; r < R; r++)
+            {
+                KV_UNROLL for (int p = 0; p < P; p++)
+                    dot[r][p] = f.has_min ? vi_set1(0) : vi_sll(vi_set1(rows[r].neg[g]), f.zero_shift);
+            }
+            KV_UNROLL for (int j = s * (8 / per_block); j < (s + 1) * (8 / per_block); j++)
+            {
+                vb codes[P];
+                KV_UNROLL for (int p = 0; p < P; p++)
+                    codes[p] = packed ? expand_group(f, block, j) : vb_load(ex[p].codes + ((size_t)b * 8 + (size_t)j) * 64);
+                KV_UNROLL for (int r = 0; r < R; r++)
+                {
+                    vi q4 = vi_bcast4(rows[r].q + 32 * b + 4 * j);
+                    KV_UNROLL for (int p = 0; p < P; p++) dot[r][p] = vi_dot(dot[r][p], codes[p], q4, wide);
+                }
+            }
+            KV_UNROLL for (int p = 0; p < P; p++)
+            {
+                vf min = vf_set1(0.0f), scale;
+                if (packed) {
+                    scale = load_scale(f, scales, b, s, &min);
+                } else {
+                    scale = vf_load(ex[p].scale + 16 * g);
+                    if (f.has_min) min = vf_load(ex[p].min + 16 * g);
+                }
+                KV_UNROLL for (int r = 0; r < R; r++)
+                {
+                    acc[r][p] = vf_fma(vf_mul(scale, vf_set1(rows[r].d[b])), vf_from_vi(dot[r][p]), acc[r][p]);
+                    if (f.has_min) acc[r][p] = vf_fma(min, vf_set1(rows[r].s[g]), acc[r][p]);
+                }
+            }
+        }
+    }
+    KV_UNROLL for (int r = 0; r < R; r++)
+    {
+        KV_UNROLL for (int p = 0; p < P; p++) store_outputs(w, panel + p, acc[r][p], y + (size_t)(row0 + r) * ldy);
+    }
+}
+
+KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int panel, uint8_t *dst)
+{
+    const uint8_t *data = w->data + (size_t)panel * w->panel_bytes;
+    const int nb = w->n_in / 32, per_block = 32 / f.sub;
+    float *scale = (float *)(void *)(dst + (size_t)w->n_in * 16), *min = scale + (size_t)(w->n_in / f.sub) * 16;
+    for (int b = 0; b < nb; b++) {
+        const uint8_t *block = data + (size_t)b * (size_t)kv_pack_block_bytes(&f);
+        KV_UNROLL for (int j = 0; j < 8; j++) vb_store(dst + ((size_t)b * 8 + (size_t)j) * 64, expand_group(f, block, j));
+        KV_UNROLL for (int s = 0; s < per_block; s++)
+        {
+            vf m;
+            vf_store(scale + 16 * (b * per_block + s), load_scale(f, data + w->scales_at, b, s, &m));
+            if (f.has_min) vf_store(min + 16 * (b * per_block + s), m);
+        }
+    }
+    return (expanded){dst, scale, min};
+}
+
+/* Rows in blocks of BIG, then SMALL, then single ones. */
+#define ROWS_LOOP(BIG, SMALL, CALL)                                                                                            \
+    do {                                                                                                                       \
+        int r0 = 0;                                                                                                            \
+        for (; r0 + (BIG) <= n_rows; r0 += (BIG)) CALL(BIG);                                                                   \
+        if ((SMALL) > 1)                                                                                                       \
+            for (; r0 + (SMALL) <= n_rows; r0 += (SMALL)) CALL(SMALL);                                                         \
+        for (; r0 < n_rows; r0++) CALL(1);                                                                                     \
+    } while (0)
+
+/* Rows over expanded panels; compiled once per shape of scales, not per type. */
+KV_INLINE void run_expanded(const kv_pack_format f, const int wide, const kv_packed *w, int panel, int n, const expanded *ex,
+                            const kv_q8 *x, int n_rows, float *y, size_t ldy)
+{
+    if (KV_DOT_PANELS > 1 && n == KV_DOT_PANELS) {
+#define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, wide, w, panel, ex, x, r0, y, ldy)
+        ROWS_LOOP(KV_DOT_ROWS, KV_DOT_ROWS_SMALL, PAIR);
+#undef PAIR
+        return;
+    }
+#define SINGLE(R) dot_block(f, R, 1, 0, wide, w, panel, ex, x, r0, y, ldy)
+    ROWS_LOOP(KV_DOT_ROWS, 1, SINGLE);
+#undef SINGLE
+}
+
+#define EXPANDED_CASE(NAME, SUB, MIN, WIDE)                                                                                    \
+    static __attribute__((noinline)) void NAME(const kv_packed *w, int panel, int n, const expanded *ex, const kv_q8 *x,       \
+                                               int n_rows, float *y, size_t ldy)                                               \
+    {                                                                                                                          \
+        const kv_pack_format f = {.sub = SUB, .has_min = MIN, .zero_shift = w->format->zero_shift};                            \
+        run_expanded(f, WIDE, w, panel, n, ex, x, n_rows, y, ldy);                                                             \
+    }
+EXPANDED_CASE(rows_32, 32, false, 0)
+EXPANDED_CASE(rows_32_wide, 32, false, 1)
+EXPANDED_CASE(rows_32_min, 32, true, 0)
+EXPANDED_CASE(rows_16, 16, false, 0)
+EXPANDED_CASE(rows_16_min, 16, true, 0)
+
+KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows,
+                              float *y, size_t ldy, uint8_t *scratch)
+{
+    const int wide = f.lo_bits == 8 || f.lut != NULL;
+    if (n_rows <= KV_DIRECT_ROWS) {
+        for (int p = panel; p < panel + n_panels; p++) {
+#define DIRECT(R) dot_block(f, R, 1, 1, wide, w, p, NULL, x, r0, y, ldy)
+            ROWS_LOOP(KV_DIRECT_ROWS, KV_DIRECT_ROWS / 2, DIRECT);
+#undef DIRECT
+        }
+        return;
+    }
+    const size_t one = expanded_bytes(w->n_in, f.sub);
+    for (int p = panel; p < panel + n_panels; p += KV_DOT_PANELS) {
+        expanded ex[KV_DOT_PANELS];
+        const int left = panel + n_panels - p, n = left < KV_DOT_PANELS ? left : KV_DOT_PANELS;
+        for (int i = 0; i < n; i++) ex[i] = expand_panel(f, w, p + i, scratch + (size_t)i * one);
+        if (f.sub == 16)
+            (f.has_min ? rows_16_min : rows_16)(w, p, n, ex, x, n_rows, y, ldy);
+        else
+            (f.has_min ? rows_32_min : wide ? rows_32_wide : rows_32)(w, p, n, ex, x, n_rows, y, ldy);
+    }
+}
+
+/* Each combination is compiled on its own: a format is a constant in there. */
+#define FORMAT_CASE(NAME, ...)                                                                                                 \
+    static void gemm_##NAME(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy,    \
+                            uint8_t *scratch)                                                                                  \
+    {                                                                                                                          \
+        const kv_pack_format f = {__VA_ARGS__};                                                                                \
+        gemm_q8_format(f, w, panel, n_panels, x, n_rows, y, ldy, scratch);                                                     \
+    }
+/* clang-format off */
+FORMAT_CASE(q4,      4, 0,  3, 32, .has_min = false)
+FORMAT_CASE(q4_min,  4, 0, -1, 32, .has_min = true)
+FORMAT_CASE(q5,      4, 1,  4, 32, .has_min = false)
+FORMAT_CASE(q5_min,  4, 1, -1, 32, .has_min = true)
+FORMAT_CASE(q8,      8, 0,  7, 32, .has_min = false)
+FORMAT_CASE(q2k,     2, 0, -1, 16, .super = true, .has_min = true)
+FORMAT_CASE(q3k,     2, 1,  2, 16, .super = true, .signed_sc = true)
+FORMAT_CASE(q4k,     4, 0, -1, 32, .super = true, .has_min = true)
+FORMAT_CASE(q5k,     4, 1, -1, 32, .super = true, .has_min = true)
+FORMAT_CASE(q6k,     4, 2,  5, 16, .super = true, .signed_sc = true)
+FORMAT_CASE(iq4nl,   4, 0,  7, 32, .lut = w->format->lut)
+FORMAT_CASE(iq4xs,   4, 0,  7, 32, .super = true, .signed_sc = true, .lut = w->format->lut)
+FORMAT_CASE(mxfp4,   4, 0,  7, 32, .bf16_d = true, .lut = w->format->lut)
+/* clang-format on */
+
+static void impl_gemm_q8(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy, void *scratch)
+{
+    switch (w->type) {
+    case KV_TYPE_Q4_0: gemm_q4(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_Q4_1: gemm_q4_min(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_Q5_0: gemm_q5(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_Q5_1: gemm_q5_min(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_Q8_0: gemm_q8(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_Q2_K: gemm_q2k(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_Q3_K: gemm_q3k(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_Q4_K: gemm_q4k(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_Q5_K: gemm_q5k(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_Q6_K: gemm_q6k(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_IQ4_NL: gemm_iq4nl(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_IQ4_XS: gemm_iq4xs(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    case KV_TYPE_MXFP4: gemm_mxfp4(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
+    default: break; /* float types never come here: kv_linear asks the format */
+    }
+}
+
+/* ---- activations ---------------------------------------------------------------------------------------- */
+
+static void impl_quantize_q8(const float *x, const kv_q8 *out, int row)
+{
+    int8_t *q = kv_q8_q(out, row);
+    float *d = kv_q8_d(out, row), *s32 = kv_q8_s32(out, row), *s16 = kv_q8_s16(out, row);
+    int32_t *neg32 = kv_q8_neg32(out, row), *neg16 = kv_q8_neg16(out, row);
+    for (int b = 0; b < out->n / 32; b++) {
+        vf v0 = vf_load(x + 32 * b), v1 = vf_load(x + 32 * b + 16);
+        int32_t m0 = vi_reduce_max_abs(v0), m1 = vi_reduce_max_abs(v1), bits = m0 > m1 ? m0 : m1;
+        float amax, scale = 0.0f, inverse = 0.0f;
+        memcpy(&amax, &bits, 4);
+        const bool finite = bits < 0x7f800000;
+        /* Below 1e-30 the inverse would overflow; such a block is zero for every purpose. */
+        if (finite && amax >= 1e-30f) scale = amax / 127.0f, inverse = 127.0f / amax;
+        vi q0 = vi_set1(0), q1 = q0;
+        if (finite) {
+            q0 = vi_round(vf_mul(v0, vf_set1(inverse)));
+            q1 = vi_round(vf_mul(v1, vf_set1(inverse)));
+        } else {
+            scale = NAN;
+        }
+        vi_store_i8(q + 32 * b, q0);
+        vi_store_i8(q + 32 * b + 16, q1);
+        int32_t sum0 = vi_reduce_add(q0), sum1 = vi_reduce_add(q1);
+        d[b] = scale;
+        neg16[2 * b] = -sum0, neg16[2 * b + 1] = -sum1, neg32[b] = -(sum0 + sum1);
+        s16[2 * b] = scale * (float)sum0, s16[2 * b + 1] = scale * (float)sum1, s32[b] = scale * (float)(sum0 + sum1);
+    }
+}
+
+/* ---- float32 blocks: C[r][v] (+)= sum_k A[r][k] * B[k][v] --------------------------------------------------- */
+
+KV_INLINE vf load_elem(const int type, const void *base, size_t idx)
+{
+    if (type == KV_ELEM_F32) return vf_load((const float *)base + idx);
+    if (type == KV_ELEM_F16) return vf_load_f16((const uint16_t *)base + idx);
+    return vf_load_bf16((const uint16_t *)base + idx);
+}
+
+/* B: vector v of step k starts at element k * k_step + v * v_step. C: vector v of row r at c + r * ldc + 16 * v. */
+typedef struct fma_args {
+    const float *a;
+    size_t lda;
+    const void *b;
+    size_t k_step, v_step;
+    float *c;
+    size_t ldc;
+    int n_k;
+    bool add; /* continue from what C holds */
+} fma_args;
+
+KV_INLINE void fma_block(const int R, const int V, const int type, const fma_args *g, int r0, int v0)
+{
+    vf acc[R][V];
+    float *c = g->c + (size_t)r0 * g->ldc + 16 * (size_t)v0;
+    KV_UNROLL for (int r = 0; r < R; r++)
+    {
+        KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] = g->add ? vf_load(c + (size_t)r * g->ldc + 16 * v) : vf_set1(0.0f);
+    }
+    const float *a = g->a + (size_t)r0 * g->lda;
+    const size_t first = (size_t)v0 * g->v_step;
+    for (int k = 0; k < g->n_k; k++) {
+        vf b[V];
+        KV_UNROLL for (int v = 0; v < V; v++) b[v] = load_elem(type, g->b, first + (size_t)k * g->k_step + (size_t)v * g->v_step);
+        KV_UNROLL for (int r = 0; r < R; r++)
+        {
+            vf av = vf_set1(a[(size_t)r * g->lda + (size_t)k]);
+            KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_fma(av, b[v], acc[r][v]);
+        }
+    }
+    KV_UNROLL for (int r = 0; r < R; r++)
+    {
+        KV_UNROLL for (int v = 0; v < V; v++) vf_store(c + (size_t)r * g->ldc + 16 * v, acc[r][v]);
+    }
+}
+
+KV_INLINE void fma_rows(const int V, const int type, const fma_args *g, int n_rows, int v0)
+{
+#define FMA(R) fma_block(R, V, type, g, r0, v0)
+    ROWS_LOOP(KV_FMA_ROWS, KV_FMA_ROWS / 2, FMA);
+#undef FMA
+}
+
+KV_INLINE void fma_all(const int type, const fma_args *g, int n_rows, int n_vec)
+{
+    int v = 0;
+    for (; v + KV_FMA_VECS <= n_vec; v += KV_FMA_VECS) fma_rows(KV_FMA_VECS, type, g, n_rows, v);
+    for (; v < n_vec; v++) fma_rows(1, type, g, n_rows, v);
+}
+
+static __attribute__((noinline)) void fma_f32(const fma_args *g, int n_rows, int n_vec) { fma_all(KV_ELEM_F32, g, n_rows, n_vec); }
+static __attribute__((noinline)) void fma_f16(const fma_args *g, int n_rows, int n_vec) { fma_all(KV_ELEM_F16, g, n_rows, n_vec); }
+static __attribute__((noinline)) void fma_bf16(const fma_args *g, int n_rows, int n_vec) { fma_all(KV_ELEM_BF16, g, n_rows, n_vec); }
+
+static void fma_any(kv_elem type, const fma_args *g, int n_rows, int n_vec)
+{
+    if (type == KV_ELEM_F32)
+        fma_f32(g, n_rows, n_vec);
+    else if (type == KV_ELEM_F16)
+        fma_f16(g, n_rows, n_vec);
+    else
+        fma_bf16(g, n_rows, n_vec);
+}
+
+static void impl_gemm_f32(const kv_packed *w, int panel, int n_panels, const float *x, size_t ldx, int n_rows, float *y, size_t ldy)
+{
+    const kv_elem type = w->type == KV_TYPE_F32 ? KV_ELEM_F32 : w->type == KV_TYPE_F16 ? KV_ELEM_F16 : KV_ELEM_BF16;
+    const size_t panel_elems = w->panel_bytes / kv_elem_bytes(type);
+    fma_args g = {.a = x, .lda = ldx, .k_step = 16, .v_step = panel_elems, .n_k = w->n_in};
+    const int whole = w->n_out / 16; /* panels that are complete */
+    int n = whole - panel < n_panels ? whole - panel : n_panels;
+    if (n > 0) {
+        g.b = w->data + (size_t)panel * w->panel_bytes;
+        g.c = y + 16 * (size_t)panel;
+        g.ldc = ldy;
+        fma_any(type, &g, n_rows, n);
+    }
+    if (panel + n_panels > whole) {
+        /* The cut panel goes through a small buffer, so that nothing beyond n_out is written. */
+        float tmp[KV_FMA_ROWS * 16];
+        const int n_cut = w->n_out - 16 * whole;
+        g.b = w->data + (size_t)whole * w->panel_bytes;
+        g.c = tmp;
+        g.ldc = 16;
+        for (int r = 0; r < n_rows; r += KV_FMA_ROWS) {
+            int rows = n_rows - r < KV_FMA_ROWS ? n_rows - r : KV_FMA_ROWS;
+            g.a = x + (size_t)r * ldx;
+            fma_any(type, &g, rows, 1);
+            for (int i = 0; i < rows; i++)
+                memcpy(y + (size_t)(r + i) * ldy + 16 * (size_t)whole, tmp + 16 * i, (size_t)n_cut * sizeof(float));
+        }
+    }
+}

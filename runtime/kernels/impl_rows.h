@@ -1,0 +1,176 @@
+/* impl_rows.h - elementwise functions and one attention page, over the primitives of simd_*.h; included after impl_linear.h. */
+
+/* e^x for any x: clamped to [-86, 88], so the result is never subnormal and never infinite. Range reduction x = n ln 2 + r with
+ * ln 2 in two parts, |r| <= 0.347; degree 6 minimax by Chebyshev nodes, relative error below 2e-7. */
+KV_INLINE vf vf_exp(vf x)
+{
+    x = vf_max(vf_min(x, vf_set1(88.0f)), vf_set1(-86.0f));
+    vi n = vi_round(vf_mul(x, vf_set1(1.44269504f)));
+    vf nf = vf_from_vi(n);
+    vf r = vf_fma(nf, vf_set1(-0.693359375f), x);
+    r = vf_fma(nf, vf_set1(2.12194440e-4f), r);
+    vf p = vf_set1(1.9875691500e-4f);
+    p = vf_fma(p, r, vf_set1(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set1(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set1(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set1(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
+    p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set1(1.0f)));
+    return vf_as(vi_add(vi_as(p), vi_sll(n, 23)));
+}
+
+/* 1 / (1 + e^-x) times x */
+KV_INLINE vf vf_silu(vf x) { return vf_div(x, vf_add(vf_set1(1.0f), vf_exp(vf_sub(vf_set1(0.0f), x)))); }
+
+/* tanh form of GELU (Hendrycks 2016): x * sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3). */
+KV_INLINE vf vf_gelu(vf x)
+{
+    vf u = vf_mul(vf_fma(vf_mul(vf_mul(x, x), x), vf_set1(0.044715f), x), vf_set1(0.79788456f));
+    return vf_div(x, vf_add(vf_set1(1.0f), vf_exp(vf_mul(u, vf_set1(-2.0f)))));
+}
+
+/* cap * tanh(x / cap) */
+KV_INLINE vf vf_softcap(vf x, float cap)
+{
+    vf e = vf_exp(vf_mul(x, vf_set1(2.0f / cap)));
+    return vf_mul(vf_set1(cap), vf_sub(vf_set1(1.0f), vf_div(vf_set1(2.0f), vf_add(e, vf_set1(1.0f)))));
+}
+
+/* Runs BODY on vectors a (and b) of 16, the tail through buffers. */
+#define ELEMENTWISE(BODY)                                                                                                      \
+    do {                                                                                                                       \
+        int i = 0;                                                                                                             \
+        for (; i + 16 <= n; i += 16) {                                                                                         \
+            vf a = vf_load(x + i), b = vf_load(z + i);                                                                         \
+            (void)b;                                                                                                           \
+            vf_store(dst + i, BODY);                                                                                           \
+        }                                                                                                                      \
+        if (i < n) {                                                                                                           \
+            float ta[16] = {0}, tb[16] = {0};                                                                                  \
+            memcpy(ta, x + i, (size_t)(n - i) * sizeof(float));                                                                \
+            memcpy(tb, z + i, (size_t)(n - i) * sizeof(float));                                                                \
+            vf a = vf_load(ta), b = vf_load(tb);                                                                               \
+            (void)b;                                                                                                           \
+            vf_store(ta, BODY);                                                                                                \
+            memcpy(dst + i, ta, (size_t)(n - i) * sizeof(float));                                                              \
+        }                                                                                                                      \
+    } while (0)
+
+static void impl_silu_mul(float *dst, const float *x, const float *z, int n) { ELEMENTWISE(vf_mul(vf_silu(a), b)); }
+static void impl_gelu_mul(float *dst, const float *x, const float *z, int n) { ELEMENTWISE(vf_mul(vf_gelu(a), b)); }
+static void impl_exp(float *dst, const float *x, int n)
+{
+    const float *z = x;
+    ELEMENTWISE(vf_exp(a));
+}
+
+static void impl_to_f32(kv_elem type, const void *src, float *dst, int n)
+{
+    if (type == KV_ELEM_F32) {
+        memcpy(dst, src, (size_t)n * sizeof(float));
+        return;
+    }
+    const uint16_t *h = src;
+    int i = 0;
+    for (; i + 16 <= n; i += 16) vf_store(dst + i, type == KV_ELEM_F16 ? vf_load_f16(h + i) : vf_load_bf16(h + i));
+    for (; i < n; i++) dst[i] = type == KV_ELEM_F16 ? kv_f16_to_f32(h[i]) : kv_bf16_to_f32(h[i]);
+}
+
+static void impl_from_f32(kv_elem type, const float *src, void *dst, int n)
+{
+    if (type == KV_ELEM_F32) {
+        memcpy(dst, src, (size_t)n * sizeof(float));
+        return;
+    }
+    uint16_t *h = dst;
+    int i = 0;
+    if (type == KV_ELEM_F16)
+        for (; i + 16 <= n; i += 16) vf_store_f16(h + i, vf_load(src + i));
+    for (; i < n; i++) h[i] = type == KV_ELEM_F16 ? kv_f32_to_f16(src[i]) : kv_f32_to_bf16(src[i]);
+}
+
+/* ---- attention: one page ------------------------------------------------------------------------------- */
+
+/* Scores of one row -> probabilities in place; m, l, o move to the new maximum. Tokens not seen get probability 0. */
+KV_INLINE void softmax_row(const kv_attend_args *g, int r, int t_first, int t_last)
+{
+    const uint64_t seen = g->seen[r];
+    float *s = g->scores + 64 * (size_t)r;
+    const vf lowest = vf_set1(-INFINITY);
+    vf best = lowest;
+    for (int t = t_first; t <= t_last; t++) {
+        vf x = vf_load(s + 16 * t);
+        if (g->softcap != 0.0f) x = vf_softcap(x, g->softcap);
+        x = vf_select((vm)(seen >> (16 * t)), x, lowest);
+        vf_store(s + 16 * t, x);
+        best = vf_max(best, x);
+    }
+    float m_new = vf_reduce_max(best);
+    const float m_old = g->m[r];
+    if (!(m_new > m_old)) m_new = m_old;
+    vf l = vf_load(g->l + 16 * (size_t)r);
+    if (m_new != m_old) {
+        /* exp(-inf) is a harmless tiny number here: l and o are still 0. */
+        vf c = vf_exp(vf_set1(m_old - m_new));
+        l = vf_mul(l, c);
+        float *o = g->o + (size_t)r * (size_t)g->d_v;
+        /* + 0 keeps a zero positive, whatever sign it was scaled from. */
+        for (int i = 0; i < g->d_v; i += 16) vf_store(o + i, vf_fma(vf_load(o + i), c, vf_set1(0.0f)));
+        g->m[r] = m_new;
+    }
+    const vf zero = vf_set1(0.0f), m = vf_set1(m_new);
+    for (int t = t_first; t <= t_last; t++) {
+        vf p = vf_select((vm)(seen >> (16 * t)), vf_exp(vf_sub(vf_load(s + 16 * t), m)), zero);
+        l = vf_add(l, p);
+        vf_store(s + 16 * t, p);
+    }
+    vf_store(g->l + 16 * (size_t)r, l);
+}
+
+static void impl_attend_page(const kv_attend_args *g)
+{
+    uint64_t any = 0;
+    for (int r = 0; r < g->n_rows; r++) any |= g->seen[r];
+    if (any == 0) return;
+    const int first = __builtin_ctzll(any), last = 63 - __builtin_clzll(any);
+    const int t_first = first / 16, t_last = last / 16;
+    const size_t tile = (size_t)g->d_k * 16;
+    fma_args qk = {.a = g->q, .lda = (size_t)g->d_k, .b = (const uint8_t *)g->k + (size_t)t_first * tile * kv_elem_bytes(g->type_k),
+                   .k_step = 16, .v_step = tile, .c = g->scores + 16 * t_first, .ldc = 64, .n_k = g->d_k};
+    fma_any(g->type_k, &qk, g->n_rows, t_last - t_first + 1);
+    for (int r = 0; r < g->n_rows; r++) {
+        if (g->seen[r] != 0)
+            softmax_row(g, r, t_first, t_last);
+        else
+            memset(g->scores + 64 * (size_t)r + 16 * t_first, 0, (size_t)(t_last - t_first + 1) * 64);
+    }
+    fma_args pv = {.a = g->scores + first, .lda = 64, .b = (const uint8_t *)g->v + (size_t)first * (size_t)g->d_v * kv_elem_bytes(g->type_v),
+                   .k_step = (size_t)g->d_v, .v_step = 16, .c = g->o, .ldc = (size_t)g->d_v, .n_k = last - first + 1, .add = true};
+    fma_any(g->type_v, &pv, g->n_rows, g->d_v / 16);
+}
+
+static void impl_merge(float *ma, float *la, float *oa, float mb, float lb, const float *ob, int d_v)
+{
+    if (mb == -INFINITY) return;
+    if (*ma == -INFINITY) {
+        *ma = mb, *la = lb;
+        memcpy(oa, ob, (size_t)d_v * sizeof(float));
+        return;
+    }
+    const float m = *ma > mb ? *ma : mb;
+    vf ca = vf_exp(vf_set1(*ma - m)), cb = vf_exp(vf_set1(mb - m));
+    float l[16];
+    vf_store(l, vf_fma(vf_set1(lb), cb, vf_mul(vf_set1(*la), ca)));
+    for (int i = 0; i < d_v; i += 16) vf_store(oa + i, vf_fma(vf_load(ob + i), cb, vf_mul(vf_load(oa + i), ca)));
+    *ma = m, *la = l[0];
+}
+
+static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); }
+
+/* The table of one instruction set. */
+#define KV_KERNELS_TABLE(NAME)                                                                                                 \
+    {                                                                                                                          \
+        .name = NAME, .quantize_q8 = impl_quantize_q8, .gemm_q8 = impl_gemm_q8, .gemm_f32 = impl_gemm_f32,                     \
+        .attend_page = impl_attend_page, .merge = impl_merge, .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul,          \
+        .gelu_mul = impl_gelu_mul, .to_f32 = impl_to_f32, .from_f32 = impl_from_f32, .exp = impl_exp,                          \
+    }

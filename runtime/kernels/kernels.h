@@ -1,0 +1,89 @@
+/* kernels.h - the table of function pointers behind which every instruction set hides, and what each function promises.
+ *
+ *     scalar.c  avx2.c  avxvnni.c  avx512.c  neon.c      each includes simd_<isa>.h, then impl.h, and fills one table
+ *     dispatch.c                                         picks the best table that this CPU can run
+ *
+ * One rule makes all tables give the same bits: lanes are outputs, the K dimension runs sequentially within a lane with one fused
+ * multiply-add per step (or one exact integer dot per block), so neither the batch nor the register width can change an order.
+ *
+ * Activations meet quantised weights as int8 in blocks of 32 (kv_q8), float weights as float32. */
+#ifndef KV_KERNELS_KERNELS_H
+#define KV_KERNELS_KERNELS_H
+
+#include "kernels/pack.h"
+
+enum { KV_PAGE = 64 }; /* tokens of a KV page; tokens of a sub-tile of K are lanes: 16 */
+
+/* Rows of activations as int8 blocks of 32, x = d * q. Per row, at base + row * row_bytes:
+ *   q [n] int8 | d [nb] float | neg32 [nb] int32 | neg16 [2 nb] int32 | s32 [nb] float | s16 [2 nb] float      nb = n / 32
+ * neg = -sum(q) over 32 or 16 values (starting point of the dot product: codes are unsigned, neg * zero_point cancels the
+ * offset exactly); s = d * sum(q) (meets the minimum of a weight block). */
+typedef struct kv_q8 {
+    uint8_t *base;
+    size_t row_bytes;
+    int n;
+} kv_q8;
+static inline size_t kv_q8_row_bytes(int n) { return ((size_t)n + (size_t)(n / 32) * 28 + 63) / 64 * 64; }
+static inline int8_t *kv_q8_q(const kv_q8 *x, int row) { return (int8_t *)(x->base + (size_t)row * x->row_bytes); }
+static inline float *kv_q8_d(const kv_q8 *x, int row) { return (float *)(void *)(kv_q8_q(x, row) + x->n); }
+static inline int32_t *kv_q8_neg32(const kv_q8 *x, int row) { return (int32_t *)(void *)(kv_q8_d(x, row) + x->n / 32); }
+static inline int32_t *kv_q8_neg16(const kv_q8 *x, int row) { return kv_q8_neg32(x, row) + x->n / 32; }
+static inline float *kv_q8_s32(const kv_q8 *x, int row) { return (float *)(void *)(kv_q8_neg16(x, row) + x->n / 16); }
+static inline float *kv_q8_s16(const kv_q8 *x, int row) { return kv_q8_s32(x, row) + x->n / 32; }
+
+typedef enum kv_elem { KV_ELEM_F32, KV_ELEM_F16, KV_ELEM_BF16 } kv_elem;
+static inline size_t kv_elem_bytes(kv_elem e) { return e == KV_ELEM_F32 ? 4 : 2; }
+
+/* One KV page against some rows (query x query head of one KV head), online softmax (Milakov 2018) carried in m, l, o. */
+typedef struct kv_attend_args {
+    int n_rows, d_k, d_v;     /* d_v a multiple of 16 */
+    const float *q;           /* [n_rows][d_k], already scaled */
+    const void *k;            /* [4][d_k][16] of type_k: tokens in lanes */
+    const void *v;            /* [64][d_v] of type_v */
+    kv_elem type_k, type_v;
+    const uint64_t *seen;     /* [n_rows]: bit t, token t of the page is visible */
+    float softcap;            /* 0: none */
+    float *m;                 /* [n_rows] running maximum, -inf to start */
+    float *l;                 /* [n_rows][16] running sum, one partial per token lane */
+    float *o;                 /* [n_rows][d_v] unnormalised */
+    float *scores;            /* scratch [n_rows][64] */
+} kv_attend_args;
+
+typedef struct kv_kernels {
+    const char *name;
+    /* x [n] float -> row `row` of out. n a multiple of 32. Blocks that hold NaN or infinity get d = NaN. */
+    void (*quantize_q8)(const float *x, const kv_q8 *out, int row);
+    /* y[r][o] for rows r < n_rows and outputs of panels [panel, panel + n_panels): y = W x. Columns beyond w->n_out are not
+     * written. scratch: kv_gemm_scratch_bytes(w). */
+    void (*gemm_q8)(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy, void *scratch);
+    /* The same for float weights: x [n_rows][ldx] float32. */
+    void (*gemm_f32)(const kv_packed *w, int panel, int n_panels, const float *x, size_t ldx, int n_rows, float *y, size_t ldy);
+    void (*attend_page)(const kv_attend_args *args);
+    /* Joins partial b into a: m, l scalars, o [d_v] (Dao 2023; spec/attention.md). */
+    void (*merge)(float *ma, float *la, float *oa, float mb, float lb, const float *ob, int d_v);
+    /* Sum of the 16 lanes of l in the fixed tree. */
+    float (*sum_lanes)(const float *l);
+    /* dst[i] = act(gate[i]) * up[i]; n any. */
+    void (*silu_mul)(float *dst, const float *gate, const float *up, int n);
+    void (*gelu_mul)(float *dst, const float *gate, const float *up, int n);
+    /* 16-bit or 32-bit rows to float32 and back; n any. */
+    void (*to_f32)(kv_elem type, const void *src, float *dst, int n);
+    void (*from_f32)(kv_elem type, const float *src, void *dst, int n);
+    /* e^x, elementwise, the polynomial that softmax uses (for tests and samplers); n any. */
+    void (*exp)(float *dst, const float *x, int n);
+} kv_kernels;
+
+/* Bytes of scratch that gemm_q8 wants per thread for matrices of up to n_in inputs. */
+size_t kv_gemm_scratch_bytes(int n_in);
+
+/* "auto" or NULL: the best that this CPU runs. A name: that one, or ARGUMENT when unknown or not runnable here. */
+kvasir_code kv_kernels_select(const char *name, const kv_kernels **out, kvasir_error *err);
+/* All tables that this CPU can run, scalar first; returns how many (for tests). */
+int kv_kernels_available(const kv_kernels *out[8]);
+
+extern const kv_kernels kv_kernels_scalar;
+#if defined(__x86_64__)
+extern const kv_kernels kv_kernels_avx2, kv_kernels_avxvnni, kv_kernels_avx512;
+#endif
+
+#endif

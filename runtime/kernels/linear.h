@@ -1,0 +1,62 @@
+/* linear.h - a weight matrix, and the stage that multiplies several of them with the same rows: y = x W^T.
+ *
+ *     native  quantised: panels x int8 rows (kv_q8)     float: panels x float32 rows        -> kernels table
+ *     blas    chunks of 64 outputs dequantised to float32 x float32 rows                    -> sgemm, one thread each
+ *
+ * Work items are runs of panels; the pool hands them out. Native results do not depend on how many rows come together. */
+#ifndef KV_KERNELS_LINEAR_H
+#define KV_KERNELS_LINEAR_H
+
+#include "base/pool.h"
+#include "kernels/kernels.h"
+
+typedef struct kv_linear {
+    const uint8_t *rows;  /* [n_out][n_in] as the file stores them (mapped) */
+    size_t row_bytes;
+    kv_packed packed;     /* data NULL in blas mode */
+    const float *bias;    /* [n_out] or NULL; added by kv_linear_run */
+} kv_linear;
+
+/* Rows that go into a matrix. q8 is filled by kv_linear_prepare when some matrix of the stage is quantised. */
+typedef struct kv_input {
+    const float *x; /* [n_rows][ldx] */
+    size_t ldx;
+    kv_q8 q8;       /* storage for [n_rows] rows of n_in */
+} kv_input;
+
+typedef struct kv_linear_job {
+    const kv_linear *w;
+    float *y; /* [n_rows][ldy] */
+    size_t ldy;
+} kv_linear_job;
+
+/* Everything a stage needs; one per session. */
+typedef struct kv_compute {
+    const kv_kernels *kernels;
+    kv_pool *pool;
+    const struct kv_blas *blas; /* NULL: native */
+    uint8_t **scratch;          /* [n_threads], each scratch_bytes, 64-byte aligned */
+    size_t scratch_bytes;
+} kv_compute;
+
+/* Scratch that a stage needs per thread for inputs up to n_in. */
+size_t kv_linear_scratch_bytes(int n_in, bool blas);
+/* Quantises rows [0, n_rows) of in->x into in->q8 if `w` wants that. Few rows are done by the caller, many by the pool. */
+void kv_linear_prepare(const kv_compute *c, const kv_linear *const *w, int n_w, kv_input *in, int n_rows);
+/* Runs all jobs (at most 8) over the same input in one stage. */
+void kv_linear_run(const kv_compute *c, const kv_linear_job *jobs, int n_jobs, const kv_input *in, int n_rows);
+/* One row of the matrix as float32 (embedding lookup). */
+void kv_linear_row(const kv_linear *w, size_t row, float *dst);
+/* True when native arithmetic would take int8 activations. */
+bool kv_linear_is_quantized(const kv_linear *w);
+
+/* OpenBLAS, loaded when first asked for, so that nobody else pays for its start-up. */
+typedef struct kv_blas {
+    void *handle;
+    void (*sgemm)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda, const float *b,
+                  int ldb, float beta, float *c, int ldc);
+} kv_blas;
+kvasir_code kv_blas_open(kv_blas *out, kvasir_error *err);
+void kv_blas_close(kv_blas *blas);
+
+#endif

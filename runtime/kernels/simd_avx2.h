@@ -1,0 +1,152 @@
+/* simd_avx2.h - the primitives of simd_scalar.h in pairs of AVX2 registers (AVX2, FMA, F16C; with AVX-VNNI where the file that
+ * includes this is compiled for it). */
+#ifndef KV_SIMD_AVX2_H
+#define KV_SIMD_AVX2_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+/* 16 registers, two to a vector. */
+#define KV_FMA_ROWS 5
+#define KV_FMA_VECS 1
+#define KV_DOT_ROWS 3
+#define KV_DOT_ROWS_SMALL 1
+#define KV_DOT_PANELS 1
+#define KV_DIRECT_ROWS 2
+
+typedef struct { __m256 a, b; } vf;
+typedef struct { __m256i a, b; } vi;
+typedef struct { __m256i a, b; } vb;
+typedef uint16_t vm;
+
+static inline vf vf_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline void vf_store(float *p, vf v) { _mm256_storeu_ps(p, v.a), _mm256_storeu_ps(p + 8, v.b); }
+static inline vf vf_set1(float x) { __m256 v = _mm256_set1_ps(x); return (vf){v, v}; }
+static inline vf vf_add(vf x, vf y) { return (vf){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+static inline vf vf_sub(vf x, vf y) { return (vf){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+static inline vf vf_mul(vf x, vf y) { return (vf){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+static inline vf vf_div(vf x, vf y) { return (vf){_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+static inline vf vf_fma(vf x, vf y, vf z) { return (vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+static inline vf vf_max(vf x, vf y) { return (vf){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+static inline vf vf_min(vf x, vf y) { return (vf){_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+static inline vf vf_from_vi(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+static inline vi vi_round(vf x) { return (vi){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+static inline vf vf_as(vi x) { return (vf){_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+static inline vi vi_as(vf x) { return (vi){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+static inline vi vi_set1(int32_t x) { __m256i v = _mm256_set1_epi32(x); return (vi){v, v}; }
+static inline vi vi_add(vi x, vi y) { return (vi){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+static inline vi vi_sll(vi x, int n) { return (vi){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
+static inline int32_t vi_reduce_add(vi x)
+{
+    __m256i s = _mm256_add_epi32(x.a, x.b);
+    __m128i q = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
+static inline int32_t vi_reduce_max_abs(vf x)
+{
+    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+    __m256i m = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(x.a), mask), _mm256_and_si256(_mm256_castps_si256(x.b), mask));
+    __m128i q = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
+    q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
+static inline void vi_store_i8(int8_t *p, vi x)
+{
+    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+}
+static inline vf vf_load_f16(const uint16_t *p)
+{
+    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+static inline __m256 bf16_half(const uint16_t *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+static inline vf vf_load_bf16(const uint16_t *p) { return (vf){bf16_half(p), bf16_half(p + 8)}; }
+static inline void vf_store_f16(uint16_t *p, vf x)
+{
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline vf vf_from_u8(const uint8_t *p)
+{
+    return vf_from_vi((vi){_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)), _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))});
+}
+static inline vf vf_from_i8(const int8_t *p)
+{
+    return vf_from_vi((vi){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)), _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))});
+}
+static inline __m256 lane_mask8(unsigned bits)
+{
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), lane), lane));
+}
+static inline vf vf_select(vm m, vf yes, vf no)
+{
+    return (vf){_mm256_blendv_ps(no.a, yes.a, lane_mask8(m & 0xff)), _mm256_blendv_ps(no.b, yes.b, lane_mask8(m >> 8))};
+}
+static inline float vf_reduce_max(vf x)
+{
+    __m256 m = _mm256_max_ps(x.a, x.b);
+    __m128 q = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+    q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
+}
+static inline float vf_reduce_add(vf x)
+{
+    __m256 h = _mm256_add_ps(x.a, x.b);
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+static inline vb vb_load(const void *p) { return (vb){_mm256_loadu_si256(p), _mm256_loadu_si256((const __m256i *)p + 1)}; }
+static inline void vb_store(void *p, vb v) { _mm256_storeu_si256(p, v.a), _mm256_storeu_si256((__m256i *)p + 1, v.b); }
+static inline vb vb_shr_and(vb x, int n, uint8_t mask)
+{
+    const __m256i m = _mm256_set1_epi8((char)mask);
+    return (vb){_mm256_and_si256(_mm256_srli_epi16(x.a, n), m), _mm256_and_si256(_mm256_srli_epi16(x.b, n), m)};
+}
+static inline vb vb_and_shl(vb x, uint8_t mask, int n)
+{
+    const __m256i m = _mm256_set1_epi8((char)mask);
+    return (vb){_mm256_slli_epi16(_mm256_and_si256(x.a, m), n), _mm256_slli_epi16(_mm256_and_si256(x.b, m), n)};
+}
+static inline vb vb_or(vb x, vb y) { return (vb){_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+static inline vb vb_lookup(const uint8_t table[16], vb idx)
+{
+    const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+    return (vb){_mm256_shuffle_epi8(t, idx.a), _mm256_shuffle_epi8(t, idx.b)};
+}
+static inline vi vi_bcast4(const int8_t *p)
+{
+    int32_t x;
+    memcpy(&x, p, 4);
+    return vi_set1(x);
+}
+#if defined(__AVXVNNI__)
+static inline __m256i dot8(__m256i acc, __m256i u, __m256i x, const int wide)
+{
+    (void)wide;
+    return _mm256_dpbusd_avx_epi32(acc, u, x);
+}
+#else
+/* maddubs adds two products in 16 bits: 2 * 127 * 127 fits, 2 * 255 * 127 would saturate, so codes above 127 go in two parts. */
+static inline __m256i dot8(__m256i acc, __m256i u, __m256i x, const int wide)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    if (!wide) return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), ones));
+    const __m256i low = _mm256_set1_epi8(0x7f);
+    __m256i s = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(u, low), x), ones);
+    __m256i t = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_andnot_si256(low, u), x), ones);
+    return _mm256_add_epi32(acc, _mm256_add_epi32(s, t));
+}
+#endif
+static inline vi vi_dot(vi acc, vb u, vi x, const int wide)
+{
+    return (vi){dot8(acc.a, u.a, x.a, wide), dot8(acc.b, u.b, x.b, wide)};
+}
+
+#endif

@@ -1,0 +1,98 @@
+/* simd_avx512.h - the primitives of simd_scalar.h in one AVX512 register each (F, BW, VL, DQ, VNNI). */
+#ifndef KV_SIMD_AVX512_H
+#define KV_SIMD_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+/* 32 registers: 24 accumulators + 4 operands of the float block; 6 x 2 integer and 6 x 2 float ones of the dot block. */
+#define KV_FMA_ROWS 6
+#define KV_FMA_VECS 4
+#define KV_DOT_ROWS 6
+#define KV_DOT_ROWS_SMALL 2
+#define KV_DOT_PANELS 2
+#define KV_DIRECT_ROWS 4
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __m512i vb;
+typedef __mmask16 vm;
+
+static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+static inline vf vf_set1(float x) { return _mm512_set1_ps(x); }
+static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+static inline vf vf_from_vi(vi a) { return _mm512_cvtepi32_ps(a); }
+static inline vi vi_round(vf a) { return _mm512_cvtps_epi32(a); }
+static inline vf vf_as(vi a) { return _mm512_castsi512_ps(a); }
+static inline vi vi_as(vf a) { return _mm512_castps_si512(a); }
+static inline vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
+static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+static inline vi vi_sll(vi a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
+static inline int32_t vi_reduce_add(vi a) { return _mm512_reduce_add_epi32(a); }
+static inline int32_t vi_reduce_max_abs(vf a)
+{
+    return _mm512_reduce_max_epi32(_mm512_and_si512(vi_as(a), _mm512_set1_epi32(0x7fffffff)));
+}
+static inline void vi_store_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
+static inline vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+static inline vf vf_load_bf16(const uint16_t *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+static inline void vf_store_f16(uint16_t *p, vf a)
+{
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+static inline vf vf_from_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+static inline vf vf_from_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+static inline vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+static inline float vf_reduce_max(vf a) { return _mm512_reduce_max_ps(a); }
+static inline float vf_reduce_add(vf a)
+{
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+static inline vb vb_load(const void *p) { return _mm512_loadu_si512(p); }
+static inline void vb_store(void *p, vb v) { _mm512_storeu_si512(p, v); }
+static inline vb vb_shr_and(vb a, int n, uint8_t mask)
+{
+    return _mm512_and_si512(n ? _mm512_srli_epi16(a, (unsigned)n) : a, _mm512_set1_epi8((char)mask));
+}
+static inline vb vb_and_shl(vb a, uint8_t mask, int n)
+{
+    return _mm512_slli_epi16(_mm512_and_si512(a, _mm512_set1_epi8((char)mask)), (unsigned)n);
+}
+static inline vb vb_or(vb a, vb b) { return _mm512_or_si512(a, b); }
+static inline vb vb_lookup(const uint8_t table[16], vb idx)
+{
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), idx);
+}
+static inline vi vi_bcast4(const int8_t *p)
+{
+    int32_t x;
+    memcpy(&x, p, 4);
+    return _mm512_set1_epi32(x);
+}
+static inline vi vi_dot(vi acc, vb u, vi x, const int wide)
+{
+    (void)wide;
+    return _mm512_dpbusd_epi32(acc, u, x);
+}
+
+#endif

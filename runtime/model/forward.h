@@ -1,0 +1,40 @@
+/* forward.h - one function for any number of rows from any number of sequences. */
+#ifndef KV_MODEL_FORWARD_H
+#define KV_MODEL_FORWARD_H
+
+#include "model/model.h"
+
+/* Buffers for up to max_rows rows, allocated once per session. */
+typedef struct kv_workspace {
+    int max_rows, max_logit_rows;
+    uint8_t *memory;
+    size_t bytes;
+    float *x;                /* [rows][n_embd] residual stream */
+    float *h;                /* [rows][widest] normalised rows, attention output, branch output */
+    float *q, *k, *v;        /* [rows][heads * d] */
+    float *gate, *up;        /* [rows][n_ff] */
+    float *cos[2], *sin[2];  /* [rows][rope pairs] */
+    uint8_t *q8;             /* int8 rows of the widest matrix input */
+    kv_partials partials;
+} kv_workspace;
+
+/* max_tokens: longest sequence (for decode partials). Bytes only when `ws` is NULL-initialised by kv_workspace_bytes. */
+size_t kv_workspace_bytes(const kv_model *m, int max_rows, size_t max_tokens);
+kvasir_code kv_workspace_init(kv_workspace *ws, const kv_model *m, int max_rows, size_t max_tokens, kvasir_error *err);
+void kv_workspace_deinit(kv_workspace *ws);
+/* Scratch bytes per thread that kv_forward needs. */
+size_t kv_forward_scratch_bytes(const kv_model *m, bool blas);
+
+typedef struct kv_batch {
+    int n_rows;                  /* <= max_rows */
+    const kvasir_token *tokens;  /* [n_rows], checked against n_vocab by the caller */
+    const kv_segment *segments;  /* cover all rows, in order; pages reserved */
+    int n_segments;
+    const int *logit_rows;       /* rows whose logits are wanted, ascending */
+    int n_logit_rows;
+    float *logits;               /* [n_logit_rows][n_vocab] */
+} kv_batch;
+
+void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws, const kv_batch *batch);
+
+#endif

@@ -1,0 +1,14 @@
+/* hparams.h - the hyperparameters of a checkpoint, read and validated in one place before anything is sized by them. */
+#ifndef KV_MODEL_HPARAMS_H
+#define KV_MODEL_HPARAMS_H
+
+#include "gguf/read.h"
+#include "model/arch.h"
+
+/* Common keys, the architecture's own, then one validation. hp->layers is allocated (kv_hparams_deinit).
+ * Errors: FORMAT naming the key, UNSUPPORTED (architecture), MEMORY. */
+kvasir_code kv_hparams_read(const kv_gguf *gguf, const kv_arch **arch, kv_hparams *hp, kvasir_error *err);
+void kv_hparams_deinit(kv_hparams *hp);
+
+
+#endif
