@@ -30,8 +30,7 @@ static void expect_json_ids(const kv_vocab *vocab, const json_t *text, unsigned 
     free(want);
 }
 
-/* ---- exactness on real vocabularies
- * ---------------------------------------------------------------------------------- */
+/* ---- exactness on real vocabularies -------------------------------------------------------------- */
 
 static void check_golden(const char *model, const char *golden)
 {
@@ -156,8 +155,7 @@ static void special_ids_of_the_real_models_are_known(void **state)
     close_file(g);
 }
 
-/* ---- small vocabularies, by hand
- * ------------------------------------------------------------------------------------- */
+/* ---- small vocabularies, by hand ----------------------------------------------------------------- */
 
 static void bpe_merges_by_rank_and_ties_go_left(void **state)
 {
@@ -340,8 +338,7 @@ static void detokenizing_hides_control_tokens_and_refuses_ids_outside(void **sta
     tiny_done(&v);
 }
 
-/* ---- nothing is lost
- * ------------------------------------------------------------------------------------------------- */
+/* ---- nothing is lost ----------------------------------------------------------------------------- */
 
 /* SmolLM2's vocabulary has no token for some control characters and bytes that UTF-8 hardly uses: those cannot come
  * back. */
@@ -471,8 +468,7 @@ static void broken_utf8_becomes_one_replacement_per_maximal_subpart(void **state
     }
 }
 
-/* ---- pre-tokenizers
- * -------------------------------------------------------------------------------------------------- */
+/* ---- pre-tokenizers ------------------------------------------------------------------------------ */
 
 static void jit_and_interpreter_cut_alike_and_lose_nothing(void **state)
 {

@@ -114,8 +114,7 @@ static inline void tiny_close(tiny_file *f, kv_gguf *gguf, kv_vocab *vocab)
     *f = (tiny_file){0};
 }
 
-/* ---- two small vocabularies
- * ------------------------------------------------------------------------------------------- */
+/* ---- two small vocabularies ---------------------------------------------------------------------- */
 
 /* Token lists under construction. Texts live in `text`. */
 typedef struct tiny_tokens {
