@@ -1,0 +1,264 @@
+/* jinja_method2.c - questions about str (isdigit, ...), methods of list, tuple, dict, loop, cycler, int and float; look-up and call. */
+#include <math.h>
+#include <utf8proc.h>
+
+#include "text/jinja.h"
+
+/* ---- str: questions ---------------------------------------------------------------------------- */
+
+typedef bool (*char_test)(int32_t cp);
+static bool is_letter(int32_t cp)
+{
+    utf8proc_category_t c = utf8proc_category(cp);
+    return c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
+}
+static bool is_decimal(int32_t cp) { return utf8proc_category(cp) == UTF8PROC_CATEGORY_ND; }
+/* Superscripts and circled digits have a digit value without being decimal. */
+static bool is_digit(int32_t cp)
+{
+    return is_decimal(cp) || cp == 0xB2 || cp == 0xB3 || cp == 0xB9 || cp == 0x2070 || (cp >= 0x2074 && cp <= 0x2079) ||
+           (cp >= 0x2080 && cp <= 0x2089) || (cp >= 0x2460 && cp <= 0x2468) || (cp >= 0x2474 && cp <= 0x247C) || (cp >= 0x2488 && cp <= 0x2490) ||
+           cp == 0x24EA || (cp >= 0x24F5 && cp <= 0x24FD) || cp == 0x24FF || (cp >= 0x2776 && cp <= 0x277E) || (cp >= 0x2780 && cp <= 0x2788) ||
+           (cp >= 0x278A && cp <= 0x2792);
+}
+static bool is_numeric(int32_t cp)
+{
+    utf8proc_category_t c = utf8proc_category(cp);
+    static const int32_t han[] = {0x3007, 0x4E00, 0x4E03, 0x4E07, 0x4E09, 0x4E24, 0x4E5D, 0x4E8C, 0x4E94, 0x4EBF, 0x516B, 0x516D, 0x5341, 0x5343, 0x56DB, 0x767E};
+    for (size_t i = 0; i < KV_COUNT(han); i++) {
+        if (han[i] == cp) return true;
+    }
+    return c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
+}
+static bool is_alnum(int32_t cp) { return is_letter(cp) || is_numeric(cp); }
+static bool is_ascii(int32_t cp) { return cp < 128; }
+static bool is_printable(int32_t cp)
+{
+    utf8proc_category_t c = utf8proc_category(cp);
+    return cp == ' ' || (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_SO);
+}
+
+static bool all(kv_jctx *ctx, kv_jval self, char_test test, bool empty, kv_jval *out)
+{
+    *out = kv_jbool(empty);
+    for (size_t i = 0; i < self.str->len;) {
+        int32_t cp;
+        i += kv_jutf8_next(self.str->data + i, self.str->len - i, &cp);
+        *out = kv_jbool(test(cp));
+        if (!out->b) break;
+    }
+    return kv_jpay(ctx, 1 + self.str->len / 16);
+}
+#define ALL(name, test, empty)                                                                                         \
+    static bool name(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)                                    \
+    {                                                                                                                  \
+        (void)argv;                                                                                                    \
+        return all(ctx, self, test, empty, out);                                                                       \
+    }
+ALL(str_isalpha, is_letter, false)
+ALL(str_isdecimal, is_decimal, false)
+ALL(str_isdigit, is_digit, false)
+ALL(str_isnumeric, is_numeric, false)
+ALL(str_isalnum, is_alnum, false)
+ALL(str_isspace, kv_jis_space, false)
+ALL(str_isascii, is_ascii, true)
+ALL(str_isprintable, is_printable, true)
+
+/* isupper, islower, istitle: at least one cased letter, and none of the wrong case (istitle: upper only at word start). */
+static bool cased(kv_jctx *ctx, kv_jval self, char how, kv_jval *out)
+{
+    bool any = false, in_word = false, ok = true;
+    for (size_t i = 0; i < self.str->len && ok;) {
+        int32_t cp;
+        i += kv_jutf8_next(self.str->data + i, self.str->len - i, &cp);
+        utf8proc_category_t c = utf8proc_category(cp);
+        bool upper = c == UTF8PROC_CATEGORY_LU, lower = c == UTF8PROC_CATEGORY_LL, title = c == UTF8PROC_CATEGORY_LT;
+        if (how == 'u') ok = !lower && !title;
+        if (how == 'l') ok = !upper && !title;
+        if (how == 't') ok = upper || title ? !in_word : lower ? in_word : true;
+        any |= how == 'u' ? upper : how == 'l' ? lower : upper || title || lower;
+        in_word = upper || lower || title;
+    }
+    *out = kv_jbool(any && ok);
+    return kv_jpay(ctx, 1 + self.str->len / 16);
+}
+static bool str_isupper(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return cased(ctx, self, 'u', out); }
+static bool str_islower(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return cased(ctx, self, 'l', out); }
+static bool str_istitle(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return cased(ctx, self, 't', out); }
+
+static bool str_isidentifier(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    bool ok = self.str->len > 0;
+    for (size_t i = 0; i < self.str->len && ok;) {
+        int32_t cp;
+        size_t n = kv_jutf8_next(self.str->data + i, self.str->len - i, &cp);
+        utf8proc_category_t c = utf8proc_category(cp);
+        ok = cp == '_' || is_letter(cp) || c == UTF8PROC_CATEGORY_NL || (i && (c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_MC));
+        i += n;
+    }
+    *out = kv_jbool(ok);
+    return kv_jpay(ctx, 1 + self.str->len / 16);
+}
+
+/* ---- list, tuple, dict ------------------------------------------------------------------------- */
+
+static bool list_count(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    int64_t n = 0;
+    for (size_t i = 0; i < self.list->n; i++) {
+        bool same;
+        if (!kv_jequal(ctx, self.list->items[i], argv[0], &same)) return false;
+        n += same;
+    }
+    *out = kv_jint(n);
+    return true;
+}
+
+static bool list_index(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    int64_t n = (int64_t)self.list->n, from = 0, to = n;
+    if ((argv[1].type && !kv_jis_int(argv[1])) || (argv[2].type && !kv_jis_int(argv[2]))) return kv_jfail(ctx, "slice indices must be integers");
+    if (argv[1].type) from = kv_jas_int(argv[1]);
+    if (argv[2].type) to = kv_jas_int(argv[2]);
+    if (from < 0) from = from < -n ? 0 : from + n;
+    if (to < 0) to = to < -n ? 0 : to + n;
+    for (int64_t i = from; i < to && i < n; i++) {
+        bool same;
+        if (!kv_jequal(ctx, self.list->items[i], argv[0], &same)) return false;
+        if (same) {
+            *out = kv_jint(i);
+            return true;
+        }
+    }
+    return kv_jfail(ctx, "value is not in list");
+}
+
+static bool copy_self(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)ctx, (void)argv;
+    *out = self;
+    return true;
+}
+
+static bool dict_get(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    if (kv_jdict_find(ctx, self.dict, argv[0], out)) return true;
+    *out = argv[1].type == KV_J_ABSENT ? kv_jnone() : argv[1];
+    return ctx->code == KVASIR_OK;
+}
+static bool dict_keys(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jdict_view(ctx, self.dict, KV_J_KIND_KEYS, out); }
+static bool dict_values(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jdict_view(ctx, self.dict, KV_J_KIND_VALUES, out); }
+static bool dict_items(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jdict_view(ctx, self.dict, KV_J_KIND_ITEMS, out); }
+
+/* ---- loop, cycler, numbers --------------------------------------------------------------------- */
+
+static bool loop_cycle(kv_jctx *ctx, kv_jval self, const kv_jargs *args, kv_jval *out)
+{
+    if (args->n_kw || !args->n_pos) return kv_jfail(ctx, "loop.cycle needs positional arguments");
+    *out = args->pos[self.loop->index0 % args->n_pos];
+    return true;
+}
+
+static bool loop_changed(kv_jctx *ctx, kv_jval self, const kv_jargs *args, kv_jval *out)
+{
+    kv_jval now;
+    bool same = false;
+    if (!kv_jlist_make(ctx, args->pos, args->n_pos, KV_J_KIND_TUPLE, &now)) return false;
+    if (self.loop->changed.type && !kv_jequal(ctx, self.loop->changed, now, &same)) return false;
+    self.loop->changed = now;
+    *out = kv_jbool(!same);
+    return true;
+}
+
+static bool cycler_next(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)ctx, (void)argv;
+    kv_jcycler *c = self.cycler;
+    *out = c->items.items[c->pos];
+    c->pos = (c->pos + 1) % c->items.n;
+    return true;
+}
+static bool cycler_reset(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)ctx, (void)argv;
+    self.cycler->pos = 0;
+    *out = kv_jnone();
+    return true;
+}
+static bool float_is_integer(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)ctx, (void)argv;
+    *out = kv_jbool(isfinite(self.f) && self.f == floor(self.f));
+    return true;
+}
+
+const kv_jmethod_row kv_jmethods_other[] = {
+    {"isalnum", KV_J_STR, 0, 0, NULL, str_isalnum, NULL},
+    {"isalpha", KV_J_STR, 0, 0, NULL, str_isalpha, NULL},
+    {"isascii", KV_J_STR, 0, 0, NULL, str_isascii, NULL},
+    {"isdecimal", KV_J_STR, 0, 0, NULL, str_isdecimal, NULL},
+    {"isdigit", KV_J_STR, 0, 0, NULL, str_isdigit, NULL},
+    {"isidentifier", KV_J_STR, 0, 0, NULL, str_isidentifier, NULL},
+    {"islower", KV_J_STR, 0, 0, NULL, str_islower, NULL},
+    {"isnumeric", KV_J_STR, 0, 0, NULL, str_isnumeric, NULL},
+    {"isprintable", KV_J_STR, 0, 0, NULL, str_isprintable, NULL},
+    {"isspace", KV_J_STR, 0, 0, NULL, str_isspace, NULL},
+    {"istitle", KV_J_STR, 0, 0, NULL, str_istitle, NULL},
+    {"isupper", KV_J_STR, 0, 0, NULL, str_isupper, NULL},
+    {"copy", KV_J_LIST, 0, 0, NULL, copy_self, NULL},
+    {"count", KV_J_LIST, 1, 1, NULL, list_count, NULL},
+    {"index", KV_J_LIST, 1, 3, NULL, list_index, NULL},
+    {"copy", KV_J_DICT, 0, 0, NULL, copy_self, NULL},
+    {"get", KV_J_DICT, 1, 2, NULL, dict_get, NULL},
+    {"items", KV_J_DICT, 0, 0, NULL, dict_items, NULL},
+    {"keys", KV_J_DICT, 0, 0, NULL, dict_keys, NULL},
+    {"values", KV_J_DICT, 0, 0, NULL, dict_values, NULL},
+    {"cycle", KV_J_LOOP, 0, 0, NULL, NULL, loop_cycle},
+    {"changed", KV_J_LOOP, 0, 0, NULL, NULL, loop_changed},
+    {"next", KV_J_CYCLER, 0, 0, NULL, cycler_next, NULL},
+    {"reset", KV_J_CYCLER, 0, 0, NULL, cycler_reset, NULL},
+    {"is_integer", KV_J_FLOAT, 0, 0, NULL, float_is_integer, NULL},
+    {NULL, 0, 0, 0, NULL, NULL, NULL},
+};
+
+/* ---- look-up and call -------------------------------------------------------------------------- */
+
+const kv_jmethod_row *kv_jmethod_find(kv_jtype type, const kv_jstr *name)
+{
+    const kv_jmethod_row *tables[] = {kv_jmethods_str, kv_jmethods_other};
+    for (size_t t = type == KV_J_STR ? 0 : 1; t < KV_COUNT(tables); t++) {
+        for (const kv_jmethod_row *row = tables[t]; row->name; row++) {
+            if (row->type == type && kv_jstr_is(name, row->name)) return row;
+        }
+    }
+    return NULL;
+}
+
+bool kv_jmethod_mutates(kv_jval self, const kv_jstr *name)
+{
+    static const char *const list[] = {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove", NULL};
+    static const char *const dict[] = {"clear", "pop", "popitem", "setdefault", "update", NULL};
+    const char *const *names = self.type == KV_J_DICT ? dict : self.type == KV_J_LIST && self.list->kind == KV_J_KIND_LIST ? list : NULL;
+    for (; names && *names; names++) {
+        if (kv_jstr_is(name, *names)) return true;
+    }
+    return false;
+}
+
+bool kv_jmethod_call(kv_jctx *ctx, const kv_jmethod *method, const kv_jargs *args, kv_jval *out)
+{
+    const kv_jmethod_row *row = method->row;
+    if (row->raw) return row->raw(ctx, method->self, args, out);
+    if (args->n_pos > row->n_max || args->n_pos + args->n_kw < row->n_min) {
+        return kv_jfail(ctx, "%s() takes %u to %u arguments, got %zu", row->name, row->n_min, row->n_max, args->n_pos);
+    }
+    kv_jval argv[KV_J_MAX_PARAMS] = {{0}};
+    if (args->n_kw && !row->keywords) return kv_jfail(ctx, "%s() takes no keyword arguments", row->name);
+    if (row->keywords) {
+        if (!kv_jbind(ctx, row->keywords, row->n_min, args, argv)) return false;
+    } else {
+        for (size_t i = 0; i < args->n_pos; i++) argv[i] = args->pos[i];
+    }
+    return row->fn(ctx, method->self, argv, out);
+}
