@@ -258,6 +258,26 @@ def sigterm_restores_the_terminal():
     assert flags & termios.ICANON and flags & termios.ECHO
 
 
+def signals_end_a_reply_and_the_process():
+    chat = Chat("--temp", "0", *ENDLESS)
+    chat.send("Tell me a story.")
+    chat.expect("story.")
+    chat.p.expect(r"\w+ \w+ ")
+    chat.p.kill(signal.SIGTERM)
+    chat.p.expect(COST)
+    chat.p.expect(pexpect.EOF)
+    chat.p.close()
+    assert chat.p.signalstatus == signal.SIGTERM
+    p = subprocess.Popen([KVASIR, "chat", "-m", MODEL, "--temp", "0", *ENDLESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, env=environment())
+    p.stdin.write(b"Tell me a story.\n")
+    p.stdin.flush()
+    assert p.stdout.read(8)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=TIMEOUT)
+    assert p.returncode == 130 and out.endswith(b"\n") and COST.search(err.decode()), (p.returncode, err)
+
+
 def stopped_and_continued_the_editor_has_its_terminal_again():
     with Chat("-n", "4") as chat:
         chat.p.send("half")
@@ -330,6 +350,7 @@ TESTS = [
     a_full_context_is_said_and_nothing_is_cut_silently,
     pasted_and_continued_lines_are_one_message_and_history_keeps_them,
     sigterm_restores_the_terminal,
+    signals_end_a_reply_and_the_process,
     stopped_and_continued_the_editor_has_its_terminal_again,
     a_template_that_rewrites_earlier_turns_still_works,
     a_pipe_gets_replies_alone,

@@ -52,6 +52,8 @@ static kv_next regenerate(kv_chat *chat, char *argument)
         fprintf(stderr, "there is no reply to do again\n");
         return KV_NEXT_GO_ON;
     }
+    if (chat->common.sampler.temperature <= 0)
+        kv_chat_note(chat, "--temp 0 leaves no choice: the reply will be the same");
     kv_conversation_drop_reply(&chat->conversation);
     return kv_chat_turn(chat, NULL, 0);
 }
