@@ -90,6 +90,7 @@ typedef struct kv_jstr {
     size_t len;
     size_t n_chars;   /* code points; SIZE_MAX: not counted yet */
     kv_jbytes *bytes; /* NULL: not appendable */
+    bool markup;      /* safe or escaped: + escapes the other side, as markupsafe does */
 } kv_jstr;
 
 typedef struct kv_jlist {
@@ -298,6 +299,9 @@ bool kv_jstr_copy(kv_jctx *ctx, const char *data, size_t len, kv_jval *out);
 bool kv_jstr_join(kv_jctx *ctx, kv_str a, kv_str b, kv_jval *out);
 /* a + b, in place behind a where it is the last view of its bytes. */
 bool kv_jstr_append(kv_jctx *ctx, const kv_jstr *a, const char *data, size_t len, kv_jval *out);
+/* Escaped for HTML; and the same text marked as safe. */
+bool kv_jstr_escape(kv_jctx *ctx, const kv_jstr *s, kv_jval *out);
+bool kv_jstr_mark(kv_jctx *ctx, const kv_jstr *s, kv_jval *out);
 size_t kv_jstr_chars(kv_jctx *ctx, const kv_jstr *s);
 /* Decodes one code point (invalid bytes count as U+FFFD, one byte each); returns its length, >= 1. */
 size_t kv_jutf8_next(const char *data, size_t len, int32_t *cp);
@@ -313,7 +317,6 @@ typedef struct kv_jbuild {
     kv_jctx *ctx;
     char *data;
     size_t len, cap;
-    bool ascii_json; /* unused by most; see jinja_json.c */
 } kv_jbuild;
 bool kv_jbuild_put(kv_jbuild *b, const char *data, size_t len);
 static inline bool kv_jbuild_text(kv_jbuild *b, const char *text) { return kv_jbuild_put(b, text, strlen(text)); }

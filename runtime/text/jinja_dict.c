@@ -178,7 +178,7 @@ bool kv_jdict_find(kv_jctx *ctx, const kv_jdict *dict, kv_jval key, kv_jval *out
 
 bool kv_jdict_find_str(const kv_jdict *dict, const char *data, size_t len, kv_jval *out)
 {
-    kv_jstr s = {data, len, SIZE_MAX, NULL};
+    kv_jstr s = {data, len, SIZE_MAX, NULL, false};
     kv_jval key = {.type = KV_J_STR, .str = &s};
     size_t at;
     if (!locate(NULL, dict, key, XXH3_64bits(data, len), &at) || at == SIZE_MAX) return false;

@@ -182,7 +182,7 @@ bool kv_jbind(kv_jctx *ctx, const char *params, size_t n_required, const kv_jarg
     return true;
 }
 
-static const kv_jstr empty = {"", 0, 0, NULL};
+static const kv_jstr empty = {"", 0, 0, NULL, false};
 
 bool kv_jcall(kv_jctx *ctx, kv_jval callee, const kv_jargs *args, kv_jval *out)
 {
@@ -247,7 +247,7 @@ static NOINLINE bool eval_item(kv_jctx *ctx, const kv_jnode *node, kv_jval *out)
 
 static NOINLINE bool eval_cond(kv_jctx *ctx, const kv_jnode *node, kv_jval *out)
 {
-    static const kv_jstr hint = {"the inline if was false and has no else", 39, 39, NULL};
+    static const kv_jstr hint = {"the inline if was false and has no else", 39, 39, NULL, false};
     kv_jval test;
     if (!kv_jeval(ctx, node->a, &test)) return false;
     if (kv_jtruth(test)) return kv_jeval(ctx, node->b, out);

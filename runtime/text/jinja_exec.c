@@ -7,8 +7,8 @@
  * Captured text (set block, macro, ...) is the tail of the one output buffer, cut off when the capture ends. */
 #include "text/jinja.h"
 
-static const kv_jstr name_loop = {"loop", 4, 4, NULL}, name_caller = {"caller", 6, 6, NULL}, name_kwargs = {"kwargs", 6, 6, NULL},
-                     name_varargs = {"varargs", 7, 7, NULL};
+static const kv_jstr name_loop = {"loop", 4, 4, NULL, false}, name_caller = {"caller", 6, 6, NULL, false}, name_kwargs = {"kwargs", 6, 6, NULL, false},
+                     name_varargs = {"varargs", 7, 7, NULL, false};
 
 /* ---- frames ------------------------------------------------------------------------------------ */
 

@@ -110,7 +110,7 @@ static bool f_items(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 
 static bool f_first(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 {
-    static const kv_jstr hint = {"no first item, sequence was empty", 33, 33, NULL};
+    static const kv_jstr hint = {"no first item, sequence was empty", 33, 33, NULL, false};
     const kv_jval *items;
     size_t n;
     (void)argv;
@@ -127,7 +127,7 @@ static bool f_first(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 
 static bool f_last(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 {
-    static const kv_jstr hint = {"no last item, sequence was empty", 32, 32, NULL};
+    static const kv_jstr hint = {"no last item, sequence was empty", 32, 32, NULL, false};
     const kv_jval *items;
     size_t n;
     (void)argv;
@@ -187,7 +187,7 @@ static bool f_sum(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 
 static bool extreme(kv_jctx *ctx, kv_jval v, const kv_jval *argv, int sign, kv_jval *out)
 {
-    static const kv_jstr hint = {"no aggregated item, sequence was empty", 38, 38, NULL};
+    static const kv_jstr hint = {"no aggregated item, sequence was empty", 38, 38, NULL, false};
     const kv_jval *items;
     kv_jval *keys;
     size_t n, best = 0;

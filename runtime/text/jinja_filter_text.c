@@ -67,7 +67,7 @@ static bool f_indent(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     if (v.type == KV_J_UNDEFINED) return kv_jfail_undefined(ctx, v);
     if (v.type != KV_J_STR) return kv_jfail(ctx, "wants a string, not %s", kv_jtype_name(v));
     kv_jval width = argv[0], lines;
-    kv_jstr empty = {"", 0, 0, NULL};
+    kv_jstr empty = {"", 0, 0, NULL, false};
     bool first = kv_jtruth(argv[1]), blank = kv_jtruth(argv[2]);
     if (width.type != KV_J_STR) {
         int64_t n;
@@ -128,18 +128,25 @@ static bool f_wordcount(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *o
     return true;
 }
 
-static bool f_escape(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
+static bool f_forceescape(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 {
     const kv_jstr *s;
-    kv_jbuild b = {.ctx = ctx};
     (void)argv;
-    if (!text_of(ctx, v, &s)) return false;
-    for (size_t i = 0; i < s->len; i++) {
-        char c = s->data[i];
-        const char *to = c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '"' ? "&#34;" : c == '\'' ? "&#39;" : NULL;
-        if (!(to ? kv_jbuild_text(&b, to) : kv_jbuild_put(&b, &c, 1))) return false;
-    }
-    return kv_jpay(ctx, 1 + s->len / 16) && kv_jbuild_done(&b, out);
+    return text_of(ctx, v, &s) && kv_jstr_escape(ctx, s, out) && kv_jstr_mark(ctx, out->str, out);
+}
+
+static bool f_escape(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
+{
+    if (v.type != KV_J_STR || !v.str->markup) return f_forceescape(ctx, v, argv, out);
+    *out = v;
+    return true;
+}
+
+static bool f_safe(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
+{
+    const kv_jstr *s;
+    (void)argv;
+    return text_of(ctx, v, &s) && kv_jstr_mark(ctx, s, out);
 }
 
 static bool url_quote(kv_jbuild *b, kv_jval v, bool query)
@@ -360,14 +367,14 @@ const kv_jfilter_row kv_jfilters_text[] = {
     {"escape", "", 0, f_escape, NULL},
     {"filesizeformat", "binary", 0, f_filesizeformat, NULL},
     {"float", "default", 0, f_float, NULL},
-    {"forceescape", "", 0, f_escape, NULL},
+    {"forceescape", "", 0, f_forceescape, NULL},
     {"format", NULL, 0, NULL, f_format},
     {"indent", "width first blank", 0, f_indent, NULL},
     {"int", "default base", 0, f_int, NULL},
     {"lower", "", 0, f_lower, NULL},
     {"replace", "old new count", 2, f_replace, NULL},
     {"round", "precision method", 0, f_round, NULL},
-    {"safe", "", 0, f_string, NULL},
+    {"safe", "", 0, f_safe, NULL},
     {"string", "", 0, f_string, NULL},
     {"title", "", 0, f_title, NULL},
     {"tojson", "ensure_ascii indent separators sort_keys", 0, kv_jtojson, NULL},

@@ -289,7 +289,7 @@ static bool find_field(kv_jctx *ctx, const char *s, size_t len, const kv_jargs *
     bool number = i > 0 && strspn(s, "0123456789") >= i;
     if (i == 0 || number) {
         int64_t index = 0;
-        kv_jstr digits = {s, i, i, NULL};
+        kv_jstr digits = {s, i, i, NULL, false};
         size_t at = 0;
         if ((i == 0 && *automatic < 0) || (i && *automatic > 0)) return kv_jfail(ctx, "cannot mix automatic and manual field numbering");
         if (i == 0) index = (*automatic)++;
@@ -347,10 +347,10 @@ static bool put_field(kv_jbuild *b, const char *s, size_t len, const kv_jargs *a
         i += 2;
     }
     kv_jval inner = {.type = KV_J_STR};
-    kv_jstr raw = {"", 0, 0, NULL};
+    kv_jstr raw = {"", 0, 0, NULL, false};
     if (i < len) {
         if (s[i] != ':') return kv_jfail(b->ctx, "expected ':' after conversion in format string");
-        raw = (kv_jstr){s + i + 1, len - i - 1, SIZE_MAX, NULL};
+        raw = (kv_jstr){s + i + 1, len - i - 1, SIZE_MAX, NULL, false};
     }
     inner.str = &raw;
     if (memchr(raw.data, '{', raw.len)) { /* one level of nesting: {:{width}} */

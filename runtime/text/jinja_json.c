@@ -138,7 +138,7 @@ bool kv_jtojson(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     } else if (kv_jis_int(indent)) {
         int64_t width = kv_jas_int(indent);
         kv_jval spaces;
-        kv_jstr none = {"", 0, 0, NULL};
+        kv_jstr none = {"", 0, 0, NULL, false};
         if (!kv_jstr_pad(ctx, &none, width, ' ', '<', &spaces)) return false;
         d.indent = (kv_str){spaces.str->data, spaces.str->len};
         d.pretty = true;

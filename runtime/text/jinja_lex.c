@@ -76,7 +76,7 @@ static bool push_data(lexer *lx, size_t from, size_t to, char sign, bool lstrip)
 {
     kv_jval v;
     if (sign == '-') {
-        kv_jstr all = {lx->src + from, to - from, SIZE_MAX, NULL};
+        kv_jstr all = {lx->src + from, to - from, SIZE_MAX, NULL, false};
         if (!kv_jstr_strip(lx->ctx, &all, NULL, false, true, &v)) return false;
         to = from + v.str->len;
     } else if (sign != '+' && lstrip) {

@@ -87,7 +87,7 @@ static bool find(kv_jctx *ctx, kv_jval self, const kv_jval *argv, bool last, boo
         *out = kv_jint(-1);
         return !must || kv_jfail(ctx, "substring not found");
     }
-    kv_jstr before = {self.str->data, from + hit, SIZE_MAX, NULL};
+    kv_jstr before = {self.str->data, from + hit, SIZE_MAX, NULL, false};
     *out = kv_jint((int64_t)kv_jstr_chars(ctx, &before));
     return true;
 }
@@ -103,7 +103,7 @@ static bool str_count(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *
     bool valid;
     if (!want_str(ctx, argv[0], &needle) || !want_range(ctx, self.str, argv[1], argv[2], &from, &to, &valid)) return false;
     if (needle->len == 0) {
-        kv_jstr part = {self.str->data + from, to - from, SIZE_MAX, NULL};
+        kv_jstr part = {self.str->data + from, to - from, SIZE_MAX, NULL, false};
         *out = kv_jint(valid ? (int64_t)kv_jstr_chars(ctx, &part) + 1 : 0);
         return true;
     }
@@ -222,7 +222,7 @@ static bool str_zfill(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *
     int64_t width;
     if (!want_int(ctx, argv[0], 0, &width)) return false;
     size_t sign = s->len && (s->data[0] == '-' || s->data[0] == '+');
-    kv_jstr rest = {s->data + sign, s->len - sign, SIZE_MAX, NULL};
+    kv_jstr rest = {s->data + sign, s->len - sign, SIZE_MAX, NULL, false};
     kv_jval padded;
     if (width <= 0 || !sign) return kv_jstr_pad(ctx, s, width, '0', '>', out);
     return kv_jstr_pad(ctx, &rest, width - 1, '0', '>', &padded) &&

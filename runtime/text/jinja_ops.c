@@ -133,12 +133,23 @@ static bool add_lists(kv_jctx *ctx, const kv_jlist *a, const kv_jlist *b, kv_jva
     return kv_jlist_make(ctx, items, a->n + b->n, a->kind == KV_J_KIND_LIST ? KV_J_KIND_LIST : KV_J_KIND_TUPLE, out);
 }
 
+/* Markup + str: the plain side is escaped. */
+static bool add_markup(kv_jctx *ctx, kv_jval a, kv_jval b, kv_jval *out)
+{
+    if (!a.str->markup && !kv_jstr_escape(ctx, a.str, &a)) return false;
+    if (!b.str->markup && !kv_jstr_escape(ctx, b.str, &b)) return false;
+    return kv_jstr_append(ctx, a.str, b.str->data, b.str->len, out) && kv_jstr_mark(ctx, out->str, out);
+}
+
 bool kv_jbinary(kv_jctx *ctx, kv_jop op, kv_jval a, kv_jval b, kv_jval *out)
 {
     if (kv_jis_int(a) && kv_jis_int(b)) return int_binary(ctx, op, kv_jas_int(a), kv_jas_int(b), out);
     if (kv_jis_number(a) && kv_jis_number(b)) return float_binary(ctx, op, kv_jas_float(a), kv_jas_float(b), out);
     if (op == KV_JOP_ADD) {
-        if (a.type == KV_J_STR && b.type == KV_J_STR) return kv_jstr_append(ctx, a.str, b.str->data, b.str->len, out);
+        if (a.type == KV_J_STR && b.type == KV_J_STR) {
+            if (a.str->markup || b.str->markup) return add_markup(ctx, a, b, out);
+            return kv_jstr_append(ctx, a.str, b.str->data, b.str->len, out);
+        }
         if (plain_list(a) && plain_list(b) && (a.list->kind == KV_J_KIND_LIST) == (b.list->kind == KV_J_KIND_LIST)) {
             return add_lists(ctx, a.list, b.list, out);
         }
@@ -169,7 +180,7 @@ bool kv_junary(kv_jctx *ctx, kv_jop op, kv_jval a, kv_jval *out)
 
 static bool loop_attr(const kv_jloop *loop, const kv_jstr *name, kv_jval *out)
 {
-    static const kv_jstr no_prev = {"there is no previous item", 25, 25, NULL}, no_next = {"there is no next item", 21, 21, NULL};
+    static const kv_jstr no_prev = {"there is no previous item", 25, 25, NULL, false}, no_next = {"there is no next item", 21, 21, NULL, false};
     size_t i = loop->index0, n = loop->n;
     if (kv_jstr_is(name, "index")) *out = kv_jint((int64_t)i + 1);
     else if (kv_jstr_is(name, "index0")) *out = kv_jint((int64_t)i);
@@ -337,10 +348,7 @@ bool kv_jget_slice(kv_jctx *ctx, kv_jval obj, kv_jval start_v, kv_jval stop_v, k
     const kv_jval parts[] = {start_v, stop_v, step_v};
     bool sliceable = obj.type == KV_J_STR || plain_list(obj) || obj.type == KV_J_RANGE;
     for (int i = 0; i < 3; i++) sliceable &= parts[i].type == KV_J_NONE || kv_jis_int(parts[i]);
-    if (!sliceable) { /* a TypeError, which jinja2 turns into Undefined */
-        *out = kv_jundefined(KV_J_WHY_ELEMENT, obj.type, NULL);
-        return true;
-    }
+    if (!sliceable) return kv_jfail(ctx, "'%s' object cannot be sliced by these bounds", kv_jtype_name(obj));
     int64_t step = step_v.type == KV_J_NONE ? 1 : kv_jas_int(step_v), start;
     if (step == 0) return kv_jfail(ctx, "slice step cannot be zero");
     size_t n;

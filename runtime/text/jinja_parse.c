@@ -35,6 +35,10 @@ static bool parse_until(kv_jparser *p, kv_jnodes *body, const char *end)
 
 static bool assignable(kv_jparser *p, const kv_jnode *node)
 {
+    if (node->kind == KV_JN_NAME && p->loops && kv_jstr_is(node->name, "loop")) {
+        p->ctx->line = node->line;
+        return kv_jfail(p->ctx, "can't assign to the special variable 'loop' in a for loop");
+    }
     if (node->kind == KV_JN_NAME || node->kind == KV_JN_NSREF) return true;
     if (node->kind == KV_JN_TUPLE) {
         for (uint32_t i = 0; i < node->args.n; i++) {

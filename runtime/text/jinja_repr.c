@@ -140,7 +140,7 @@ bool kv_jrepr_put(kv_jbuild *b, kv_jval v)
 
 bool kv_jstr_of(kv_jctx *ctx, kv_jval v, const kv_jstr **out)
 {
-    static const kv_jstr empty = {"", 0, 0, NULL};
+    static const kv_jstr empty = {"", 0, 0, NULL, false};
     if (v.type == KV_J_STR) {
         *out = v.str;
         return true;

@@ -31,7 +31,7 @@ static bool make(kv_jctx *ctx, const char *data, size_t len, kv_jbytes *bytes, k
 {
     kv_jstr *s = kv_jalloc(ctx, 1, sizeof *s);
     if (!s) return false;
-    *s = (kv_jstr){data, len, len ? SIZE_MAX : 0, bytes};
+    *s = (kv_jstr){.data = data, .len = len, .n_chars = len ? SIZE_MAX : 0, .bytes = bytes};
     *out = (kv_jval){.type = KV_J_STR, .str = s};
     return true;
 }
@@ -48,7 +48,7 @@ bool kv_jstr_copy(kv_jctx *ctx, const char *data, size_t len, kv_jval *out)
 
 bool kv_jstr_join(kv_jctx *ctx, kv_str a, kv_str b, kv_jval *out)
 {
-    kv_jstr left = {a.data, a.len, SIZE_MAX, NULL};
+    kv_jstr left = {a.data, a.len, SIZE_MAX, NULL, false};
     return kv_jstr_append(ctx, &left, b.data, b.len, out);
 }
 
@@ -152,6 +152,28 @@ bool kv_jbuild_fill(kv_jbuild *b, int32_t cp, size_t count)
 }
 
 bool kv_jbuild_done(kv_jbuild *b, kv_jval *out) { return make(b->ctx, b->data ? b->data : "", b->len, NULL, out); }
+
+/* markupsafe's escape(). */
+bool kv_jstr_escape(kv_jctx *ctx, const kv_jstr *s, kv_jval *out)
+{
+    kv_jbuild b = {.ctx = ctx};
+    if (!kv_jpay(ctx, 1 + s->len / 16)) return false;
+    for (size_t i = 0; i < s->len; i++) {
+        char c = s->data[i];
+        const char *to = c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '"' ? "&#34;" : c == '\'' ? "&#39;" : NULL;
+        if (!(to ? kv_jbuild_text(&b, to) : kv_jbuild_put(&b, &c, 1))) return false;
+    }
+    return kv_jbuild_done(&b, out);
+}
+
+bool kv_jstr_mark(kv_jctx *ctx, const kv_jstr *s, kv_jval *out)
+{
+    kv_jstr *marked = kv_jalloc(ctx, 1, sizeof *marked);
+    if (!marked) return false;
+    *marked = (kv_jstr){.data = s->data, .len = s->len, .n_chars = s->n_chars, .markup = true};
+    *out = (kv_jval){.type = KV_J_STR, .str = marked};
+    return true;
+}
 
 /* ---- searching, cutting ------------------------------------------------------------------------ */
 
@@ -278,15 +300,13 @@ static bool split_space(kv_jgrow *list, const kv_jstr *s, int64_t max, bool from
 {
     size_t from = 0, to = s->len;
     for (;;) {
-        kv_jstr rest = {s->data + from, to - from, SIZE_MAX, NULL};
+        kv_jstr rest = {s->data + from, to - from, SIZE_MAX, NULL, false};
         kv_jval v;
         if (!kv_jstr_strip(list->ctx, &rest, NULL, !from_right, from_right, &v)) return false;
         from = (size_t)(v.str->data - s->data);
         to = from + v.str->len;
         if (from >= to) return true;
-        if (max == 0) { /* the remainder keeps its inner whitespace, but not that of its far end */
-            return kv_jstr_strip(list->ctx, v.str, NULL, from_right, !from_right, &v) && kv_jgrow_push(list, v);
-        }
+        if (max == 0) return kv_jgrow_push(list, v); /* the remainder keeps its whitespace, also that of its far end */
         max -= max > 0;
         size_t i = from_right ? to : from;
         while (from_right ? i > from : i < to) {

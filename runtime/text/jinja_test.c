@@ -51,7 +51,7 @@ static bool has_case(kv_jctx *ctx, kv_jval v, const char *method, bool *out)
 {
     const kv_jstr *s;
     kv_jval r;
-    kv_jstr name = {method, strlen(method), strlen(method), NULL};
+    kv_jstr name = {method, strlen(method), strlen(method), NULL, false};
     if (!kv_jstr_of(ctx, v, &s)) return false;
     if (!kv_jmethod_find(KV_J_STR, &name)->fn(ctx, (kv_jval){.type = KV_J_STR, .str = s}, NULL, &r)) return false;
     *out = r.b;
