@@ -328,6 +328,13 @@ def a_model_without_template_says_what_it_uses():
     assert r.stderr.count("no chat template") == 1 and "Gemma" in r.stderr and "--chat-template-file" in r.stderr, r.stderr
 
 
+def a_full_disk_is_one_line_and_exit_1():
+    with open("/dev/full", "w") as full:
+        r = subprocess.run([KVASIR, "chat", "-m", MODEL, "-n", "5"], input="Hi\n", stdout=full, stderr=subprocess.PIPE, text=True,
+                           env=environment(), timeout=TIMEOUT)
+    assert r.returncode == 1 and r.stderr.count("\n") == 1 and "No space left" in r.stderr, (r.returncode, r.stderr)
+
+
 def refusals_are_one_line():
     with tempfile.NamedTemporaryFile("w", suffix=".jinja") as f:
         f.write("{{ messages | nosuchfilter }}")
@@ -355,6 +362,7 @@ TESTS = [
     a_template_that_rewrites_earlier_turns_still_works,
     a_pipe_gets_replies_alone,
     a_model_without_template_says_what_it_uses,
+    a_full_disk_is_one_line_and_exit_1,
     refusals_are_one_line,
 ]
 

@@ -8,6 +8,7 @@
  */
 #include "tools/chat_stream.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,19 +26,17 @@ size_t kv_strip_controls(char *text, size_t len)
     return n;
 }
 
-static void write_characters(kv_stream *s, char *text, size_t len)
+static void write_characters(kv_stream *s, const char *text, size_t len)
 {
-    if (s->is_terminal) len = kv_strip_controls(text, len);
     while (!s->has_begun && len > 0 &&
            strchr(" \t\n", text[0])) { /* templates leave a space or an empty line before the reply */
         text++;
         len--;
     }
-    if (len == 0) return;
+    if (len == 0 || s->write_error) return;
     s->has_begun = true;
     s->last = text[len - 1];
-    fwrite(text, 1, len, s->out);
-    fflush(s->out);
+    if (fwrite(text, 1, len, s->out) < len || fflush(s->out) != 0) s->write_error = errno ? errno : EIO;
 }
 
 static void write_up_to(kv_stream *s, size_t end)
@@ -47,7 +46,7 @@ static void write_up_to(kv_stream *s, size_t end)
         size_t n = end - s->n_written < 256 ? end - s->n_written : 256;
         size_t n_out = kvasir_utf8_push(&s->utf8, s->text.data + s->n_written, n, out);
         s->n_written += n;
-        write_characters(s, out, n_out);
+        write_characters(s, out, s->is_terminal ? kv_strip_controls(out, n_out) : n_out);
     }
 }
 
@@ -85,8 +84,8 @@ void kv_stream_finish(kv_stream *s)
     char out[16];
     if (s->text.data) write_up_to(s, s->text.len);
     write_characters(s, out, kvasir_utf8_finish(&s->utf8, out));
-    if (!s->has_begun || s->last != '\n') fputc('\n', s->out);
-    fflush(s->out);
+    s->has_begun = true; /* even an empty reply is a line */
+    if (s->last != '\n') write_characters(s, "\n", 1);
 }
 
 void kv_stream_deinit(kv_stream *s) { kv_text_deinit(&s->text); }

@@ -16,6 +16,7 @@ typedef struct kv_stream {
     bool has_begun; /* something visible was written */
     char last;      /* last byte written */
     bool is_stopped;
+    int write_error; /* errno of the first write that failed; then nothing more is written */
 } kv_stream;
 
 /* Adds a token's bytes and writes what is certain. False: out of memory. */

@@ -6,6 +6,7 @@
  */
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tools/chat.h"
 #include "tools/chat_stream.h"
@@ -114,7 +115,7 @@ static end_reason decode(kv_chat *chat, turn *t)
             kv_conversation_cut_tokens(c, n_kept);
             return END_OF_TURN;
         }
-        if (ferror(t->stream.out)) return END_FAILED;
+        if (t->stream.write_error) return END_FAILED;
         if (t->stream.n_written == t->stream.text.len) n_kept = c->n_tokens;
         if (t->n_reply >= limit) return END_LIMIT;
         if (kvasir_session_n_tokens(chat->session) >= n_ctx) return END_CONTEXT;
@@ -146,7 +147,7 @@ static void say_end(const kv_chat *chat, const turn *t)
         kv_chat_note(chat, "stopped; the reply so far stays in the conversation");
         break;
     case END_FAILED:
-        if (!ferror(stdout)) kv_tool_fail("chat", "%s", t->err.message);
+        kv_tool_fail("chat", "%s", t->err.message);
         break;
     case END_OF_TURN:
         break;
@@ -210,8 +211,11 @@ kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
         }
     }
     kv_stream_deinit(&t.stream);
+    if (t.stream.write_error) {
+        kv_tool_fail("chat", "cannot write the reply to standard output: %s", strerror(t.stream.write_error));
+        return KV_NEXT_FAIL;
+    }
     say_end(chat, &t);
     say_cost(chat, &t);
-    if (ferror(stdout)) return KV_NEXT_FAIL;
     return leave_or_go_on(chat);
 }
