@@ -9,9 +9,10 @@
 
 enum { MAX_HELPERS = 63 };
 
-static void compare_with_logits(kv_score *score, const float *logits, const float *base, int n_vocab)
+static void compare_with_logits(kv_score *score, const float *logits, const float *base, kvasir_token next, int n_vocab)
 {
     double base_sum = kv_log_sum_exp(base, n_vocab), kl = 0;
+    score->base_nll = base_sum - (double)base[next];
     for (int i = 0; i < n_vocab; i++) {
         double b = (double)base[i] - base_sum, p = exp(b);
         if (p > 0) kl += p * (b - ((double)logits[i] - score->log_sum));
@@ -42,9 +43,7 @@ static void score_row(const kv_score_job *job, int r)
     kv_score score = {.log_sum = kv_log_sum_exp(logits, job->n_vocab)};
     score.nll = score.log_sum - (double)logits[job->next[r]];
     if (job->base_logits) {
-        const float *base = job->base_logits[r];
-        compare_with_logits(&score, logits, base, job->n_vocab);
-        score.base_nll = kv_log_sum_exp(base, job->n_vocab) - (double)base[job->next[r]];
+        compare_with_logits(&score, logits, job->base_logits[r], job->next[r], job->n_vocab);
     } else if (job->base_rows) {
         const kv_kl_row *row = &job->base_rows[r];
         compare_with_row(&score, logits, row, job->n_vocab);
