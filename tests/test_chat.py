@@ -269,12 +269,14 @@ def signals_end_a_reply_and_the_process():
     chat.p.close()
     assert chat.p.signalstatus == signal.SIGTERM
     p = subprocess.Popen([KVASIR, "chat", "-m", MODEL, "--temp", "0", *ENDLESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, env=environment())
+                         stderr=subprocess.PIPE, env=environment(), bufsize=0)
     p.stdin.write(b"Tell me a story.\n")
     p.stdin.flush()
-    assert p.stdout.read(8)
+    begun = p.stdout.read(8)
+    assert begun
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=TIMEOUT)
+    rest, err = p.communicate(timeout=TIMEOUT)
+    out = begun + rest
     assert p.returncode == 130 and out.endswith(b"\n") and COST.search(err.decode()), (p.returncode, err)
 
 
