@@ -134,8 +134,10 @@ static double limit_seconds(const bench_state *s, int n_prompt, int n_gen, size_
     if (limits->int8_ops <= 0) return 0;
     bool is_float = info->type[0] == 'F' || info->type[0] == 'B' || s->options->common.gemm == KVASIR_GEMM_BLAS;
     double embedding = (double)info->n_vocab * info->n_embd;
-    /* Where the output matrix is the embedding, decode reads every weight there is; else there are two such matrices. */
-    bool is_tied = info->decode_weight_bytes >= info->weight_bytes;
+    /* Where the output matrix is the embedding, decode reads nearly every weight there is; else there are two such matrices, and
+     * one of them is left out of what decode reads. */
+    double bytes_per_weight = (double)info->weight_bytes / (double)info->n_params;
+    bool is_tied = (double)info->decode_weight_bytes > (double)info->weight_bytes - embedding * bytes_per_weight / 4;
     double layers = (double)info->n_params - (is_tied ? 1 : 2) * embedding;
     double operations = n_prompt > 0 ? 2 * (layers * n_prompt + embedding) : 0; /* logits of the last row only */
     return operations / (is_float ? limits->fma_flops : limits->int8_ops) +
