@@ -64,20 +64,33 @@ KV_INLINE vf load_scale(const kv_pack_format f, const uint8_t *scales, int b, co
 
 /* ---- the block of rows x panels ---------------------------------------------------------------------- */
 
-/* One row's activations, pointers resolved. */
-typedef struct row_q8 {
-    const int8_t *q;
-    const float *d;
-    const int32_t *neg;
-    const float *s;
-} row_q8;
+/* Rows are reached as base of the row + offset of the field, so that a block of rows needs one register each. */
+typedef struct row_fields {
+    size_t d, neg, s;
+} row_fields;
 
-KV_INLINE row_q8 row_of(const kv_pack_format f, const kv_q8 *x, int row)
+KV_INLINE row_fields fields_of(const int sub, int n)
 {
-    row_q8 r = {kv_q8_q(x, row), kv_q8_d(x, row), f.sub == 32 ? kv_q8_neg32(x, row) : kv_q8_neg16(x, row),
-                f.sub == 32 ? kv_q8_s32(x, row) : kv_q8_s16(x, row)};
-    return r;
+    const size_t nb = (size_t)n / 32, d = (size_t)n, neg32 = d + 4 * nb, neg16 = neg32 + 4 * nb, s32 = neg16 + 8 * nb, s16 = s32 + 4 * nb;
+    return sub == 32 ? (row_fields){d, neg32, s32} : (row_fields){d, neg16, s16};
 }
+
+KV_INLINE float load_float(const uint8_t *p)
+{
+    float x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+KV_INLINE int32_t load_int(const uint8_t *p)
+{
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+/* Arrays of registers need constant sizes to become registers: the largest block there is. */
+enum { MAX_R = 8, MAX_P = 4 };
 
 /* Expanded panel in scratch: codes [n_in/32][8][64], then scale [n_sub][16], then min [n_sub][16]. */
 typedef struct expanded {
@@ -106,11 +119,12 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
 {
     const int per_block = 32 / f.sub, nb = w->n_in / 32;
     const uint8_t *data = w->data + (size_t)panel * w->panel_bytes, *scales = data + w->scales_at;
-    row_q8 rows[R];
-    vf acc[R][P];
+    const row_fields at = fields_of(f.sub, w->n_in);
+    const uint8_t *rows[MAX_R];
+    vf acc[MAX_R][MAX_P];
     KV_UNROLL for (int r = 0; r < R; r++)
     {
-        rows[r] = row_of(f, x, row0 + r);
+        rows[r] = x->base + (size_t)(row0 + r) * x->row_bytes;
         KV_UNROLL for (int p = 0; p < P; p++) acc[r][p] = vf_set1(0.0f);
     }
     for (int b = 0; b < nb; b++) {
@@ -118,20 +132,21 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
         KV_UNROLL for (int s = 0; s < per_block; s++)
         {
             const int g = b * per_block + s;
-            vi dot[R][P];
+            const size_t g4 = 4 * (size_t)g, b4 = 4 * (size_t)b, b32 = 32 * (size_t)b;
+            vi dot[MAX_R][MAX_P];
             KV_UNROLL for (int r = 0; r < R; r++)
             {
                 KV_UNROLL for (int p = 0; p < P; p++)
-                    dot[r][p] = f.has_min ? vi_set1(0) : vi_sll(vi_set1(rows[r].neg[g]), f.zero_shift);
+                    dot[r][p] = f.has_min ? vi_set1(0) : vi_sll(vi_set1(load_int(rows[r] + at.neg + g4)), f.zero_shift);
             }
             KV_UNROLL for (int j = s * (8 / per_block); j < (s + 1) * (8 / per_block); j++)
             {
-                vb codes[P];
+                vb codes[MAX_P];
                 KV_UNROLL for (int p = 0; p < P; p++)
                     codes[p] = packed ? expand_group(f, block, j) : vb_load(ex[p].codes + ((size_t)b * 8 + (size_t)j) * 64);
                 KV_UNROLL for (int r = 0; r < R; r++)
                 {
-                    vi q4 = vi_bcast4(rows[r].q + 32 * b + 4 * j);
+                    vi q4 = vi_bcast4((const int8_t *)rows[r] + b32 + 4 * j);
                     KV_UNROLL for (int p = 0; p < P; p++) dot[r][p] = vi_dot(dot[r][p], codes[p], q4, wide);
                 }
             }
@@ -146,8 +161,9 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
                 }
                 KV_UNROLL for (int r = 0; r < R; r++)
                 {
-                    acc[r][p] = vf_fma(vf_mul(scale, vf_set1(rows[r].d[b])), vf_from_vi(dot[r][p]), acc[r][p]);
-                    if (f.has_min) acc[r][p] = vf_fma(min, vf_set1(rows[r].s[g]), acc[r][p]);
+                    vf d = vf_set1(load_float(rows[r] + at.d + b4));
+                    acc[r][p] = vf_fma(vf_mul(scale, d), vf_from_vi(dot[r][p]), acc[r][p]);
+                    if (f.has_min) acc[r][p] = vf_fma(min, vf_set1(load_float(rows[r] + at.s + g4)), acc[r][p]);
                 }
             }
         }
@@ -336,7 +352,7 @@ typedef struct fma_args {
 
 KV_INLINE void fma_block(const int R, const int V, const int type, const fma_args *g, int r0, int v0)
 {
-    vf acc[R][V];
+    vf acc[MAX_R][MAX_P];
     float *c = g->c + (size_t)r0 * g->ldc + 16 * (size_t)v0;
     KV_UNROLL for (int r = 0; r < R; r++)
     {
@@ -345,7 +361,7 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const fma_arg
     const float *a = g->a + (size_t)r0 * g->lda;
     const size_t first = (size_t)v0 * g->v_step;
     for (int k = 0; k < g->n_k; k++) {
-        vf b[V];
+        vf b[MAX_P];
         KV_UNROLL for (int v = 0; v < V; v++) b[v] = load_elem(type, g->b, first + (size_t)k * g->k_step + (size_t)v * g->v_step);
         KV_UNROLL for (int r = 0; r < R; r++)
         {
