@@ -331,6 +331,7 @@ typedef struct kv_jgrow {
     size_t n, cap;
 } kv_jgrow;
 bool kv_jgrow_push(kv_jgrow *g, kv_jval v);
+extern const kv_jval kv_jnothing[1];
 bool kv_jgrow_done(kv_jgrow *g, kv_jkind kind, kv_jval *out);
 bool kv_jgrow_iter(kv_jgrow *g, kv_jval *out);
 bool kv_jlist_make(kv_jctx *ctx, const kv_jval *items, size_t n, kv_jkind kind, kv_jval *out);

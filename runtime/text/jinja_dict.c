@@ -12,6 +12,9 @@
 
 enum { SMALL = 8 };
 
+/* What empty lists point at: offsets of a null pointer are undefined, even of length 0. */
+const kv_jval kv_jnothing[1] = {{0}};
+
 bool kv_jgrow_push(kv_jgrow *g, kv_jval v)
 {
     if (g->n == g->cap) {
@@ -30,7 +33,7 @@ bool kv_jlist_make(kv_jctx *ctx, const kv_jval *items, size_t n, kv_jkind kind, 
 {
     kv_jlist *list = kv_jalloc(ctx, 1, sizeof *list);
     if (!list) return false;
-    *list = (kv_jlist){items, n, kind};
+    *list = (kv_jlist){items ? items : kv_jnothing, n, kind};
     *out = (kv_jval){.type = KV_J_LIST, .list = list};
     return true;
 }
@@ -41,7 +44,7 @@ bool kv_jgrow_iter(kv_jgrow *g, kv_jval *out)
 {
     kv_jiter *iter = kv_jalloc(g->ctx, 1, sizeof *iter);
     if (!iter) return false;
-    *iter = (kv_jiter){g->items, g->n, 0};
+    *iter = (kv_jiter){g->items ? g->items : kv_jnothing, g->n, 0};
     *out = (kv_jval){.type = KV_J_ITER, .iter = iter};
     return true;
 }

@@ -151,7 +151,7 @@ static NOINLINE bool eval_args(kv_jctx *ctx, const kv_jnode *node, kv_jargs *arg
             if (!push_kwarg(ctx, args, &cap, v.dict->entries[k].key.str, v.dict->entries[k].value)) return false;
         }
     }
-    args->pos = pos.items;
+    args->pos = pos.items ? pos.items : kv_jnothing;
     args->n_pos = pos.n;
     return true;
 }

@@ -22,7 +22,7 @@ struct kv_template {
 kv_template_limits kv_template_limits_default(void)
 {
     return (kv_template_limits){
-        .max_steps = 10 * 1000 * 1000,
+        .max_steps = 30 * 1000 * 1000,
         .max_depth = 200,
         .max_output_bytes = 16 << 20,
         .max_memory_bytes = 64 << 20,
