@@ -16,7 +16,9 @@
 
 static json_t *make_context(void)
 {
-    json_t *c = json_loads("{\"messages\":[{\"role\":\"user\",\"content\":\"h\\u00e9llo\"}],\"tools\":null,\"add_generation_prompt\":true}", 0, NULL);
+    json_t *c = json_loads("{\"messages\":[{\"role\":\"user\",\"content\":\"h\\u00e9llo\"}],\"tools\":null,\"add_"
+                           "generation_prompt\":true}",
+                           0, NULL);
     assert_non_null(c);
     return c;
 }
@@ -73,7 +75,8 @@ static void fails_with(const char *source, size_t len, const kv_template_limits 
 static void a_template_sees_the_conversation(void **state)
 {
     (void)state;
-    renders("{% for m in messages %}<{{ m.role }}>{{ m.content | upper }}{% endfor %}{{ tools is none }}", "<user>HÉLLOTrue");
+    renders("{% for m in messages %}<{{ m.role }}>{{ m.content | upper }}{% endfor %}{{ tools is none }}",
+            "<user>HÉLLOTrue");
 }
 
 static void the_clock_is_the_callers(void **state)
@@ -121,8 +124,10 @@ static void bombs_end_at_a_limit(void **state)
     FAILS("{{ [0] * 100000000000 }}", "operator '*'", "limit");
     FAILS("{{ 10 ** 10 ** 10 }}", "operator '**'", "overflow");
     FAILS("{% for i in range(10 ** 9) %}{% endfor %}", "call of 'range'", "too big");
-    FAILS("{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = n.s + n.s %}{% endfor %}", "line 1", "limit", "memory");
-    FAILS("{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "'~'", "memory");
+    FAILS("{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = n.s + n.s %}{% endfor %}", "line 1",
+          "limit", "memory");
+    FAILS("{% set n = namespace(s='ab') %}{% for i in range(100) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "'~'",
+          "memory");
     FAILS("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "line 1", "for", "steps");
     FAILS("{% for i in range(100000) %}{{ 'x' * 1000 }}{% endfor %}", "limit");
     FAILS("{% macro f() %}{{ f() }}{% endmacro %}\n{{ f() }}", "call of 'f'", "deeper");
@@ -139,13 +144,21 @@ static void bombs_end_at_a_limit(void **state)
     FAILS("{{ [1] | tojson(indent=99999999999) }}", "limit");
     FAILS("{% set s = 'a' * 8000000 %}{{ s.rfind('a' * 4000000 ~ 'b') }}{{ s.rfind('b' ~ 'a' * 4000000) }}", "steps");
     FAILS("{% set s = 'a' * 8000000 %}{% for i in range(100000) %}{{ s.count('b') }}{% endfor %}", "steps");
-    FAILS("{% set s = 'é' * 8000000 %}{% for i in range(100000) %}{% if s[4000000] == 'x' %}{% endif %}{% endfor %}", "steps");
+    FAILS("{% set s = 'é' * 8000000 %}{% for i in range(100000) %}{% if s[4000000] == 'x' %}{% endif %}{% endfor %}",
+          "steps");
     /* A list of two times itself, forty levels deep: small in memory, 2^40 in text. */
-    FAILS("{% set n = namespace(s=[1]) %}{% for i in range(40) %}{% set n.s = [n.s, n.s] %}{% endfor %}{{ n.s }}", "limit");
-    FAILS("{% set n = namespace(s=[1], t=[1]) %}{% for i in range(40) %}{% set n.s = [n.s, n.s] %}{% set n.t = [n.t, n.t] %}{% endfor %}{{ n.s == n.t }}", "steps");
-    FAILS("{% set n = namespace(s=[1]) %}{% for i in range(40) %}{% set n.s = [n.s, n.s] %}{% endfor %}{{ n.s | tojson }}", "limit");
-    FAILS("{% set n = namespace(s=[1]) %}{% for i in range(90000) %}{% set n.s = [n.s] %}{% endfor %}{{ n.s }}", "deeper");
-    FAILS("{% set n = namespace(s=(1,)) %}{% for i in range(90000) %}{% set n.s = (n.s,) %}{% endfor %}{{ {n.s: 1} }}", "deeper");
+    FAILS("{% set n = namespace(s=[1]) %}{% for i in range(40) %}{% set n.s = [n.s, n.s] %}{% endfor %}{{ n.s }}",
+          "limit");
+    FAILS("{% set n = namespace(s=[1], t=[1]) %}{% for i in range(40) %}{% set n.s = [n.s, n.s] %}{% set n.t = [n.t, "
+          "n.t] %}{% endfor %}{{ n.s == n.t }}",
+          "steps");
+    FAILS("{% set n = namespace(s=[1]) %}{% for i in range(40) %}{% set n.s = [n.s, n.s] %}{% endfor %}{{ n.s | tojson "
+          "}}",
+          "limit");
+    FAILS("{% set n = namespace(s=[1]) %}{% for i in range(90000) %}{% set n.s = [n.s] %}{% endfor %}{{ n.s }}",
+          "deeper");
+    FAILS("{% set n = namespace(s=(1,)) %}{% for i in range(90000) %}{% set n.s = (n.s,) %}{% endfor %}{{ {n.s: 1} }}",
+          "deeper");
 }
 
 /* `n` times `open`, then `middle`, then `n` times `close`. */
@@ -172,7 +185,8 @@ static void nesting_of_100_000_is_an_error_not_a_crash(void **state)
     deep("{% set x %}", 100000, "x", "{% endset %}", "nested deeper");
     static const struct {
         const char *open, *close;
-    } pairs[] = {{"(", ")"}, {"[", "]"}, {"{1:", "}"}, {"-", ""}, {"not ", ""}, {"x[", "]"}, {"f(", ")"}, {"1 if 1 else ", ""}, {"1|default(", ")"}, {"1 is eq(", ")"}};
+    } pairs[] = {{"(", ")"},  {"[", "]"},  {"{1:", "}"},         {"-", ""},           {"not ", ""},
+                 {"x[", "]"}, {"f(", ")"}, {"1 if 1 else ", ""}, {"1|default(", ")"}, {"1 is eq(", ")"}};
     for (size_t i = 0; i < KV_COUNT(pairs); i++) {
         size_t n = 100000, a = strlen(pairs[i].open), c = strlen(pairs[i].close);
         char *s = malloc(n * (a + c) + 16), *p = s;
@@ -229,7 +243,8 @@ static void collecting_text_in_a_loop_is_linear(void **state)
 {
     (void)state;
     kvasir_error err;
-    const char *source = "{% set n = namespace(s='') %}{% for i in range(50000) %}{% set n.s = n.s + '0123456789' %}{% endfor %}{{ n.s | length }}";
+    const char *source = "{% set n = namespace(s='') %}{% for i in range(50000) %}{% set n.s = n.s + '0123456789' %}{% "
+                         "endfor %}{{ n.s | length }}";
     char *text = render(source, strlen(source), NULL, &err);
     if (!text) fail_msg("%s", err.message);
     assert_string_equal(text, "500000");
@@ -263,8 +278,10 @@ static void every_prefix_of_a_template_is_rendered_or_refused(void **state)
     (void)state;
     static const char source[] =
         "{%- macro f(a, b=[1, 2.5]) -%}{{ a ~ b | tojson(indent=2) }}{%- endmacro -%}{# c #}{% raw %}x{% endraw %}"
-        "{% for m in messages if m.role is string recursive %}{{ loop.index }}{{ f(m['content'][::-1] | trim, b={'k': \"v\\n\"}) }}"
-        "{% set ns = namespace(x=1) %}{% set ns.x = ns.x // 2 ** 3 %}{% else %}{{ 1 if a is defined else raise_exception('no') }}{% endfor %}"
+        "{% for m in messages if m.role is string recursive %}{{ loop.index }}{{ f(m['content'][::-1] | trim, b={'k': "
+        "\"v\\n\"}) }}"
+        "{% set ns = namespace(x=1) %}{% set ns.x = ns.x // 2 ** 3 %}{% else %}{{ 1 if a is defined else "
+        "raise_exception('no') }}{% endfor %}"
         "{% call(x) f(1) %}{{ x }}{% endcall %}{% filter upper %}a{% endfilter %}";
     for (size_t n = 0; n < sizeof source; n++) {
         kvasir_error err;

@@ -44,7 +44,14 @@ typedef enum kv_jtype {
 /* Why a value is undefined; makes the message when it is used. */
 typedef enum kv_jwhy { KV_J_WHY_NAME, KV_J_WHY_ATTR, KV_J_WHY_ELEMENT, KV_J_WHY_UNSAFE, KV_J_WHY_HINT } kv_jwhy;
 
-typedef enum kv_jkind { KV_J_KIND_LIST, KV_J_KIND_TUPLE, KV_J_KIND_GROUP, KV_J_KIND_KEYS, KV_J_KIND_VALUES, KV_J_KIND_ITEMS } kv_jkind;
+typedef enum kv_jkind {
+    KV_J_KIND_LIST,
+    KV_J_KIND_TUPLE,
+    KV_J_KIND_GROUP,
+    KV_J_KIND_KEYS,
+    KV_J_KIND_VALUES,
+    KV_J_KIND_ITEMS
+} kv_jkind;
 
 struct kv_jstr;
 struct kv_jlist;
@@ -58,9 +65,9 @@ struct kv_jrange;
 struct kv_jnode;
 
 typedef struct kv_jval {
-    uint8_t type; /* kv_jtype */
-    uint8_t why;  /* UNDEFINED: kv_jwhy */
-    uint8_t owner; /* UNDEFINED: kv_jtype of the object that lacks it */
+    uint8_t type;      /* kv_jtype */
+    uint8_t why;       /* UNDEFINED: kv_jwhy */
+    uint8_t owner;     /* UNDEFINED: kv_jtype of the object that lacks it */
     uint32_t function; /* FUNCTION: index into the table of globals */
     union {
         bool b;
@@ -135,16 +142,63 @@ typedef struct kv_jcycler {
 /* ---- syntax tree --------------------------------------------------------------------------- */
 
 typedef enum kv_jnode_kind {
-    KV_JN_CONST, KV_JN_NAME, KV_JN_LIST, KV_JN_TUPLE, KV_JN_DICT, KV_JN_BINARY, KV_JN_UNARY, KV_JN_AND, KV_JN_OR, KV_JN_NOT,
-    KV_JN_COMPARE, KV_JN_OPERAND, KV_JN_CONCAT, KV_JN_COND, KV_JN_FILTER, KV_JN_TEST, KV_JN_CALL, KV_JN_ATTR, KV_JN_ITEM,
-    KV_JN_SLICE, KV_JN_KEYWORD, KV_JN_STAR, KV_JN_STARSTAR, KV_JN_NSREF,
-    KV_JN_TEXT, KV_JN_PRINT, KV_JN_FOR, KV_JN_IF, KV_JN_SET, KV_JN_SET_BLOCK, KV_JN_FILTER_BLOCK, KV_JN_MACRO, KV_JN_CALL_BLOCK,
-    KV_JN_WITH, KV_JN_GENERATION, KV_JN_BREAK, KV_JN_CONTINUE,
+    KV_JN_CONST,
+    KV_JN_NAME,
+    KV_JN_LIST,
+    KV_JN_TUPLE,
+    KV_JN_DICT,
+    KV_JN_BINARY,
+    KV_JN_UNARY,
+    KV_JN_AND,
+    KV_JN_OR,
+    KV_JN_NOT,
+    KV_JN_COMPARE,
+    KV_JN_OPERAND,
+    KV_JN_CONCAT,
+    KV_JN_COND,
+    KV_JN_FILTER,
+    KV_JN_TEST,
+    KV_JN_CALL,
+    KV_JN_ATTR,
+    KV_JN_ITEM,
+    KV_JN_SLICE,
+    KV_JN_KEYWORD,
+    KV_JN_STAR,
+    KV_JN_STARSTAR,
+    KV_JN_NSREF,
+    KV_JN_TEXT,
+    KV_JN_PRINT,
+    KV_JN_FOR,
+    KV_JN_IF,
+    KV_JN_SET,
+    KV_JN_SET_BLOCK,
+    KV_JN_FILTER_BLOCK,
+    KV_JN_MACRO,
+    KV_JN_CALL_BLOCK,
+    KV_JN_WITH,
+    KV_JN_GENERATION,
+    KV_JN_BREAK,
+    KV_JN_CONTINUE,
 } kv_jnode_kind;
 
 typedef enum kv_jop {
-    KV_JOP_ADD, KV_JOP_SUB, KV_JOP_MUL, KV_JOP_DIV, KV_JOP_FLOORDIV, KV_JOP_MOD, KV_JOP_POW, KV_JOP_NEG, KV_JOP_POS,
-    KV_JOP_EQ, KV_JOP_NE, KV_JOP_LT, KV_JOP_LE, KV_JOP_GT, KV_JOP_GE, KV_JOP_IN, KV_JOP_NOT_IN,
+    KV_JOP_ADD,
+    KV_JOP_SUB,
+    KV_JOP_MUL,
+    KV_JOP_DIV,
+    KV_JOP_FLOORDIV,
+    KV_JOP_MOD,
+    KV_JOP_POW,
+    KV_JOP_NEG,
+    KV_JOP_POS,
+    KV_JOP_EQ,
+    KV_JOP_NE,
+    KV_JOP_LT,
+    KV_JOP_LE,
+    KV_JOP_GT,
+    KV_JOP_GE,
+    KV_JOP_IN,
+    KV_JOP_NOT_IN,
 } kv_jop;
 
 typedef struct kv_jnodes {
@@ -232,8 +286,17 @@ bool kv_jout(kv_jctx *ctx, const char *data, size_t len);
 /* ---- parsing ------------------------------------------------------------------------------- */
 
 typedef enum kv_jtok_type {
-    KV_JT_EOF, KV_JT_DATA, KV_JT_VAR_BEGIN, KV_JT_VAR_END, KV_JT_BLOCK_BEGIN, KV_JT_BLOCK_END, KV_JT_NAME, KV_JT_STRING,
-    KV_JT_INT, KV_JT_FLOAT, KV_JT_OP,
+    KV_JT_EOF,
+    KV_JT_DATA,
+    KV_JT_VAR_BEGIN,
+    KV_JT_VAR_END,
+    KV_JT_BLOCK_BEGIN,
+    KV_JT_BLOCK_END,
+    KV_JT_NAME,
+    KV_JT_STRING,
+    KV_JT_INT,
+    KV_JT_FLOAT,
+    KV_JT_OP,
 } kv_jtok_type;
 typedef struct kv_jtok {
     uint8_t type;
@@ -248,10 +311,10 @@ typedef struct kv_jtoks {
 
 typedef struct kv_jparser {
     kv_jctx *ctx;
-    const kv_jtok *tok; /* the current one; ends with EOF */
-    size_t depth;       /* nesting of blocks and expressions */
-    size_t soft;        /* inside if or inline if: unknown filters fail only when run */
-    size_t loops;       /* for break, continue */
+    const kv_jtok *tok;      /* the current one; ends with EOF */
+    size_t depth;            /* nesting of blocks and expressions */
+    size_t soft;             /* inside if or inline if: unknown filters fail only when run */
+    size_t loops;            /* for break, continue */
     const kv_jnode *unknown; /* the first filter or test that does not exist, outside of any if */
 } kv_jparser;
 
@@ -284,7 +347,10 @@ static inline kv_jval kv_jundefined(kv_jwhy why, kv_jtype owner, const kv_jstr *
 {
     return (kv_jval){.type = KV_J_UNDEFINED, .why = (uint8_t)why, .owner = (uint8_t)owner, .str = name};
 }
-static inline bool kv_jis_number(kv_jval v) { return v.type == KV_J_BOOL || v.type == KV_J_INT || v.type == KV_J_FLOAT; }
+static inline bool kv_jis_number(kv_jval v)
+{
+    return v.type == KV_J_BOOL || v.type == KV_J_INT || v.type == KV_J_FLOAT;
+}
 static inline bool kv_jis_int(kv_jval v) { return v.type == KV_J_BOOL || v.type == KV_J_INT; }
 static inline int64_t kv_jas_int(kv_jval v) { return v.type == KV_J_BOOL ? v.b : v.i; }
 static inline double kv_jas_float(kv_jval v) { return v.type == KV_J_FLOAT ? v.f : (double)kv_jas_int(v); }
@@ -437,10 +503,19 @@ bool kv_jglobal_call(kv_jctx *ctx, uint32_t function, const kv_jargs *args, kv_j
 const char *kv_jglobal_name(uint32_t function);
 
 /* Text operations shared by methods and filters (jinja_str.c, jinja_case.c). */
-typedef enum kv_jcase { KV_J_UPPER, KV_J_LOWER, KV_J_TITLE, KV_J_CAPITALIZE, KV_J_SWAPCASE, KV_J_CASEFOLD, KV_J_JINJA_TITLE } kv_jcase;
+typedef enum kv_jcase {
+    KV_J_UPPER,
+    KV_J_LOWER,
+    KV_J_TITLE,
+    KV_J_CAPITALIZE,
+    KV_J_SWAPCASE,
+    KV_J_CASEFOLD,
+    KV_J_JINJA_TITLE
+} kv_jcase;
 bool kv_jstr_case(kv_jctx *ctx, const kv_jstr *s, kv_jcase how, kv_jval *out);
 bool kv_jstr_strip(kv_jctx *ctx, const kv_jstr *s, const kv_jstr *chars, bool left, bool right, kv_jval *out);
-bool kv_jstr_replace(kv_jctx *ctx, const kv_jstr *s, const kv_jstr *old, const kv_jstr *new_, int64_t count, kv_jval *out);
+bool kv_jstr_replace(kv_jctx *ctx, const kv_jstr *s, const kv_jstr *old, const kv_jstr *new_, int64_t count,
+                     kv_jval *out);
 bool kv_jstr_split_lines(kv_jctx *ctx, const kv_jstr *s, bool keep_ends, kv_jval *out);
 /* sep NULL: runs of whitespace. max < 0: no limit. */
 bool kv_jstr_split(kv_jctx *ctx, const kv_jstr *s, const kv_jstr *sep, int64_t max, bool from_right, kv_jval *out);

@@ -128,8 +128,10 @@ static const char *find_special(int32_t cp, int how)
     while (lo < hi) {
         size_t mid = (lo + hi) / 2;
         if (specials[mid].cp == cp) return specials[mid].to[how];
-        if (specials[mid].cp < cp) lo = mid + 1;
-        else hi = mid;
+        if (specials[mid].cp < cp)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return NULL;
 }
@@ -149,7 +151,9 @@ static bool put(kv_jbuild *b, int32_t cp, int how)
         utf8proc_ssize_t n = utf8proc_decompose_char(cp, folded, 4, UTF8PROC_CASEFOLD, &boundary);
         return kv_jbuild_cp(b, n == 1 ? folded[0] : utf8proc_tolower(cp));
     }
-    return kv_jbuild_cp(b, how == UPPER ? utf8proc_toupper(cp) : how == TITLE ? utf8proc_totitle(cp) : utf8proc_tolower(cp));
+    return kv_jbuild_cp(b, how == UPPER   ? utf8proc_toupper(cp)
+                           : how == TITLE ? utf8proc_totitle(cp)
+                                          : utf8proc_tolower(cp));
 }
 
 static bool is_cased(int32_t cp)
@@ -162,8 +166,9 @@ static bool is_cased(int32_t cp)
 static bool is_case_ignorable(int32_t cp)
 {
     utf8proc_category_t cat = utf8proc_category(cp);
-    return cp == '\'' || cp == '.' || cp == ':' || cp == '^' || cp == '`' || cp == 0xB7 || cp == 0x2019 || cat == UTF8PROC_CATEGORY_MN ||
-           cat == UTF8PROC_CATEGORY_ME || cat == UTF8PROC_CATEGORY_CF || cat == UTF8PROC_CATEGORY_LM || cat == UTF8PROC_CATEGORY_SK;
+    return cp == '\'' || cp == '.' || cp == ':' || cp == '^' || cp == '`' || cp == 0xB7 || cp == 0x2019 ||
+           cat == UTF8PROC_CATEGORY_MN || cat == UTF8PROC_CATEGORY_ME || cat == UTF8PROC_CATEGORY_CF ||
+           cat == UTF8PROC_CATEGORY_LM || cat == UTF8PROC_CATEGORY_SK;
 }
 
 /* A capital sigma that ends a word becomes the final one: a cased letter before it, none behind it. */

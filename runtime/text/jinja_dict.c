@@ -38,7 +38,10 @@ bool kv_jlist_make(kv_jctx *ctx, const kv_jval *items, size_t n, kv_jkind kind, 
     return true;
 }
 
-bool kv_jgrow_done(kv_jgrow *g, kv_jkind kind, kv_jval *out) { return kv_jlist_make(g->ctx, g->items, g->n, kind, out); }
+bool kv_jgrow_done(kv_jgrow *g, kv_jkind kind, kv_jval *out)
+{
+    return kv_jlist_make(g->ctx, g->items, g->n, kind, out);
+}
 
 bool kv_jgrow_iter(kv_jgrow *g, kv_jval *out)
 {
@@ -55,9 +58,15 @@ bool kv_jgrow_iter(kv_jgrow *g, kv_jval *out)
 static bool hash_of(kv_jctx *ctx, kv_jval v, uint64_t *out)
 {
     switch (v.type) {
-    case KV_J_STR: *out = XXH3_64bits(v.str->data, v.str->len); return true;
-    case KV_J_UNDEFINED: *out = 7; return true;
-    case KV_J_NONE: *out = 11; return true;
+    case KV_J_STR:
+        *out = XXH3_64bits(v.str->data, v.str->len);
+        return true;
+    case KV_J_UNDEFINED:
+        *out = 7;
+        return true;
+    case KV_J_NONE:
+        *out = 11;
+        return true;
     case KV_J_FLOAT:
         if (v.f >= -9.2e18 && v.f <= 9.2e18 && v.f == floor(v.f)) {
             *out = (uint64_t)(int64_t)v.f * 0x9E3779B97F4A7C15u;
@@ -66,7 +75,9 @@ static bool hash_of(kv_jctx *ctx, kv_jval v, uint64_t *out)
         }
         return true;
     case KV_J_BOOL:
-    case KV_J_INT: *out = (uint64_t)kv_jas_int(v) * 0x9E3779B97F4A7C15u; return true;
+    case KV_J_INT:
+        *out = (uint64_t)kv_jas_int(v) * 0x9E3779B97F4A7C15u;
+        return true;
     case KV_J_LIST:
         if (v.list->kind == KV_J_KIND_TUPLE || v.list->kind == KV_J_KIND_GROUP) {
             uint64_t h = 3, item;
@@ -80,8 +91,11 @@ static bool hash_of(kv_jctx *ctx, kv_jval v, uint64_t *out)
             return true;
         }
         return kv_jfail(ctx, "unhashable type: '%s'", kv_jtype_name(v));
-    case KV_J_DICT: return kv_jfail(ctx, "unhashable type: 'dict'");
-    default: *out = (uint64_t)(uintptr_t)v.dict; return true; /* identity */
+    case KV_J_DICT:
+        return kv_jfail(ctx, "unhashable type: 'dict'");
+    default:
+        *out = (uint64_t)(uintptr_t)v.dict;
+        return true; /* identity */
     }
 }
 
@@ -106,7 +120,8 @@ static bool locate(kv_jctx *ctx, const kv_jdict *dict, kv_jval key, uint64_t has
         if (e->hash == hash) {
             bool same;
             if (e->key.type == KV_J_STR && key.type == KV_J_STR) {
-                same = e->key.str == key.str || kv_str_eq((kv_str){e->key.str->data, e->key.str->len}, (kv_str){key.str->data, key.str->len});
+                same = e->key.str == key.str ||
+                       kv_str_eq((kv_str){e->key.str->data, e->key.str->len}, (kv_str){key.str->data, key.str->len});
             } else if (!ctx) {
                 same = false;
             } else if (!kv_jequal(ctx, e->key, key, &same)) {

@@ -74,7 +74,10 @@ static NOINLINE bool eval_compare(kv_jctx *ctx, const kv_jnode *node, kv_jval *o
             break;
         default:
             if (!kv_jcompare(ctx, left, right, names[operand->op], &order)) return false;
-            yes = operand->op == KV_JOP_LT ? order == -1 : operand->op == KV_JOP_LE ? order == -1 || order == 0 : operand->op == KV_JOP_GT ? order == 1 : order == 1 || order == 0;
+            yes = operand->op == KV_JOP_LT   ? order == -1
+                  : operand->op == KV_JOP_LE ? order == -1 || order == 0
+                  : operand->op == KV_JOP_GT ? order == 1
+                                             : order == 1 || order == 0;
         }
         *out = kv_jbool(yes);
         if (!yes) return true;
@@ -90,7 +93,9 @@ static NOINLINE bool eval_concat(kv_jctx *ctx, const kv_jnode *node, kv_jval *ou
     if (!kv_jeval(ctx, node->args.items[0], &v) || !kv_jstr_of(ctx, v, &s)) return false;
     for (uint32_t i = 1; i < node->args.n; i++) {
         const kv_jstr *next;
-        if (!kv_jeval(ctx, node->args.items[i], &v) || !kv_jstr_of(ctx, v, &next) || !kv_jstr_append(ctx, s, next->data, next->len, out)) return false;
+        if (!kv_jeval(ctx, node->args.items[i], &v) || !kv_jstr_of(ctx, v, &next) ||
+            !kv_jstr_append(ctx, s, next->data, next->len, out))
+            return false;
         s = out->str;
     }
     return true;
@@ -172,7 +177,8 @@ bool kv_jbind(kv_jctx *ctx, const char *params, size_t n_required, const kv_jarg
         const kv_jstr *name = args->kw[k].name;
         size_t i = 0;
         while (i < n && !kv_str_eq(names[i], (kv_str){name->data, name->len})) i++;
-        if (i == n) return kv_jfail(ctx, "unexpected keyword argument '%.*s'", (int)kv_min_size(name->len, 60), name->data);
+        if (i == n)
+            return kv_jfail(ctx, "unexpected keyword argument '%.*s'", (int)kv_min_size(name->len, 60), name->data);
         if (argv[i].type != KV_J_ABSENT) return kv_jfail(ctx, "argument '%.*s' given twice", KV_STR_ARG(names[i]));
         argv[i] = args->kw[k].value;
     }
@@ -187,24 +193,31 @@ static const kv_jstr empty = {"", 0, 0, NULL, false};
 bool kv_jcall(kv_jctx *ctx, kv_jval callee, const kv_jargs *args, kv_jval *out)
 {
     switch (callee.type) {
-    case KV_J_MACRO: return kv_jcall_macro(ctx, callee.macro, args, out);
-    case KV_J_FUNCTION: return kv_jglobal_call(ctx, callee.function, args, out);
-    case KV_J_METHOD: return kv_jmethod_call(ctx, callee.method, args, out);
-    case KV_J_UNDEFINED: return kv_jfail_undefined(ctx, callee);
+    case KV_J_MACRO:
+        return kv_jcall_macro(ctx, callee.macro, args, out);
+    case KV_J_FUNCTION:
+        return kv_jglobal_call(ctx, callee.function, args, out);
+    case KV_J_METHOD:
+        return kv_jmethod_call(ctx, callee.method, args, out);
+    case KV_J_UNDEFINED:
+        return kv_jfail_undefined(ctx, callee);
     case KV_J_JOINER:
         *out = callee.cycler->pos++ ? callee.cycler->items.items[0] : (kv_jval){.type = KV_J_STR, .str = &empty};
         return true;
     case KV_J_LOOP: {
         kv_jval argv[1];
-        if (!callee.loop->node->flag) return kv_jfail(ctx, "the loop must have the 'recursive' marker to be called recursively");
+        if (!callee.loop->node->flag)
+            return kv_jfail(ctx, "the loop must have the 'recursive' marker to be called recursively");
         if (!kv_jbind(ctx, "iterable", 1, args, argv)) return false;
         size_t start = ctx->out_len;
-        if (kv_jrun_loop(ctx, callee.loop->node, callee.loop->frame, argv[0], callee.loop->depth0 + 1) == KV_J_FAILED) return false;
+        if (kv_jrun_loop(ctx, callee.loop->node, callee.loop->frame, argv[0], callee.loop->depth0 + 1) == KV_J_FAILED)
+            return false;
         bool ok = kv_jstr_copy(ctx, ctx->out ? ctx->out + start : "", ctx->out_len - start, out);
         ctx->out_len = start;
         return ok;
     }
-    default: return kv_jfail(ctx, "'%s' object is not callable", kv_jtype_name(callee));
+    default:
+        return kv_jfail(ctx, "'%s' object is not callable", kv_jtype_name(callee));
     }
 }
 
@@ -228,7 +241,8 @@ static NOINLINE bool eval_test(kv_jctx *ctx, const kv_jnode *node, kv_jval *out)
     kv_jval v;
     kv_jargs args;
     bool yes;
-    if (!kv_jeval(ctx, node->a, &v) || !eval_args(ctx, node, &args) || !kv_jtest_apply(ctx, node->name, v, &args, &yes)) return false;
+    if (!kv_jeval(ctx, node->a, &v) || !eval_args(ctx, node, &args) || !kv_jtest_apply(ctx, node->name, v, &args, &yes))
+        return false;
     *out = kv_jbool(yes);
     return true;
 }
@@ -260,13 +274,20 @@ static bool eval_kind(kv_jctx *ctx, const kv_jnode *node, kv_jval *out)
 {
     kv_jval a, b;
     switch (node->kind) {
-    case KV_JN_CONST: *out = node->value; return true;
-    case KV_JN_NAME: return eval_name(ctx, node, out);
+    case KV_JN_CONST:
+        *out = node->value;
+        return true;
+    case KV_JN_NAME:
+        return eval_name(ctx, node, out);
     case KV_JN_LIST:
-    case KV_JN_TUPLE: return eval_list(ctx, node, out);
-    case KV_JN_DICT: return eval_dict(ctx, node, out);
-    case KV_JN_BINARY: return kv_jeval(ctx, node->a, &a) && kv_jeval(ctx, node->b, &b) && kv_jbinary(ctx, node->op, a, b, out);
-    case KV_JN_UNARY: return kv_jeval(ctx, node->a, &a) && kv_junary(ctx, node->op, a, out);
+    case KV_JN_TUPLE:
+        return eval_list(ctx, node, out);
+    case KV_JN_DICT:
+        return eval_dict(ctx, node, out);
+    case KV_JN_BINARY:
+        return kv_jeval(ctx, node->a, &a) && kv_jeval(ctx, node->b, &b) && kv_jbinary(ctx, node->op, a, b, out);
+    case KV_JN_UNARY:
+        return kv_jeval(ctx, node->a, &a) && kv_junary(ctx, node->op, a, out);
     case KV_JN_AND:
     case KV_JN_OR:
         if (!kv_jeval(ctx, node->a, out)) return false;
@@ -275,15 +296,24 @@ static bool eval_kind(kv_jctx *ctx, const kv_jnode *node, kv_jval *out)
         if (!kv_jeval(ctx, node->a, &a)) return false;
         *out = kv_jbool(!kv_jtruth(a));
         return true;
-    case KV_JN_COMPARE: return eval_compare(ctx, node, out);
-    case KV_JN_CONCAT: return eval_concat(ctx, node, out);
-    case KV_JN_COND: return eval_cond(ctx, node, out);
-    case KV_JN_FILTER: return eval_filter(ctx, node, out);
-    case KV_JN_TEST: return eval_test(ctx, node, out);
-    case KV_JN_CALL: return eval_call(ctx, node, out);
-    case KV_JN_ATTR: return kv_jeval(ctx, node->a, &a) && kv_jget_attr(ctx, a, node->name, out);
-    case KV_JN_ITEM: return eval_item(ctx, node, out);
-    default: return kv_jfail(ctx, "cannot be evaluated here");
+    case KV_JN_COMPARE:
+        return eval_compare(ctx, node, out);
+    case KV_JN_CONCAT:
+        return eval_concat(ctx, node, out);
+    case KV_JN_COND:
+        return eval_cond(ctx, node, out);
+    case KV_JN_FILTER:
+        return eval_filter(ctx, node, out);
+    case KV_JN_TEST:
+        return eval_test(ctx, node, out);
+    case KV_JN_CALL:
+        return eval_call(ctx, node, out);
+    case KV_JN_ATTR:
+        return kv_jeval(ctx, node->a, &a) && kv_jget_attr(ctx, a, node->name, out);
+    case KV_JN_ITEM:
+        return eval_item(ctx, node, out);
+    default:
+        return kv_jfail(ctx, "cannot be evaluated here");
     }
 }
 

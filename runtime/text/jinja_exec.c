@@ -7,8 +7,8 @@
  * Captured text (set block, macro, ...) is the tail of the one output buffer, cut off when the capture ends. */
 #include "text/jinja.h"
 
-static const kv_jstr name_loop = {"loop", 4, 4, NULL, false}, name_caller = {"caller", 6, 6, NULL, false}, name_kwargs = {"kwargs", 6, 6, NULL, false},
-                     name_varargs = {"varargs", 7, 7, NULL, false};
+static const kv_jstr name_loop = {"loop", 4, 4, NULL, false}, name_caller = {"caller", 6, 6, NULL, false},
+                     name_kwargs = {"kwargs", 6, 6, NULL, false}, name_varargs = {"varargs", 7, 7, NULL, false};
 
 /* ---- frames ------------------------------------------------------------------------------------ */
 
@@ -42,7 +42,8 @@ void kv_jframe_pop(kv_jctx *ctx, kv_jframe *back_to)
 bool kv_jframe_set(kv_jctx *ctx, kv_jframe *frame, const kv_jstr *name, kv_jval value)
 {
     for (uint32_t i = 0; i < frame->n; i++) {
-        if (frame->vars[i].name == name || kv_str_eq((kv_str){frame->vars[i].name->data, frame->vars[i].name->len}, (kv_str){name->data, name->len})) {
+        if (frame->vars[i].name == name ||
+            kv_str_eq((kv_str){frame->vars[i].name->data, frame->vars[i].name->len}, (kv_str){name->data, name->len})) {
             frame->vars[i].value = value;
             return kv_jpay(ctx, i / 16);
         }
@@ -78,7 +79,8 @@ bool kv_jassign(kv_jctx *ctx, const kv_jnode *target, kv_jval value)
     size_t n;
     if (!kv_jitems(ctx, value, &items, &n)) return false;
     if (n != target->args.n) {
-        return kv_jfail(ctx, "%s values to unpack (expected %u, got %zu)", n < target->args.n ? "not enough" : "too many", target->args.n, n);
+        return kv_jfail(ctx, "%s values to unpack (expected %u, got %zu)",
+                        n < target->args.n ? "not enough" : "too many", target->args.n, n);
     }
     if (!kv_jenter(ctx)) return false;
     for (size_t i = 0; i < n; i++) {
@@ -157,7 +159,8 @@ static bool filter_items(kv_jctx *ctx, const kv_jnode *node, kv_jframe *outer, k
     kv_jgrow kept = {.ctx = ctx};
     for (size_t i = 0; i < loop->n; i++) {
         kv_jval item = loop->items ? loop->items[i] : kv_jint(loop->range.start + (int64_t)i * loop->range.step), yes;
-        if (!kv_jframe_push(ctx, outer) || !kv_jassign(ctx, node->a, item) || !kv_jeval(ctx, node->c, &yes)) return false;
+        if (!kv_jframe_push(ctx, outer) || !kv_jassign(ctx, node->a, item) || !kv_jeval(ctx, node->c, &yes))
+            return false;
         kv_jframe_pop(ctx, outer);
         if (kv_jtruth(yes) && !kv_jgrow_push(&kept, item)) return false;
     }
@@ -185,8 +188,8 @@ kv_jflow kv_jrun_loop(kv_jctx *ctx, const kv_jnode *node, kv_jframe *outer, kv_j
     for (size_t i = 0; i < loop->n && flow != KV_J_BROKE; i++) {
         loop->index0 = i;
         kv_jval item = loop->items ? loop->items[i] : kv_jint(loop->range.start + (int64_t)i * loop->range.step);
-        if (!kv_jpay(ctx, 1) || !kv_jframe_push(ctx, outer) || !kv_jframe_set(ctx, ctx->frame, &name_loop, loop_value) ||
-            !kv_jassign(ctx, node->a, item)) {
+        if (!kv_jpay(ctx, 1) || !kv_jframe_push(ctx, outer) ||
+            !kv_jframe_set(ctx, ctx->frame, &name_loop, loop_value) || !kv_jassign(ctx, node->a, item)) {
             return KV_J_FAILED;
         }
         flow = kv_jexec(ctx, &node->body);
@@ -221,7 +224,9 @@ static kv_jval make_macro(kv_jctx *ctx, const kv_jnode *node)
 static bool takes(const kv_jnode *node, const kv_jstr *name)
 {
     for (uint32_t i = 0; i < node->args.n; i++) {
-        if (kv_str_eq((kv_str){node->args.items[i]->name->data, node->args.items[i]->name->len}, (kv_str){name->data, name->len})) return true;
+        if (kv_str_eq((kv_str){node->args.items[i]->name->data, node->args.items[i]->name->len},
+                      (kv_str){name->data, name->len}))
+            return true;
     }
     return false;
 }
@@ -239,10 +244,12 @@ static bool bind_rest(kv_jctx *ctx, const kv_jnode *node, const kv_jargs *args)
             if (!kv_jframe_set(ctx, ctx->frame, &name_caller, args->kw[k].value)) return false;
             continue;
         }
-        if (!(node->op & 2)) return kv_jfail(ctx, "macro takes no keyword argument '%.*s'", (int)kv_min_size(name->len, 60), name->data);
+        if (!(node->op & 2))
+            return kv_jfail(ctx, "macro takes no keyword argument '%.*s'", (int)kv_min_size(name->len, 60), name->data);
         if (!kv_jdict_set(ctx, extra, (kv_jval){.type = KV_J_STR, .str = name}, args->kw[k].value)) return false;
     }
-    if ((node->op & 2) && !kv_jframe_set(ctx, ctx->frame, &name_kwargs, (kv_jval){.type = KV_J_DICT, .dict = extra})) return false;
+    if ((node->op & 2) && !kv_jframe_set(ctx, ctx->frame, &name_kwargs, (kv_jval){.type = KV_J_DICT, .dict = extra}))
+        return false;
     size_t n = node->args.n;
     if (args->n_pos > n && !(node->op & 4)) return kv_jfail(ctx, "macro takes not more than %zu arguments", n);
     if (node->op & 4) {
@@ -267,11 +274,14 @@ static bool bind_params(kv_jctx *ctx, const kv_jnode *node, const kv_jargs *args
         kv_jval v = {0};
         if (i < args->n_pos) v = args->pos[i];
         for (size_t k = 0; k < args->n_kw; k++) {
-            if (!kv_str_eq((kv_str){args->kw[k].name->data, args->kw[k].name->len}, (kv_str){name->data, name->len})) continue;
-            if (i < args->n_pos) return kv_jfail(ctx, "macro got two values for '%.*s'", (int)kv_min_size(name->len, 60), name->data);
+            if (!kv_str_eq((kv_str){args->kw[k].name->data, args->kw[k].name->len}, (kv_str){name->data, name->len}))
+                continue;
+            if (i < args->n_pos)
+                return kv_jfail(ctx, "macro got two values for '%.*s'", (int)kv_min_size(name->len, 60), name->data);
             v = args->kw[k].value;
         }
-        if (v.type == KV_J_ABSENT && i >= first_default && !kv_jeval(ctx, node->kwargs.items[i - first_default], &v)) return false;
+        if (v.type == KV_J_ABSENT && i >= first_default && !kv_jeval(ctx, node->kwargs.items[i - first_default], &v))
+            return false;
         if (v.type == KV_J_ABSENT) v = kv_jundefined(KV_J_WHY_NAME, KV_J_ABSENT, name);
         if (!kv_jframe_set(ctx, ctx->frame, name, v)) return false;
     }
@@ -280,7 +290,8 @@ static bool bind_params(kv_jctx *ctx, const kv_jnode *node, const kv_jargs *args
 
 bool kv_jcall_macro(kv_jctx *ctx, const kv_jmacro *macro, const kv_jargs *args, kv_jval *out)
 {
-    if (ctx->calls >= ctx->limits.max_depth) return kv_jfail(ctx, "macro calls nested deeper than the limit of %zu", ctx->limits.max_depth);
+    if (ctx->calls >= ctx->limits.max_depth)
+        return kv_jfail(ctx, "macro calls nested deeper than the limit of %zu", ctx->limits.max_depth);
     ctx->calls++;
     kv_jframe *back_to = ctx->frame;
     const kv_jnode *node = ctx->node;
@@ -296,7 +307,8 @@ bool kv_jcall_macro(kv_jctx *ctx, const kv_jmacro *macro, const kv_jargs *args, 
 /* {% call %}: the call gets one more keyword argument, `caller`, a macro made of the body. */
 static kv_jflow exec_call_block(kv_jctx *ctx, const kv_jnode *node)
 {
-    kv_jnode *call = kv_jalloc(ctx, 1, sizeof *call), *keyword = kv_jalloc(ctx, 1, sizeof *keyword), *value = kv_jalloc(ctx, 1, sizeof *value);
+    kv_jnode *call = kv_jalloc(ctx, 1, sizeof *call), *keyword = kv_jalloc(ctx, 1, sizeof *keyword),
+             *value = kv_jalloc(ctx, 1, sizeof *value);
     struct kv_jnode **kwargs = kv_jalloc(ctx, node->a->kwargs.n + 1, sizeof *kwargs);
     kv_jval macro = make_macro(ctx, node), out;
     if (!call || !keyword || !value || !kwargs || macro.type == KV_J_ABSENT) return KV_J_FAILED;
@@ -327,23 +339,40 @@ static kv_jflow exec_one(kv_jctx *ctx, const kv_jnode *node)
     kv_jval v;
     bool ok;
     switch (node->kind) {
-    case KV_JN_TEXT: ok = kv_jpay(ctx, node->value.str->len / 64) && kv_jout(ctx, node->value.str->data, node->value.str->len); break;
-    case KV_JN_PRINT: ok = kv_jeval(ctx, node->a, &v) && print_value(ctx, v); break;
-    case KV_JN_SET: ok = kv_jeval(ctx, node->b, &v) && kv_jassign(ctx, node->a, v); break;
+    case KV_JN_TEXT:
+        ok = kv_jpay(ctx, node->value.str->len / 64) && kv_jout(ctx, node->value.str->data, node->value.str->len);
+        break;
+    case KV_JN_PRINT:
+        ok = kv_jeval(ctx, node->a, &v) && print_value(ctx, v);
+        break;
+    case KV_JN_SET:
+        ok = kv_jeval(ctx, node->b, &v) && kv_jassign(ctx, node->a, v);
+        break;
     case KV_JN_MACRO:
         v = make_macro(ctx, node);
         ok = v.type == KV_J_MACRO && kv_jframe_set(ctx, ctx->frame, node->name, v);
         break;
-    case KV_JN_IF: return exec_if(ctx, node);
-    case KV_JN_FOR: return exec_for(ctx, node);
-    case KV_JN_SET_BLOCK: return exec_set_block(ctx, node);
-    case KV_JN_FILTER_BLOCK: return exec_filter_block(ctx, node);
-    case KV_JN_CALL_BLOCK: return exec_call_block(ctx, node);
-    case KV_JN_WITH: return exec_with(ctx, node);
-    case KV_JN_GENERATION: return run_scoped(ctx, &node->body, NULL);
-    case KV_JN_BREAK: return KV_J_BROKE;
-    case KV_JN_CONTINUE: return KV_J_CONTINUED;
-    default: ok = kv_jfail(ctx, "cannot be run here"); break;
+    case KV_JN_IF:
+        return exec_if(ctx, node);
+    case KV_JN_FOR:
+        return exec_for(ctx, node);
+    case KV_JN_SET_BLOCK:
+        return exec_set_block(ctx, node);
+    case KV_JN_FILTER_BLOCK:
+        return exec_filter_block(ctx, node);
+    case KV_JN_CALL_BLOCK:
+        return exec_call_block(ctx, node);
+    case KV_JN_WITH:
+        return exec_with(ctx, node);
+    case KV_JN_GENERATION:
+        return run_scoped(ctx, &node->body, NULL);
+    case KV_JN_BREAK:
+        return KV_J_BROKE;
+    case KV_JN_CONTINUE:
+        return KV_J_CONTINUED;
+    default:
+        ok = kv_jfail(ctx, "cannot be run here");
+        break;
     }
     return ok ? KV_J_NEXT : KV_J_FAILED;
 }

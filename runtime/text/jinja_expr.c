@@ -9,7 +9,10 @@
 enum { MAX_HEIGHT = 500 };
 
 bool kv_jtok_is_op(const kv_jtok *tok, const char *op) { return tok->type == KV_JT_OP && strcmp(tok->op, op) == 0; }
-bool kv_jtok_is_name(const kv_jtok *tok, const char *name) { return tok->type == KV_JT_NAME && kv_jstr_is(tok->value.str, name); }
+bool kv_jtok_is_name(const kv_jtok *tok, const char *name)
+{
+    return tok->type == KV_JT_NAME && kv_jstr_is(tok->value.str, name);
+}
 
 bool kv_jparse_skip_op(kv_jparser *p, const char *op)
 {
@@ -27,9 +30,10 @@ bool kv_jparse_skip_name(kv_jparser *p, const char *name)
 
 const char *kv_jtok_describe(const kv_jtok *tok, char *buf)
 {
-    static const char *const names[] = {[KV_JT_EOF] = "end of template", [KV_JT_DATA] = "text", [KV_JT_VAR_BEGIN] = "'{{'", [KV_JT_VAR_END] = "'}}'",
-                                        [KV_JT_BLOCK_BEGIN] = "'{%'", [KV_JT_BLOCK_END] = "'%}'", [KV_JT_STRING] = "string",
-                                        [KV_JT_INT] = "number", [KV_JT_FLOAT] = "number"};
+    static const char *const names[] = {
+        [KV_JT_EOF] = "end of template", [KV_JT_DATA] = "text",        [KV_JT_VAR_BEGIN] = "'{{'",
+        [KV_JT_VAR_END] = "'}}'",        [KV_JT_BLOCK_BEGIN] = "'{%'", [KV_JT_BLOCK_END] = "'%}'",
+        [KV_JT_STRING] = "string",       [KV_JT_INT] = "number",       [KV_JT_FLOAT] = "number"};
     if (tok->type == KV_JT_NAME) {
         snprintf(buf, 80, "'%.*s'", (int)kv_min_size(tok->value.str->len, 60), tok->value.str->data);
     } else if (tok->type == KV_JT_OP) {
@@ -57,7 +61,8 @@ bool kv_jparse_expect_op(kv_jparser *p, const char *op)
 bool kv_jparse_enter(kv_jparser *p)
 {
     p->ctx->line = p->tok->line;
-    if (p->depth >= p->ctx->limits.max_depth) return kv_jfail(p->ctx, "source is nested deeper than %zu levels", p->ctx->limits.max_depth);
+    if (p->depth >= p->ctx->limits.max_depth)
+        return kv_jfail(p->ctx, "source is nested deeper than %zu levels", p->ctx->limits.max_depth);
     p->depth++;
     return true;
 }
@@ -242,7 +247,8 @@ kv_jnode *kv_jparse_tuple(kv_jparser *p, bool simple, bool with_cond, const char
     while (tuple) {
         if (tuple->args.n && !kv_jparse_expect_op(p, ",")) return NULL;
         if (tuple_ends(p, end_name)) break;
-        if (!kv_jnodes_push(p, &tuple->args, simple ? parse_primary(p, with_ns) : kv_jparse_expr(p, with_cond))) return NULL;
+        if (!kv_jnodes_push(p, &tuple->args, simple ? parse_primary(p, with_ns) : kv_jparse_expr(p, with_cond)))
+            return NULL;
         if (!kv_jtok_is_op(p->tok, ",")) break;
         is_tuple = true;
     }
@@ -414,8 +420,10 @@ static kv_jnode *parse_test(kv_jparser *p, kv_jnode *of)
     if (kv_jtok_is_op(t, "(")) {
         if (!kv_jparse_enter(p) || !parse_call_args(p, node)) return NULL;
         p->depth--;
-    } else if ((t->type == KV_JT_NAME && !kv_jtok_is_name(t, "else") && !kv_jtok_is_name(t, "or") && !kv_jtok_is_name(t, "and")) ||
-               t->type == KV_JT_STRING || t->type == KV_JT_INT || t->type == KV_JT_FLOAT || kv_jtok_is_op(t, "[") || kv_jtok_is_op(t, "{")) {
+    } else if ((t->type == KV_JT_NAME && !kv_jtok_is_name(t, "else") && !kv_jtok_is_name(t, "or") &&
+                !kv_jtok_is_name(t, "and")) ||
+               t->type == KV_JT_STRING || t->type == KV_JT_INT || t->type == KV_JT_FLOAT || kv_jtok_is_op(t, "[") ||
+               kv_jtok_is_op(t, "{")) {
         if (kv_jtok_is_name(t, "is")) {
             unexpected(p, "one test (tests cannot be chained with is)");
             return NULL;

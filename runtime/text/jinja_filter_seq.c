@@ -50,14 +50,16 @@ static bool fold_case(kv_jctx *ctx, kv_jval v, bool case_sensitive, kv_jval *out
 }
 
 /* Sort keys of all items: the value at `path` (for sort: several, divided by commas), in lower case unless case_sensitive. */
-static bool make_keys(kv_jctx *ctx, const kv_jval *items, size_t n, kv_jval path, kv_jval absent, bool case_sensitive, bool multi, kv_jval **out)
+static bool make_keys(kv_jctx *ctx, const kv_jval *items, size_t n, kv_jval path, kv_jval absent, bool case_sensitive,
+                      bool multi, kv_jval **out)
 {
     kv_jval *keys = kv_jalloc(ctx, n, sizeof *keys), one;
     *out = keys;
     if (!keys) return false;
     for (size_t i = 0; i < n; i++) {
         if (!multi || path.type != KV_J_STR) {
-            if (!get_path(ctx, items[i], path, absent, &one) || !fold_case(ctx, one, case_sensitive, &keys[i])) return false;
+            if (!get_path(ctx, items[i], path, absent, &one) || !fold_case(ctx, one, case_sensitive, &keys[i]))
+                return false;
             continue;
         }
         kv_jgrow parts = {.ctx = ctx};
@@ -65,8 +67,9 @@ static bool make_keys(kv_jctx *ctx, const kv_jval *items, size_t n, kv_jval path
             const char *comma = memchr(path.str->data + from, ',', path.str->len - from);
             size_t to = comma ? (size_t)(comma - path.str->data) : path.str->len;
             kv_jval part;
-            if (!kv_jstr_view(ctx, path.str->data + from, to - from, &part) || !get_path(ctx, items[i], part, absent, &one) ||
-                !fold_case(ctx, one, case_sensitive, &one) || !kv_jgrow_push(&parts, one)) {
+            if (!kv_jstr_view(ctx, path.str->data + from, to - from, &part) ||
+                !get_path(ctx, items[i], part, absent, &one) || !fold_case(ctx, one, case_sensitive, &one) ||
+                !kv_jgrow_push(&parts, one)) {
                 return false;
             }
             from = to + 1;
@@ -151,7 +154,9 @@ static bool f_reverse(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out
     for (size_t i = n; i-- > 0;) {
         if (!kv_jgrow_push(&g, items[i])) return false;
     }
-    return kv_jpay(ctx, n / 8) && (v.type == KV_J_ITER || v.type == KV_J_UNDEFINED ? kv_jgrow_done(&g, KV_J_KIND_LIST, out) : kv_jgrow_iter(&g, out));
+    return kv_jpay(ctx, n / 8) &&
+           (v.type == KV_J_ITER || v.type == KV_J_UNDEFINED ? kv_jgrow_done(&g, KV_J_KIND_LIST, out)
+                                                            : kv_jgrow_iter(&g, out));
 }
 
 static bool f_join(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
@@ -180,7 +185,8 @@ static bool f_sum(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     if (out->type == KV_J_STR) return kv_jfail(ctx, "sum() can't sum strings");
     for (size_t i = 0; i < n; i++) {
         kv_jval item;
-        if (!get_path(ctx, items[i], argv[0], kv_jnone(), &item) || !kv_jbinary(ctx, KV_JOP_ADD, *out, item, out)) return false;
+        if (!get_path(ctx, items[i], argv[0], kv_jnone(), &item) || !kv_jbinary(ctx, KV_JOP_ADD, *out, item, out))
+            return false;
     }
     return true;
 }
@@ -191,7 +197,9 @@ static bool extreme(kv_jctx *ctx, kv_jval v, const kv_jval *argv, int sign, kv_j
     const kv_jval *items;
     kv_jval *keys;
     size_t n, best = 0;
-    if (!kv_jitems(ctx, v, &items, &n) || !make_keys(ctx, items, n, argv[1], kv_jnone(), kv_jtruth(argv[0]), false, &keys)) return false;
+    if (!kv_jitems(ctx, v, &items, &n) ||
+        !make_keys(ctx, items, n, argv[1], kv_jnone(), kv_jtruth(argv[0]), false, &keys))
+        return false;
     for (size_t i = 1; i < n; i++) {
         int c;
         if (!kv_jcompare(ctx, keys[i], keys[best], sign < 0 ? "<" : ">", &c)) return false;
@@ -203,7 +211,8 @@ static bool extreme(kv_jctx *ctx, kv_jval v, const kv_jval *argv, int sign, kv_j
 static bool f_min(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out) { return extreme(ctx, v, argv, -1, out); }
 static bool f_max(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out) { return extreme(ctx, v, argv, 1, out); }
 
-static bool sorted(kv_jctx *ctx, kv_jval v, kv_jval path, kv_jval absent, bool case_sensitive, bool multi, bool reverse, kv_jval **items_out, size_t *n)
+static bool sorted(kv_jctx *ctx, kv_jval v, kv_jval path, kv_jval absent, bool case_sensitive, bool multi, bool reverse,
+                   kv_jval **items_out, size_t *n)
 {
     const kv_jval *items;
     kv_jval *keys;
@@ -219,7 +228,8 @@ static bool f_sort(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 {
     kv_jval *items;
     size_t n;
-    return sorted(ctx, v, argv[2], kv_jnone(), kv_jtruth(argv[1]), true, kv_jtruth(argv[0]), &items, &n) && kv_jlist_make(ctx, items, n, KV_J_KIND_LIST, out);
+    return sorted(ctx, v, argv[2], kv_jnone(), kv_jtruth(argv[1]), true, kv_jtruth(argv[0]), &items, &n) &&
+           kv_jlist_make(ctx, items, n, KV_J_KIND_LIST, out);
 }
 
 static bool f_dictsort(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
@@ -233,7 +243,8 @@ static bool f_dictsort(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *ou
         return kv_jfail(ctx, "you can only sort by either \"key\" or \"value\"");
     }
     return kv_jdict_view(ctx, v.dict, KV_J_KIND_ITEMS, &view) &&
-           sorted(ctx, view, kv_jint(by_value), kv_jnone(), kv_jtruth(argv[0]), false, kv_jtruth(argv[2]), &items, &n) &&
+           sorted(ctx, view, kv_jint(by_value), kv_jnone(), kv_jtruth(argv[0]), false, kv_jtruth(argv[2]), &items,
+                  &n) &&
            kv_jlist_make(ctx, items, n, KV_J_KIND_LIST, out);
 }
 
@@ -244,10 +255,13 @@ static bool f_unique(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     size_t n;
     kv_jdict *seen;
     kv_jgrow g = {.ctx = ctx};
-    if (!kv_jitems(ctx, v, &items, &n) || !make_keys(ctx, items, n, argv[1], kv_jnone(), kv_jtruth(argv[0]), false, &keys) || !kv_jdict_new(ctx, &seen)) return false;
+    if (!kv_jitems(ctx, v, &items, &n) ||
+        !make_keys(ctx, items, n, argv[1], kv_jnone(), kv_jtruth(argv[0]), false, &keys) || !kv_jdict_new(ctx, &seen))
+        return false;
     for (size_t i = 0; i < n; i++) {
         if (kv_jdict_find(ctx, seen, keys[i], &seen_value)) continue;
-        if (ctx->code != KVASIR_OK || !kv_jdict_set(ctx, seen, keys[i], kv_jnone()) || !kv_jgrow_push(&g, items[i])) return false;
+        if (ctx->code != KVASIR_OK || !kv_jdict_set(ctx, seen, keys[i], kv_jnone()) || !kv_jgrow_push(&g, items[i]))
+            return false;
     }
     return kv_jgrow_iter(&g, out);
 }
@@ -258,7 +272,9 @@ static bool f_groupby(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out
     size_t n;
     kv_jgrow groups = {.ctx = ctx};
     bool sensitive = kv_jtruth(argv[2]);
-    if (!sorted(ctx, v, argv[0], argv[1], sensitive, false, false, &items, &n) || !make_keys(ctx, items, n, argv[0], argv[1], sensitive, false, &keys)) return false;
+    if (!sorted(ctx, v, argv[0], argv[1], sensitive, false, false, &items, &n) ||
+        !make_keys(ctx, items, n, argv[0], argv[1], sensitive, false, &keys))
+        return false;
     for (size_t i = 0; i < n;) {
         size_t j = i + 1;
         bool same = true;
@@ -308,7 +324,8 @@ static bool f_slice(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     const kv_jval *items;
     size_t n, at = 0;
     kv_jgrow parts = {.ctx = ctx};
-    if (!kv_jis_int(argv[0]) || kv_jas_int(argv[0]) < 1) return kv_jfail(ctx, "number of slices must be a positive integer");
+    if (!kv_jis_int(argv[0]) || kv_jas_int(argv[0]) < 1)
+        return kv_jfail(ctx, "number of slices must be a positive integer");
     size_t slices = (size_t)kv_jas_int(argv[0]);
     if (!kv_jitems(ctx, v, &items, &n)) return false;
     for (size_t i = 0; i < slices; i++) {
@@ -330,9 +347,13 @@ static bool f_map(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out)
     if (!kv_jtruth(v)) return kv_jgrow_iter(&g, out);
     if (!args->n_pos) {
         for (size_t i = 0; i < args->n_kw; i++) {
-            if (kv_jstr_is(args->kw[i].name, "attribute")) path = args->kw[i].value;
-            else if (kv_jstr_is(args->kw[i].name, "default")) absent = args->kw[i].value;
-            else return kv_jfail(ctx, "unexpected keyword argument '%.*s'", (int)kv_min_size(args->kw[i].name->len, 60), args->kw[i].name->data);
+            if (kv_jstr_is(args->kw[i].name, "attribute"))
+                path = args->kw[i].value;
+            else if (kv_jstr_is(args->kw[i].name, "default"))
+                absent = args->kw[i].value;
+            else
+                return kv_jfail(ctx, "unexpected keyword argument '%.*s'", (int)kv_min_size(args->kw[i].name->len, 60),
+                                args->kw[i].name->data);
         }
         if (path.type == KV_J_ABSENT) return kv_jfail(ctx, "map requires a filter argument");
     } else if (args->pos[0].type != KV_J_STR) {
@@ -342,7 +363,8 @@ static bool f_map(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out)
     kv_jargs rest = {args->pos + 1, args->n_pos - 1, args->kw, args->n_kw};
     for (size_t i = 0; i < n; i++) {
         kv_jval item;
-        bool ok = args->n_pos ? kv_jfilter_apply(ctx, args->pos[0].str, items[i], &rest, &item) : get_path(ctx, items[i], path, absent, &item);
+        bool ok = args->n_pos ? kv_jfilter_apply(ctx, args->pos[0].str, items[i], &rest, &item)
+                              : get_path(ctx, items[i], path, absent, &item);
         if (!ok || !kv_jgrow_push(&g, item)) return false;
     }
     return kv_jgrow_iter(&g, out);
@@ -371,10 +393,22 @@ static bool choose(kv_jctx *ctx, kv_jval v, const kv_jargs *args, bool attr, boo
     }
     return kv_jgrow_iter(&g, out);
 }
-static bool f_select(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out) { return choose(ctx, v, args, false, true, out); }
-static bool f_reject(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out) { return choose(ctx, v, args, false, false, out); }
-static bool f_selectattr(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out) { return choose(ctx, v, args, true, true, out); }
-static bool f_rejectattr(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out) { return choose(ctx, v, args, true, false, out); }
+static bool f_select(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out)
+{
+    return choose(ctx, v, args, false, true, out);
+}
+static bool f_reject(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out)
+{
+    return choose(ctx, v, args, false, false, out);
+}
+static bool f_selectattr(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out)
+{
+    return choose(ctx, v, args, true, true, out);
+}
+static bool f_rejectattr(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out)
+{
+    return choose(ctx, v, args, true, false, out);
+}
 
 static bool f_default(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 {
@@ -439,7 +473,8 @@ bool kv_jfilter_apply(kv_jctx *ctx, const kv_jstr *name, kv_jval value, const kv
     const kv_jfilter_row *row = kv_jfilter_find(name);
     if (!row) return kv_jfail(ctx, "no filter named '%.*s'", (int)kv_min_size(name->len, 60), name->data);
     if (!kv_jpay(ctx, 1) || !kv_jenter(ctx)) return false;
-    bool ok = row->raw ? row->raw(ctx, value, args, out) : kv_jbind(ctx, row->params, row->n_required, args, argv) && row->fn(ctx, value, argv, out);
+    bool ok = row->raw ? row->raw(ctx, value, args, out)
+                       : kv_jbind(ctx, row->params, row->n_required, args, argv) && row->fn(ctx, value, argv, out);
     kv_jleave(ctx);
     return ok;
 }

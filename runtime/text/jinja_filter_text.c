@@ -43,7 +43,8 @@ static bool f_string(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 static bool f_trim(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 {
     const kv_jstr *s;
-    if (argv[0].type > KV_J_NONE && argv[0].type != KV_J_STR) return kv_jfail(ctx, "characters to trim must be a string");
+    if (argv[0].type > KV_J_NONE && argv[0].type != KV_J_STR)
+        return kv_jfail(ctx, "characters to trim must be a string");
     return text_of(ctx, v, &s) && kv_jstr_strip(ctx, s, argv[0].type == KV_J_STR ? argv[0].str : NULL, true, true, out);
 }
 
@@ -51,8 +52,8 @@ static bool f_replace(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out
 {
     const kv_jstr *s, *old, *new_;
     int64_t count;
-    return text_of(ctx, v, &s) && text_of(ctx, argv[0], &old) && text_of(ctx, argv[1], &new_) && int_arg(ctx, argv[2], -1, &count) &&
-           kv_jstr_replace(ctx, s, old, new_, count, out);
+    return text_of(ctx, v, &s) && text_of(ctx, argv[0], &old) && text_of(ctx, argv[1], &new_) &&
+           int_arg(ctx, argv[2], -1, &count) && kv_jstr_replace(ctx, s, old, new_, count, out);
 }
 
 static bool f_center(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
@@ -75,7 +76,8 @@ static bool f_indent(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     }
     kv_jbuild b = {.ctx = ctx};
     kv_jval ended;
-    if (!kv_jstr_append(ctx, v.str, "\n", 1, &ended) || !kv_jstr_split_lines(ctx, ended.str, false, &lines)) return false;
+    if (!kv_jstr_append(ctx, v.str, "\n", 1, &ended) || !kv_jstr_split_lines(ctx, ended.str, false, &lines))
+        return false;
     for (size_t i = 0; i < lines.list->n; i++) {
         const kv_jstr *line = lines.list->items[i].str;
         if (i && !kv_jbuild_put(&b, "\n", 1)) return false;
@@ -90,13 +92,16 @@ static bool f_truncate(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *ou
     int64_t length, leeway;
     const kv_jstr *end, *s;
     kv_jval dots;
-    if (v.type != KV_J_STR) return v.type == KV_J_UNDEFINED ? (*out = v, true) : kv_jfail(ctx, "wants a string, not %s", kv_jtype_name(v));
+    if (v.type != KV_J_STR)
+        return v.type == KV_J_UNDEFINED ? (*out = v, true) : kv_jfail(ctx, "wants a string, not %s", kv_jtype_name(v));
     s = v.str;
     if (!kv_jstr_view(ctx, "...", 3, &dots)) return false;
     if (argv[2].type != KV_J_ABSENT) dots = argv[2];
-    if (!int_arg(ctx, argv[0], 255, &length) || !int_arg(ctx, argv[3], 5, &leeway) || !text_of(ctx, dots, &end)) return false;
+    if (!int_arg(ctx, argv[0], 255, &length) || !int_arg(ctx, argv[3], 5, &leeway) || !text_of(ctx, dots, &end))
+        return false;
     int64_t n = (int64_t)kv_jstr_chars(ctx, s), n_end = (int64_t)kv_jstr_chars(ctx, end);
-    if (length < n_end || leeway < 0) return kv_jfail(ctx, "length must be at least %lld and leeway not negative", (long long)n_end);
+    if (length < n_end || leeway < 0)
+        return kv_jfail(ctx, "length must be at least %lld and leeway not negative", (long long)n_end);
     if (n <= length || n - length <= leeway) {
         *out = v;
         return true;
@@ -120,7 +125,8 @@ static bool f_wordcount(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *o
         int32_t cp;
         i += kv_jutf8_next(s->data + i, s->len - i, &cp);
         utf8proc_category_t c = utf8proc_category(cp);
-        bool word = cp == '_' || (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO) || (c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO);
+        bool word = cp == '_' || (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO) ||
+                    (c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO);
         n += word && !in_word;
         in_word = word;
     }
@@ -156,10 +162,14 @@ static bool url_quote(kv_jbuild *b, kv_jval v, bool query)
     for (size_t i = 0; i < s->len; i++) {
         unsigned char c = (unsigned char)s->data[i];
         char text[4];
-        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-' || c == '~' || (c == '/' && !query);
-        if (plain) snprintf(text, sizeof text, "%c", c);
-        else if (query && c == ' ') strcpy(text, "+");
-        else snprintf(text, sizeof text, "%%%02X", c);
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+                     c == '.' || c == '-' || c == '~' || (c == '/' && !query);
+        if (plain)
+            snprintf(text, sizeof text, "%c", c);
+        else if (query && c == ' ')
+            strcpy(text, "+");
+        else
+            snprintf(text, sizeof text, "%%%02X", c);
         if (!kv_jbuild_text(b, text)) return false;
     }
     return true;
@@ -178,7 +188,9 @@ static bool f_urlencode(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *o
     for (size_t i = 0; i < n; i++) {
         if (!kv_jitems(ctx, items[i], &pair, &two)) return false;
         if (two != 2) return kv_jfail(ctx, "wants pairs");
-        if ((i && !kv_jbuild_put(&b, "&", 1)) || !url_quote(&b, pair[0], true) || !kv_jbuild_put(&b, "=", 1) || !url_quote(&b, pair[1], true)) return false;
+        if ((i && !kv_jbuild_put(&b, "&", 1)) || !url_quote(&b, pair[0], true) || !kv_jbuild_put(&b, "=", 1) ||
+            !url_quote(&b, pair[1], true))
+            return false;
     }
     return kv_jbuild_done(&b, out);
 }
@@ -188,12 +200,16 @@ static bool f_format(kv_jctx *ctx, kv_jval v, const kv_jargs *args, kv_jval *out
     const kv_jstr *s;
     kv_jval values;
     if (!text_of(ctx, v, &s)) return false;
-    if (args->n_pos && args->n_kw) return kv_jfail(ctx, "can't handle positional and keyword arguments at the same time");
-    if (!args->n_kw) return kv_jlist_make(ctx, args->pos, args->n_pos, KV_J_KIND_TUPLE, &values) && kv_jformat_percent(ctx, s, values, out);
+    if (args->n_pos && args->n_kw)
+        return kv_jfail(ctx, "can't handle positional and keyword arguments at the same time");
+    if (!args->n_kw)
+        return kv_jlist_make(ctx, args->pos, args->n_pos, KV_J_KIND_TUPLE, &values) &&
+               kv_jformat_percent(ctx, s, values, out);
     kv_jdict *dict;
     if (!kv_jdict_new(ctx, &dict)) return false;
     for (size_t i = 0; i < args->n_kw; i++) {
-        if (!kv_jdict_set(ctx, dict, (kv_jval){.type = KV_J_STR, .str = args->kw[i].name}, args->kw[i].value)) return false;
+        if (!kv_jdict_set(ctx, dict, (kv_jval){.type = KV_J_STR, .str = args->kw[i].name}, args->kw[i].value))
+            return false;
     }
     return kv_jformat_percent(ctx, s, (kv_jval){.type = KV_J_DICT, .dict = dict}, out);
 }
@@ -210,7 +226,8 @@ static bool number_text(const kv_jstr *s, char *buf, size_t cap)
         char c = s->data[i];
         if (n + 1 >= cap) return false;
         if (c == '_') {
-            bool between = i > from && i + 1 < to && s->data[i - 1] >= '0' && s->data[i + 1] >= '0' && s->data[i + 1] != '_';
+            bool between =
+                i > from && i + 1 < to && s->data[i - 1] >= '0' && s->data[i + 1] >= '0' && s->data[i + 1] != '_';
             if (!between) return false;
             continue;
         }
@@ -226,7 +243,9 @@ static bool parse_float(const kv_jstr *s, double *out)
     if (!number_text(s, buf, sizeof buf)) return false;
     const char *body = buf + (buf[0] == '-' || buf[0] == '+');
     bool word = (body[0] | 32) == 'i' || (body[0] | 32) == 'n';
-    if (strpbrk(buf, "xX(") || (word && strcasecmp(body, "inf") && strcasecmp(body, "infinity") && strcasecmp(body, "nan"))) return false;
+    if (strpbrk(buf, "xX(") ||
+        (word && strcasecmp(body, "inf") && strcasecmp(body, "infinity") && strcasecmp(body, "nan")))
+        return false;
     *out = strtod(buf, &end);
     return *end == '\0' && end != buf;
 }
@@ -236,7 +255,10 @@ static bool parse_int(const kv_jstr *s, int base, int64_t *out)
     char buf[512], *end;
     if (!number_text(s, buf, sizeof buf)) return false;
     char *digits = buf + (buf[0] == '-' || buf[0] == '+');
-    int prefix = digits[0] == '0' ? (digits[1] | 32) : 0, named = prefix == 'x' ? 16 : prefix == 'o' ? 8 : prefix == 'b' ? 2 : 0;
+    int prefix = digits[0] == '0' ? (digits[1] | 32) : 0, named = prefix == 'x'   ? 16
+                                                                  : prefix == 'o' ? 8
+                                                                  : prefix == 'b' ? 2
+                                                                                  : 0;
     if (named && (base == named || base == 0)) {
         base = named;
         memmove(digits, digits + 2, strlen(digits + 2) + 1);
@@ -285,8 +307,10 @@ static bool f_float(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     double f;
     *out = argv[0].type == KV_J_ABSENT ? kv_jfloat(0) : argv[0];
     if (v.type == KV_J_UNDEFINED) return kv_jfail_undefined(ctx, v);
-    if (kv_jis_number(v)) *out = kv_jfloat(kv_jas_float(v));
-    else if (v.type == KV_J_STR && parse_float(v.str, &f)) *out = kv_jfloat(f);
+    if (kv_jis_number(v))
+        *out = kv_jfloat(kv_jas_float(v));
+    else if (v.type == KV_J_STR && parse_float(v.str, &f))
+        *out = kv_jfloat(f);
     return true;
 }
 
@@ -295,9 +319,12 @@ static bool f_abs(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     (void)argv;
     if (v.type == KV_J_UNDEFINED) return kv_jfail_undefined(ctx, v);
     if (!kv_jis_number(v)) return kv_jfail(ctx, "bad operand type for abs(): '%s'", kv_jtype_name(v));
-    if (v.type == KV_J_FLOAT) *out = kv_jfloat(fabs(v.f));
-    else if (kv_jas_int(v) == INT64_MIN) return kv_jfail(ctx, "integer overflow");
-    else *out = kv_jint(kv_jas_int(v) < 0 ? -kv_jas_int(v) : kv_jas_int(v));
+    if (v.type == KV_J_FLOAT)
+        *out = kv_jfloat(fabs(v.f));
+    else if (kv_jas_int(v) == INT64_MIN)
+        return kv_jfail(ctx, "integer overflow");
+    else
+        *out = kv_jint(kv_jas_int(v) < 0 ? -kv_jas_int(v) : kv_jas_int(v));
     return true;
 }
 
@@ -311,7 +338,8 @@ static bool f_round(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     bool common = argv[1].type == KV_J_ABSENT || (argv[1].type == KV_J_STR && kv_jstr_is(argv[1].str, "common"));
     double x = kv_jas_float(v);
     if (!common) {
-        bool up = argv[1].type == KV_J_STR && kv_jstr_is(argv[1].str, "ceil"), down = argv[1].type == KV_J_STR && kv_jstr_is(argv[1].str, "floor");
+        bool up = argv[1].type == KV_J_STR && kv_jstr_is(argv[1].str, "ceil"),
+             down = argv[1].type == KV_J_STR && kv_jstr_is(argv[1].str, "floor");
         if (!up && !down) return kv_jfail(ctx, "method must be common, ceil or floor");
         if (precision > 300 || precision < -300) return kv_jfail(ctx, "precision out of range");
         double scale = pow(10, (double)precision), scaled = x * scale;
@@ -340,11 +368,16 @@ static bool f_round(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 
 static bool f_filesizeformat(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 {
-    static const char *const decimal[] = {"kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"}, *const binary[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"};
+    static const char *const decimal[] = {"kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"}, *const binary[] = {
+                                                                                               "KiB", "MiB", "GiB",
+                                                                                               "TiB", "PiB", "EiB",
+                                                                                               "ZiB", "YiB"};
     double bytes, base = kv_jtruth(argv[0]) ? 1024 : 1000;
     char buf[400];
-    if (kv_jis_number(v)) bytes = kv_jas_float(v);
-    else if (v.type != KV_J_STR || !parse_float(v.str, &bytes)) return kv_jfail(ctx, "could not convert to float");
+    if (kv_jis_number(v))
+        bytes = kv_jas_float(v);
+    else if (v.type != KV_J_STR || !parse_float(v.str, &bytes))
+        return kv_jfail(ctx, "could not convert to float");
     if (bytes == 1) {
         strcpy(buf, "1 Byte");
     } else if (bytes < base) {

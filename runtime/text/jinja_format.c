@@ -34,13 +34,15 @@ static bool put_number(kv_jbuild *b, const spec *sp, bool negative, const char *
     size_t whole = strspn(digits, "0123456789");
     char group = sp->comma ? ',' : '_';
     for (size_t i = 0; digits[i]; i++) {
-        if ((sp->comma || sp->underscore) && i && i < whole && (whole - i) % 3 == 0 && !kv_jbuild_put(&body, &group, 1)) return false;
+        if ((sp->comma || sp->underscore) && i && i < whole && (whole - i) % 3 == 0 && !kv_jbuild_put(&body, &group, 1))
+            return false;
         if (!kv_jbuild_put(&body, digits + i, 1)) return false;
     }
     char head[8];
     snprintf(head, sizeof head, "%s%s", negative ? "-" : sp->sign == '+' ? "+" : sp->sign == ' ' ? " " : "", prefix);
     size_t used = strlen(head) + body.len, pad = sp->width > (int64_t)used ? (size_t)sp->width - used : 0;
-    if (sp->width > (int64_t)b->ctx->limits.max_memory_bytes) return kv_jfail(b->ctx, "width is beyond the memory limit");
+    if (sp->width > (int64_t)b->ctx->limits.max_memory_bytes)
+        return kv_jfail(b->ctx, "width is beyond the memory limit");
     char align = sp->align ? sp->align : '>';
     size_t left = align == '>' ? pad : align == '^' ? pad / 2 : 0, inner = align == '=' ? pad : 0;
     return kv_jbuild_fill(b, sp->fill, left) && kv_jbuild_text(b, head) && kv_jbuild_fill(b, sp->fill, inner) &&
@@ -53,9 +55,18 @@ static bool put_int(kv_jbuild *b, const spec *sp, int64_t value)
     char digits[72];
     const char *prefix = "";
     switch (sp->type) {
-    case 'x': snprintf(digits, sizeof digits, "%llx", (unsigned long long)u); prefix = "0x"; break;
-    case 'X': snprintf(digits, sizeof digits, "%llX", (unsigned long long)u); prefix = "0X"; break;
-    case 'o': snprintf(digits, sizeof digits, "%llo", (unsigned long long)u); prefix = "0o"; break;
+    case 'x':
+        snprintf(digits, sizeof digits, "%llx", (unsigned long long)u);
+        prefix = "0x";
+        break;
+    case 'X':
+        snprintf(digits, sizeof digits, "%llX", (unsigned long long)u);
+        prefix = "0X";
+        break;
+    case 'o':
+        snprintf(digits, sizeof digits, "%llo", (unsigned long long)u);
+        prefix = "0o";
+        break;
     case 'b': {
         size_t n = 0;
         for (int bit = 63; bit >= 0; bit--) {
@@ -65,7 +76,8 @@ static bool put_int(kv_jbuild *b, const spec *sp, int64_t value)
         prefix = "0b";
         break;
     }
-    default: snprintf(digits, sizeof digits, "%llu", (unsigned long long)u);
+    default:
+        snprintf(digits, sizeof digits, "%llu", (unsigned long long)u);
     }
     return put_number(b, sp, value < 0, sp->alternate ? prefix : "", digits);
 }
@@ -105,12 +117,14 @@ static bool put_str(kv_jbuild *b, const spec *sp, const kv_jstr *s)
     }
     kv_jval padded;
     char align = sp->align == '^' ? '=' : sp->align ? sp->align : '<';
-    return kv_jstr_pad(b->ctx, &cut, sp->width, sp->fill, align, &padded) && kv_jbuild_put(b, padded.str->data, padded.str->len);
+    return kv_jstr_pad(b->ctx, &cut, sp->width, sp->fill, align, &padded) &&
+           kv_jbuild_put(b, padded.str->data, padded.str->len);
 }
 
 /* ---- '%' --------------------------------------------------------------------------------------- */
 
-static bool percent_flags(kv_jctx *ctx, const kv_jstr *fmt, size_t *i, spec *sp, const kv_jval *items, size_t n, size_t *next)
+static bool percent_flags(kv_jctx *ctx, const kv_jstr *fmt, size_t *i, spec *sp, const kv_jval *items, size_t n,
+                          size_t *next)
 {
     *sp = (spec){.fill = ' ', .precision = -1, .sign = '-'};
     for (; *i < fmt->len && strchr("-+ 0#", fmt->data[*i]) && fmt->data[*i]; ++*i) {
@@ -139,8 +153,10 @@ static bool percent_flags(kv_jctx *ctx, const kv_jstr *fmt, size_t *i, spec *sp,
             read_number(fmt, i, to);
         }
     }
-    if (sp->align == '<') sp->fill = ' ';
-    else if (sp->fill == '0') sp->align = '=';
+    if (sp->align == '<')
+        sp->fill = ' ';
+    else if (sp->fill == '0')
+        sp->align = '=';
     while (*i < fmt->len && strchr("hlL", fmt->data[*i]) && fmt->data[*i]) ++*i;
     return true;
 }
@@ -167,16 +183,21 @@ static bool percent_value(kv_jbuild *b, spec *sp, char code, kv_jval v)
     }
     if (!kv_jis_number(v)) return kv_jfail(ctx, "%%%c format: a number is required, not %s", code, kv_jtype_name(v));
     if (strchr("diuxXo", code)) {
-        if (v.type == KV_J_FLOAT && (code == 'x' || code == 'X' || code == 'o')) return kv_jfail(ctx, "%%%c format: an integer is required, not float", code);
+        if (v.type == KV_J_FLOAT && (code == 'x' || code == 'X' || code == 'o'))
+            return kv_jfail(ctx, "%%%c format: an integer is required, not float", code);
         double f = kv_jas_float(v);
-        if (v.type == KV_J_FLOAT && !(f > -9.2e18 && f < 9.2e18)) return kv_jfail(ctx, "cannot convert float to integer");
+        if (v.type == KV_J_FLOAT && !(f > -9.2e18 && f < 9.2e18))
+            return kv_jfail(ctx, "cannot convert float to integer");
         sp->type = strchr("diu", code) ? 'd' : code;
         int64_t whole = v.type == KV_J_FLOAT ? (int64_t)f : kv_jas_int(v);
         if (sp->precision < 0) return put_int(b, sp, whole);
         kv_jbuild digits = {.ctx = ctx}; /* precision: least number of digits */
-        spec inner = {.fill = '0', .align = '=', .width = sp->precision, .sign = '-', .precision = -1, .type = sp->type};
-        if (whole < 0) inner.width++;
-        else if (sp->sign != '-') inner.sign = sp->sign, inner.width++;
+        spec inner = {
+            .fill = '0', .align = '=', .width = sp->precision, .sign = '-', .precision = -1, .type = sp->type};
+        if (whole < 0)
+            inner.width++;
+        else if (sp->sign != '-')
+            inner.sign = sp->sign, inner.width++;
         kv_jval text;
         sp->precision = -1;
         if (sp->fill == '0' || !sp->align || sp->align == '=') sp->align = '>';
@@ -203,9 +224,11 @@ bool kv_jformat_percent(kv_jctx *ctx, const kv_jstr *fmt, kv_jval args, kv_jval 
         kv_jval v = {0};
         if (i < fmt->len && fmt->data[i] == '(') {
             const char *end = memchr(fmt->data + i, ')', fmt->len - i);
-            if (!end || args.type != KV_J_DICT) return kv_jfail(ctx, args.type == KV_J_DICT ? "incomplete format key" : "format requires a mapping");
+            if (!end || args.type != KV_J_DICT)
+                return kv_jfail(ctx, args.type == KV_J_DICT ? "incomplete format key" : "format requires a mapping");
             size_t close = (size_t)(end - fmt->data);
-            if (!kv_jdict_find_str(args.dict, fmt->data + i + 1, close - i - 1, &v)) return kv_jfail(ctx, "format key is not there");
+            if (!kv_jdict_find_str(args.dict, fmt->data + i + 1, close - i - 1, &v))
+                return kv_jfail(ctx, "format key is not there");
             i = close + 1;
             named = true;
         }
@@ -224,7 +247,8 @@ bool kv_jformat_percent(kv_jctx *ctx, const kv_jstr *fmt, kv_jval args, kv_jval 
         }
         if (!percent_value(&b, &sp, code, v)) return false;
     }
-    if (next < n && !named && args.type != KV_J_DICT && (tuple || args.type != KV_J_LIST)) return kv_jfail(ctx, "not all arguments converted during string formatting");
+    if (next < n && !named && args.type != KV_J_DICT && (tuple || args.type != KV_J_LIST))
+        return kv_jfail(ctx, "not all arguments converted during string formatting");
     return kv_jbuild_done(&b, out);
 }
 
@@ -257,7 +281,8 @@ static bool parse_spec(kv_jctx *ctx, const kv_jstr *s, spec *sp)
     }
     if (i < s->len && s->data[i] == '.') {
         i++;
-        if (i >= s->len || s->data[i] < '0' || s->data[i] > '9') return kv_jfail(ctx, "format specifier missing precision");
+        if (i >= s->len || s->data[i] < '0' || s->data[i] > '9')
+            return kv_jfail(ctx, "format specifier missing precision");
         read_number(s, &i, &sp->precision);
     }
     if (i < s->len) sp->type = s->data[i++];
@@ -291,14 +316,19 @@ static bool find_field(kv_jctx *ctx, const char *s, size_t len, const kv_jargs *
         int64_t index = 0;
         kv_jstr digits = {s, i, i, NULL, false};
         size_t at = 0;
-        if ((i == 0 && *automatic < 0) || (i && *automatic > 0)) return kv_jfail(ctx, "cannot mix automatic and manual field numbering");
-        if (i == 0) index = (*automatic)++;
-        else read_number(&digits, &at, &index), *automatic = -1;
-        if ((uint64_t)index >= args->n_pos) return kv_jfail(ctx, "replacement index %lld out of range", (long long)index);
+        if ((i == 0 && *automatic < 0) || (i && *automatic > 0))
+            return kv_jfail(ctx, "cannot mix automatic and manual field numbering");
+        if (i == 0)
+            index = (*automatic)++;
+        else
+            read_number(&digits, &at, &index), *automatic = -1;
+        if ((uint64_t)index >= args->n_pos)
+            return kv_jfail(ctx, "replacement index %lld out of range", (long long)index);
         *out = args->pos[index];
     } else {
         size_t k = 0;
-        while (k < args->n_kw && !kv_str_eq((kv_str){args->kw[k].name->data, args->kw[k].name->len}, (kv_str){s, i})) k++;
+        while (k < args->n_kw && !kv_str_eq((kv_str){args->kw[k].name->data, args->kw[k].name->len}, (kv_str){s, i}))
+            k++;
         if (k == args->n_kw) return kv_jfail(ctx, "no argument '%.*s'", (int)kv_min_size(i, 60), s);
         *out = args->kw[k].value;
     }
@@ -364,7 +394,8 @@ static bool put_field(kv_jbuild *b, const char *s, size_t len, const kv_jargs *a
             size_t close = end ? (size_t)(end - raw.data) : raw.len;
             kv_jval part;
             const kv_jstr *text;
-            if (!end || !find_field(b->ctx, raw.data + k + 1, close - k - 1, args, automatic, &part) || !kv_jstr_of(b->ctx, part, &text)) {
+            if (!end || !find_field(b->ctx, raw.data + k + 1, close - k - 1, args, automatic, &part) ||
+                !kv_jstr_of(b->ctx, part, &text)) {
                 return kv_jfail(b->ctx, "bad nested field in format string");
             }
             if (!kv_jbuild_put(&nested, text->data, text->len)) return false;

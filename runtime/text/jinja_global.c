@@ -9,13 +9,15 @@ static bool g_range(kv_jctx *ctx, const kv_jargs *args, kv_jval *out)
     if (args->n_kw || args->n_pos < 1 || args->n_pos > 3) return kv_jfail(ctx, "range takes 1 to 3 numbers");
     for (size_t i = 0; i < args->n_pos; i++) {
         if (args->pos[i].type == KV_J_UNDEFINED) return kv_jfail_undefined(ctx, args->pos[i]);
-        if (!kv_jis_int(args->pos[i])) return kv_jfail(ctx, "'%s' object cannot be interpreted as an integer", kv_jtype_name(args->pos[i]));
+        if (!kv_jis_int(args->pos[i]))
+            return kv_jfail(ctx, "'%s' object cannot be interpreted as an integer", kv_jtype_name(args->pos[i]));
         part[args->n_pos == 1 ? 1 : i] = kv_jas_int(args->pos[i]);
     }
     int64_t start = part[0], stop = part[1], step = part[2];
     if (step == 0) return kv_jfail(ctx, "range() arg 3 must not be zero");
     uint64_t span = 0, by = step > 0 ? (uint64_t)step : 0u - (uint64_t)step;
-    if (step > 0 ? stop > start : stop < start) span = step > 0 ? (uint64_t)stop - (uint64_t)start : (uint64_t)start - (uint64_t)stop;
+    if (step > 0 ? stop > start : stop < start)
+        span = step > 0 ? (uint64_t)stop - (uint64_t)start : (uint64_t)start - (uint64_t)stop;
     uint64_t n = span ? (span - 1) / by + 1 : 0;
     if (n > MAX_RANGE) return kv_jfail(ctx, "range too big: the sandbox blocks ranges larger than %d", MAX_RANGE);
     kv_jrange *r = kv_jalloc(ctx, 1, sizeof *r);
@@ -41,12 +43,14 @@ static bool make_dict(kv_jctx *ctx, const kv_jargs *args, kv_jdict **out)
         if (!kv_jitems(ctx, args->pos[0], &items, &n)) return false;
         for (size_t i = 0; i < n; i++) {
             if (!kv_jitems(ctx, items[i], &pair, &two)) return false;
-            if (two != 2) return kv_jfail(ctx, "dictionary update sequence element %zu has length %zu; 2 is required", i, two);
+            if (two != 2)
+                return kv_jfail(ctx, "dictionary update sequence element %zu has length %zu; 2 is required", i, two);
             if (!kv_jpay(ctx, 1) || !kv_jdict_set(ctx, *out, pair[0], pair[1])) return false;
         }
     }
     for (size_t i = 0; i < args->n_kw; i++) {
-        if (!kv_jdict_set(ctx, *out, (kv_jval){.type = KV_J_STR, .str = args->kw[i].name}, args->kw[i].value)) return false;
+        if (!kv_jdict_set(ctx, *out, (kv_jval){.type = KV_J_STR, .str = args->kw[i].name}, args->kw[i].value))
+            return false;
     }
     return true;
 }
@@ -84,8 +88,10 @@ static bool g_joiner(kv_jctx *ctx, const kv_jargs *args, kv_jval *out)
     kv_jval *sep = kv_jalloc(ctx, 1, sizeof *sep);
     kv_jcycler *c = kv_jalloc(ctx, 1, sizeof *c);
     if (!sep || !c) return false;
-    if (argv[0].type != KV_J_ABSENT) *sep = argv[0];
-    else if (!kv_jstr_view(ctx, ", ", 2, sep)) return false;
+    if (argv[0].type != KV_J_ABSENT)
+        *sep = argv[0];
+    else if (!kv_jstr_view(ctx, ", ", 2, sep))
+        return false;
     c->items = (kv_jlist){sep, 1, KV_J_KIND_TUPLE};
     *out = (kv_jval){.type = KV_J_JOINER, .cycler = c};
     return true;
@@ -110,8 +116,12 @@ static const struct {
     const char *name;
     bool (*fn)(kv_jctx *ctx, const kv_jargs *args, kv_jval *out);
 } globals[] = {
-    {"range", g_range},   {"dict", g_dict},     {"namespace", g_namespace},
-    {"cycler", g_cycler}, {"joiner", g_joiner}, {"raise_exception", g_raise_exception},
+    {"range", g_range},
+    {"dict", g_dict},
+    {"namespace", g_namespace},
+    {"cycler", g_cycler},
+    {"joiner", g_joiner},
+    {"raise_exception", g_raise_exception},
     {"strftime_now", g_strftime_now},
 };
 

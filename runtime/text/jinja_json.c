@@ -22,15 +22,24 @@ static bool dump_str(dumper *d, const kv_jstr *s)
         int32_t cp = c;
         size_t n = 1;
         if (c >= 0x80 && d->ascii) n = kv_jutf8_next(s->data + i, s->len - i, &cp);
-        const char *simple = c == '"' ? "\\\"" : c == '\\' ? "\\\\" : c == '\n' ? "\\n" : c == '\r' ? "\\r" : c == '\t' ? "\\t" : c == '\f' ? "\\f" : c == '\b' ? "\\b" : NULL;
+        const char *simple = c == '"'    ? "\\\""
+                             : c == '\\' ? "\\\\"
+                             : c == '\n' ? "\\n"
+                             : c == '\r' ? "\\r"
+                             : c == '\t' ? "\\t"
+                             : c == '\f' ? "\\f"
+                             : c == '\b' ? "\\b"
+                                         : NULL;
         if (simple || c < 0x20 || (d->ascii && c >= 0x80)) {
             char text[16];
             if (!simple && cp >= 0x10000) {
-                snprintf(text, sizeof text, "\\u%04x\\u%04x", 0xD800 + (unsigned)((cp - 0x10000) >> 10), 0xDC00 + (unsigned)((cp - 0x10000) & 0x3FF));
+                snprintf(text, sizeof text, "\\u%04x\\u%04x", 0xD800 + (unsigned)((cp - 0x10000) >> 10),
+                         0xDC00 + (unsigned)((cp - 0x10000) & 0x3FF));
             } else if (!simple) {
                 snprintf(text, sizeof text, "\\u%04x", (unsigned)cp);
             }
-            if (!kv_jbuild_put(&d->b, s->data + plain, i - plain) || !kv_jbuild_text(&d->b, simple ? simple : text)) return false;
+            if (!kv_jbuild_put(&d->b, s->data + plain, i - plain) || !kv_jbuild_text(&d->b, simple ? simple : text))
+                return false;
             plain = i + n;
         }
         i += n;
@@ -62,7 +71,8 @@ static bool dump_list(dumper *d, const kv_jlist *list)
     if (!kv_jbuild_put(&d->b, "[", 1)) return false;
     d->level++;
     for (size_t i = 0; i < list->n; i++) {
-        if ((i && !kv_jbuild_put(&d->b, d->item_sep.data, d->item_sep.len)) || !newline(d) || !dump(d, list->items[i])) return false;
+        if ((i && !kv_jbuild_put(&d->b, d->item_sep.data, d->item_sep.len)) || !newline(d) || !dump(d, list->items[i]))
+            return false;
     }
     d->level--;
     return newline(d) && kv_jbuild_put(&d->b, "]", 1);
@@ -71,12 +81,15 @@ static bool dump_list(dumper *d, const kv_jlist *list)
 static bool dump_key(dumper *d, kv_jval key)
 {
     switch (key.type) {
-    case KV_J_STR: return dump_str(d, key.str);
+    case KV_J_STR:
+        return dump_str(d, key.str);
     case KV_J_NONE:
     case KV_J_BOOL:
     case KV_J_INT:
-    case KV_J_FLOAT: return kv_jbuild_put(&d->b, "\"", 1) && dump(d, key) && kv_jbuild_put(&d->b, "\"", 1);
-    default: return kv_jfail(d->b.ctx, "keys must be str, int, float, bool or None, not %s", kv_jtype_name(key));
+    case KV_J_FLOAT:
+        return kv_jbuild_put(&d->b, "\"", 1) && dump(d, key) && kv_jbuild_put(&d->b, "\"", 1);
+    default:
+        return kv_jfail(d->b.ctx, "keys must be str, int, float, bool or None, not %s", kv_jtype_name(key));
     }
 }
 
@@ -108,11 +121,17 @@ static bool dump(dumper *d, kv_jval v)
     char buf[40];
     if (!kv_jpay(d->b.ctx, 1)) return false;
     switch (v.type) {
-    case KV_J_NONE: return kv_jbuild_text(&d->b, "null");
-    case KV_J_BOOL: return kv_jbuild_text(&d->b, v.b ? "true" : "false");
-    case KV_J_INT: snprintf(buf, sizeof buf, "%lld", (long long)v.i); return kv_jbuild_text(&d->b, buf);
-    case KV_J_FLOAT: return dump_float(d, v.f);
-    case KV_J_STR: return dump_str(d, v.str);
+    case KV_J_NONE:
+        return kv_jbuild_text(&d->b, "null");
+    case KV_J_BOOL:
+        return kv_jbuild_text(&d->b, v.b ? "true" : "false");
+    case KV_J_INT:
+        snprintf(buf, sizeof buf, "%lld", (long long)v.i);
+        return kv_jbuild_text(&d->b, buf);
+    case KV_J_FLOAT:
+        return dump_float(d, v.f);
+    case KV_J_STR:
+        return dump_str(d, v.str);
     case KV_J_LIST:
         if (v.list->kind > KV_J_KIND_GROUP) break;
         /* fallthrough */
@@ -122,7 +141,8 @@ static bool dump(dumper *d, kv_jval v)
         kv_jleave(d->b.ctx);
         return ok;
     }
-    default: break;
+    default:
+        break;
     }
     return kv_jfail(d->b.ctx, "object of type %s is not JSON serializable", kv_jtype_name(v));
 }
@@ -130,7 +150,11 @@ static bool dump(dumper *d, kv_jval v)
 /* argv: ensure_ascii, indent, separators, sort_keys. */
 bool kv_jtojson(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
 {
-    dumper d = {.b = {.ctx = ctx}, .item_sep = KV_STR(", "), .key_sep = KV_STR(": "), .ascii = kv_jtruth(argv[0]), .sort = kv_jtruth(argv[3])};
+    dumper d = {.b = {.ctx = ctx},
+                .item_sep = KV_STR(", "),
+                .key_sep = KV_STR(": "),
+                .ascii = kv_jtruth(argv[0]),
+                .sort = kv_jtruth(argv[3])};
     kv_jval indent = argv[1], sep = argv[2];
     if (indent.type == KV_J_STR) {
         d.indent = (kv_str){indent.str->data, indent.str->len};
@@ -147,7 +171,8 @@ bool kv_jtojson(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     }
     if (d.pretty) d.item_sep = KV_STR(",");
     if (sep.type != KV_J_NONE && sep.type != KV_J_ABSENT) {
-        if (sep.type != KV_J_LIST || sep.list->n != 2 || sep.list->items[0].type != KV_J_STR || sep.list->items[1].type != KV_J_STR) {
+        if (sep.type != KV_J_LIST || sep.list->n != 2 || sep.list->items[0].type != KV_J_STR ||
+            sep.list->items[1].type != KV_J_STR) {
             return kv_jfail(ctx, "separators must be a pair of strings");
         }
         const kv_jstr *item = sep.list->items[0].str, *key = sep.list->items[1].str;

@@ -37,7 +37,10 @@ static bool push(lexer *lx, kv_jtok tok)
     return true;
 }
 
-static bool push_type(lexer *lx, kv_jtok_type type) { return push(lx, (kv_jtok){.type = (uint8_t)type, .line = lx->ctx->line}); }
+static bool push_type(lexer *lx, kv_jtok_type type)
+{
+    return push(lx, (kv_jtok){.type = (uint8_t)type, .line = lx->ctx->line});
+}
 
 static bool push_text(lexer *lx, kv_jtok_type type, const char *data, size_t len)
 {
@@ -151,11 +154,15 @@ static size_t digits(const lexer *lx, size_t i, int base)
 {
     size_t start = i;
     while (i < lx->len) {
-        int c = lx->src[i], d = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : 99;
+        int c = lx->src[i], d = c >= '0' && c <= '9'                 ? c - '0'
+                                : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                                     : 99;
         if (d < base) {
             i++;
         } else if (c == '_' && i > start && i + 1 < lx->len) {
-            int next = lx->src[i + 1], e = next >= '0' && next <= '9' ? next - '0' : (next | 32) >= 'a' && (next | 32) <= 'f' ? (next | 32) - 'a' + 10 : 99;
+            int next = lx->src[i + 1], e = next >= '0' && next <= '9'                 ? next - '0'
+                                           : (next | 32) >= 'a' && (next | 32) <= 'f' ? (next | 32) - 'a' + 10
+                                                                                      : 99;
             if (e >= base) break;
             i++;
         } else {
@@ -237,7 +244,9 @@ static bool unescape(lexer *lx, const char *s, size_t len, kv_jbuild *b)
             continue;
         } else if (hex) {
             for (int k = 0; k < hex; k++, i++) {
-                int h = i < len ? s[i] : 0, d = h >= '0' && h <= '9' ? h - '0' : (h | 32) >= 'a' && (h | 32) <= 'f' ? (h | 32) - 'a' + 10 : -1;
+                int h = i < len ? s[i] : 0, d = h >= '0' && h <= '9'                 ? h - '0'
+                                                : (h | 32) >= 'a' && (h | 32) <= 'f' ? (h | 32) - 'a' + 10
+                                                                                     : -1;
                 if (d < 0 || cp > 0x10FFFF) return kv_jfail(lx->ctx, "bad \\%c escape in string", c);
                 cp = cp * 16 + d;
             }
@@ -278,7 +287,8 @@ static bool lex_string(lexer *lx)
         if (!push_text(lx, KV_JT_STRING, lx->src + from, i - from)) return false;
     } else {
         kv_jbuild b = {.ctx = lx->ctx};
-        if (!unescape(lx, lx->src + from, i - from, &b) || !push_text(lx, KV_JT_STRING, b.data ? b.data : "", b.len)) return false;
+        if (!unescape(lx, lx->src + from, i - from, &b) || !push_text(lx, KV_JT_STRING, b.data ? b.data : "", b.len))
+            return false;
     }
     advance(lx, i + 1);
     return true;
@@ -286,9 +296,11 @@ static bool lex_string(lexer *lx)
 
 static bool is_name_char(int32_t cp, bool first)
 {
-    if (cp < 128) return cp == '_' || (cp >= 'a' && cp <= 'z') || (cp >= 'A' && cp <= 'Z') || (!first && cp >= '0' && cp <= '9');
+    if (cp < 128)
+        return cp == '_' || (cp >= 'a' && cp <= 'z') || (cp >= 'A' && cp <= 'Z') || (!first && cp >= '0' && cp <= '9');
     utf8proc_category_t cat = utf8proc_category(cp);
-    return (cat >= UTF8PROC_CATEGORY_LU && cat <= UTF8PROC_CATEGORY_LO) || (!first && (cat == UTF8PROC_CATEGORY_MN || cat == UTF8PROC_CATEGORY_ND));
+    return (cat >= UTF8PROC_CATEGORY_LU && cat <= UTF8PROC_CATEGORY_LO) ||
+           (!first && (cat == UTF8PROC_CATEGORY_MN || cat == UTF8PROC_CATEGORY_ND));
 }
 
 /* Interned, so that variables compare by pointer. */
@@ -308,8 +320,8 @@ static bool lex_name(lexer *lx, size_t end)
 
 static bool lex_operator(lexer *lx, size_t *balance)
 {
-    static const char *const ops[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(",
-                                      ")",  "{",  "}",  ">",  "<",  "=",  ".", ":", "|", ",", ";"};
+    static const char *const ops[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
+                                      "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"};
     for (size_t k = 0; k < KV_COUNT(ops); k++) {
         if (!starts(lx, lx->pos, ops[k])) continue;
         kv_jtok tok = {.type = KV_JT_OP, .line = lx->ctx->line};
@@ -334,7 +346,8 @@ static bool lex_tag(lexer *lx, bool block)
     size_t balance = 0;
     while (lx->pos < lx->len) {
         if (balance == 0) {
-            char c = lx->src[lx->pos], sign = (c == '-' || (c == '+' && block)) && starts(lx, lx->pos + 1, close) ? c : '\0';
+            char c = lx->src[lx->pos],
+                 sign = (c == '-' || (c == '+' && block)) && starts(lx, lx->pos + 1, close) ? c : '\0';
             if (sign || starts(lx, lx->pos, close)) {
                 size_t end = lx->pos + (sign ? 3 : 2);
                 if (!push_type(lx, block ? KV_JT_BLOCK_END : KV_JT_VAR_END)) return false;

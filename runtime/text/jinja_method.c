@@ -32,7 +32,8 @@ static bool optional_str(kv_jctx *ctx, kv_jval v, const kv_jstr **out)
 }
 
 /* [start, end) as code points -> a byte range; false in *valid when start lies behind the end. */
-static bool want_range(kv_jctx *ctx, const kv_jstr *s, kv_jval start_v, kv_jval end_v, size_t *from, size_t *to, bool *valid)
+static bool want_range(kv_jctx *ctx, const kv_jstr *s, kv_jval start_v, kv_jval end_v, size_t *from, size_t *to,
+                       bool *valid)
 {
     int64_t n = (int64_t)kv_jstr_chars(ctx, s), start, end;
     if (start_v.type == KV_J_NONE) start_v.type = KV_J_ABSENT;
@@ -72,17 +73,25 @@ static bool affix(kv_jctx *ctx, kv_jval self, const kv_jval *argv, bool end, kv_
     }
     return true;
 }
-static bool str_startswith(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return affix(ctx, self, argv, false, out); }
-static bool str_endswith(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return affix(ctx, self, argv, true, out); }
+static bool str_startswith(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return affix(ctx, self, argv, false, out);
+}
+static bool str_endswith(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return affix(ctx, self, argv, true, out);
+}
 
 static bool find(kv_jctx *ctx, kv_jval self, const kv_jval *argv, bool last, bool must, kv_jval *out)
 {
     const kv_jstr *needle;
     size_t from, to, hit = SIZE_MAX;
     bool valid;
-    if (!want_str(ctx, argv[0], &needle) || !want_range(ctx, self.str, argv[1], argv[2], &from, &to, &valid)) return false;
+    if (!want_str(ctx, argv[0], &needle) || !want_range(ctx, self.str, argv[1], argv[2], &from, &to, &valid))
+        return false;
     if (last && !kv_jstr_pay_last(ctx, self.str->len, needle->len)) return false;
-    if (valid) hit = kv_jstr_find((kv_str){self.str->data + from, to - from}, (kv_str){needle->data, needle->len}, last);
+    if (valid)
+        hit = kv_jstr_find((kv_str){self.str->data + from, to - from}, (kv_str){needle->data, needle->len}, last);
     if (hit == SIZE_MAX) {
         *out = kv_jint(-1);
         return !must || kv_jfail(ctx, "substring not found");
@@ -91,24 +100,38 @@ static bool find(kv_jctx *ctx, kv_jval self, const kv_jval *argv, bool last, boo
     *out = kv_jint((int64_t)kv_jstr_chars(ctx, &before));
     return true;
 }
-static bool str_find(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return find(ctx, self, argv, false, false, out); }
-static bool str_rfind(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return find(ctx, self, argv, true, false, out); }
-static bool str_index(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return find(ctx, self, argv, false, true, out); }
-static bool str_rindex(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return find(ctx, self, argv, true, true, out); }
+static bool str_find(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return find(ctx, self, argv, false, false, out);
+}
+static bool str_rfind(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return find(ctx, self, argv, true, false, out);
+}
+static bool str_index(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return find(ctx, self, argv, false, true, out);
+}
+static bool str_rindex(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return find(ctx, self, argv, true, true, out);
+}
 
 static bool str_count(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
 {
     const kv_jstr *needle;
     size_t from, to, count = 0;
     bool valid;
-    if (!want_str(ctx, argv[0], &needle) || !want_range(ctx, self.str, argv[1], argv[2], &from, &to, &valid)) return false;
+    if (!want_str(ctx, argv[0], &needle) || !want_range(ctx, self.str, argv[1], argv[2], &from, &to, &valid))
+        return false;
     if (needle->len == 0) {
         kv_jstr part = {self.str->data + from, to - from, SIZE_MAX, NULL, false};
         *out = kv_jint(valid ? (int64_t)kv_jstr_chars(ctx, &part) + 1 : 0);
         return true;
     }
     while (valid && from < to) {
-        size_t hit = kv_jstr_find((kv_str){self.str->data + from, to - from}, (kv_str){needle->data, needle->len}, false);
+        size_t hit =
+            kv_jstr_find((kv_str){self.str->data + from, to - from}, (kv_str){needle->data, needle->len}, false);
         if (hit == SIZE_MAX) break;
         if (!kv_jpay(ctx, 1)) return false;
         count++;
@@ -133,18 +156,34 @@ static bool strip(kv_jctx *ctx, kv_jval self, const kv_jval *argv, bool left, bo
     const kv_jstr *chars;
     return optional_str(ctx, argv[0], &chars) && kv_jstr_strip(ctx, self.str, chars, left, right, out);
 }
-static bool str_strip(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return strip(ctx, self, argv, true, true, out); }
-static bool str_lstrip(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return strip(ctx, self, argv, true, false, out); }
-static bool str_rstrip(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return strip(ctx, self, argv, false, true, out); }
+static bool str_strip(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return strip(ctx, self, argv, true, true, out);
+}
+static bool str_lstrip(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return strip(ctx, self, argv, true, false, out);
+}
+static bool str_rstrip(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return strip(ctx, self, argv, false, true, out);
+}
 
 static bool split(kv_jctx *ctx, kv_jval self, const kv_jval *argv, bool from_right, kv_jval *out)
 {
     const kv_jstr *sep;
     int64_t max;
-    return optional_str(ctx, argv[0], &sep) && want_int(ctx, argv[1], -1, &max) && kv_jstr_split(ctx, self.str, sep, max, from_right, out);
+    return optional_str(ctx, argv[0], &sep) && want_int(ctx, argv[1], -1, &max) &&
+           kv_jstr_split(ctx, self.str, sep, max, from_right, out);
 }
-static bool str_split(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return split(ctx, self, argv, false, out); }
-static bool str_rsplit(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return split(ctx, self, argv, true, out); }
+static bool str_split(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return split(ctx, self, argv, false, out);
+}
+static bool str_rsplit(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return split(ctx, self, argv, true, out);
+}
 
 static bool str_splitlines(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
 {
@@ -160,12 +199,19 @@ static bool partition(kv_jctx *ctx, kv_jval self, const kv_jval *argv, bool last
     size_t hit = kv_jstr_find((kv_str){s->data, s->len}, (kv_str){sep->data, sep->len}, last), none = hit == SIZE_MAX;
     size_t before = none ? (last ? 0 : s->len) : hit, middle = none ? 0 : sep->len;
     kv_jval *items = kv_jalloc(ctx, 3, sizeof *items);
-    return items && kv_jstr_view(ctx, s->data, before, &items[0]) && kv_jstr_view(ctx, s->data + before, middle, &items[1]) &&
+    return items && kv_jstr_view(ctx, s->data, before, &items[0]) &&
+           kv_jstr_view(ctx, s->data + before, middle, &items[1]) &&
            kv_jstr_view(ctx, s->data + before + middle, s->len - before - middle, &items[2]) &&
            kv_jlist_make(ctx, items, 3, KV_J_KIND_TUPLE, out);
 }
-static bool str_partition(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return partition(ctx, self, argv, false, out); }
-static bool str_rpartition(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return partition(ctx, self, argv, true, out); }
+static bool str_partition(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return partition(ctx, self, argv, false, out);
+}
+static bool str_rpartition(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return partition(ctx, self, argv, true, out);
+}
 
 static bool str_removeprefix(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
 {
@@ -191,8 +237,10 @@ static bool str_join(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *o
     kv_jbuild b = {.ctx = ctx};
     if (!kv_jitems(ctx, argv[0], &items, &n)) return false;
     for (size_t i = 0; i < n; i++) {
-        if (items[i].type != KV_J_STR) return kv_jfail(ctx, "sequence item %zu: expected str instance, %s found", i, kv_jtype_name(items[i]));
-        if (!kv_jpay(ctx, 1) || (i && !kv_jbuild_put(&b, self.str->data, self.str->len)) || !kv_jbuild_put(&b, items[i].str->data, items[i].str->len)) {
+        if (items[i].type != KV_J_STR)
+            return kv_jfail(ctx, "sequence item %zu: expected str instance, %s found", i, kv_jtype_name(items[i]));
+        if (!kv_jpay(ctx, 1) || (i && !kv_jbuild_put(&b, self.str->data, self.str->len)) ||
+            !kv_jbuild_put(&b, items[i].str->data, items[i].str->len)) {
             return false;
         }
     }
@@ -212,9 +260,18 @@ static bool pad(kv_jctx *ctx, kv_jval self, const kv_jval *argv, char align, kv_
     }
     return kv_jstr_pad(ctx, self.str, width, fill, align, out);
 }
-static bool str_center(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return pad(ctx, self, argv, '^', out); }
-static bool str_ljust(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return pad(ctx, self, argv, '<', out); }
-static bool str_rjust(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { return pad(ctx, self, argv, '>', out); }
+static bool str_center(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return pad(ctx, self, argv, '^', out);
+}
+static bool str_ljust(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return pad(ctx, self, argv, '<', out);
+}
+static bool str_rjust(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    return pad(ctx, self, argv, '>', out);
+}
 
 static bool str_zfill(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
 {
@@ -251,14 +308,41 @@ static bool str_expandtabs(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_j
     return kv_jbuild_done(&b, out);
 }
 
-static bool str_upper(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jstr_case(ctx, self.str, KV_J_UPPER, out); }
-static bool str_lower(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jstr_case(ctx, self.str, KV_J_LOWER, out); }
-static bool str_title(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jstr_case(ctx, self.str, KV_J_TITLE, out); }
-static bool str_capitalize(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jstr_case(ctx, self.str, KV_J_CAPITALIZE, out); }
-static bool str_swapcase(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jstr_case(ctx, self.str, KV_J_SWAPCASE, out); }
-static bool str_casefold(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jstr_case(ctx, self.str, KV_J_CASEFOLD, out); }
+static bool str_upper(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return kv_jstr_case(ctx, self.str, KV_J_UPPER, out);
+}
+static bool str_lower(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return kv_jstr_case(ctx, self.str, KV_J_LOWER, out);
+}
+static bool str_title(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return kv_jstr_case(ctx, self.str, KV_J_TITLE, out);
+}
+static bool str_capitalize(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return kv_jstr_case(ctx, self.str, KV_J_CAPITALIZE, out);
+}
+static bool str_swapcase(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return kv_jstr_case(ctx, self.str, KV_J_SWAPCASE, out);
+}
+static bool str_casefold(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return kv_jstr_case(ctx, self.str, KV_J_CASEFOLD, out);
+}
 
-static bool str_format(kv_jctx *ctx, kv_jval self, const kv_jargs *args, kv_jval *out) { return kv_jformat_braces(ctx, self.str, args, out); }
+static bool str_format(kv_jctx *ctx, kv_jval self, const kv_jargs *args, kv_jval *out)
+{
+    return kv_jformat_braces(ctx, self.str, args, out);
+}
 
 const kv_jmethod_row kv_jmethods_str[] = {
     /* name, type, least and most arguments, keywords, function */

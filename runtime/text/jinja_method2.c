@@ -17,14 +17,15 @@ static bool is_decimal(int32_t cp) { return utf8proc_category(cp) == UTF8PROC_CA
 static bool is_digit(int32_t cp)
 {
     return is_decimal(cp) || cp == 0xB2 || cp == 0xB3 || cp == 0xB9 || cp == 0x2070 || (cp >= 0x2074 && cp <= 0x2079) ||
-           (cp >= 0x2080 && cp <= 0x2089) || (cp >= 0x2460 && cp <= 0x2468) || (cp >= 0x2474 && cp <= 0x247C) || (cp >= 0x2488 && cp <= 0x2490) ||
-           cp == 0x24EA || (cp >= 0x24F5 && cp <= 0x24FD) || cp == 0x24FF || (cp >= 0x2776 && cp <= 0x277E) || (cp >= 0x2780 && cp <= 0x2788) ||
-           (cp >= 0x278A && cp <= 0x2792);
+           (cp >= 0x2080 && cp <= 0x2089) || (cp >= 0x2460 && cp <= 0x2468) || (cp >= 0x2474 && cp <= 0x247C) ||
+           (cp >= 0x2488 && cp <= 0x2490) || cp == 0x24EA || (cp >= 0x24F5 && cp <= 0x24FD) || cp == 0x24FF ||
+           (cp >= 0x2776 && cp <= 0x277E) || (cp >= 0x2780 && cp <= 0x2788) || (cp >= 0x278A && cp <= 0x2792);
 }
 static bool is_numeric(int32_t cp)
 {
     utf8proc_category_t c = utf8proc_category(cp);
-    static const int32_t han[] = {0x3007, 0x4E00, 0x4E03, 0x4E07, 0x4E09, 0x4E24, 0x4E5D, 0x4E8C, 0x4E94, 0x4EBF, 0x516B, 0x516D, 0x5341, 0x5343, 0x56DB, 0x767E};
+    static const int32_t han[] = {0x3007, 0x4E00, 0x4E03, 0x4E07, 0x4E09, 0x4E24, 0x4E5D, 0x4E8C,
+                                  0x4E94, 0x4EBF, 0x516B, 0x516D, 0x5341, 0x5343, 0x56DB, 0x767E};
     for (size_t i = 0; i < KV_COUNT(han); i++) {
         if (han[i] == cp) return true;
     }
@@ -82,9 +83,21 @@ static bool cased(kv_jctx *ctx, kv_jval self, char how, kv_jval *out)
     *out = kv_jbool(any && ok);
     return kv_jpay(ctx, 1 + self.str->len / 16);
 }
-static bool str_isupper(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return cased(ctx, self, 'u', out); }
-static bool str_islower(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return cased(ctx, self, 'l', out); }
-static bool str_istitle(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return cased(ctx, self, 't', out); }
+static bool str_isupper(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return cased(ctx, self, 'u', out);
+}
+static bool str_islower(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return cased(ctx, self, 'l', out);
+}
+static bool str_istitle(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return cased(ctx, self, 't', out);
+}
 
 static bool str_isidentifier(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
 {
@@ -94,7 +107,8 @@ static bool str_isidentifier(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv
         int32_t cp;
         size_t n = kv_jutf8_next(self.str->data + i, self.str->len - i, &cp);
         utf8proc_category_t c = utf8proc_category(cp);
-        ok = cp == '_' || is_letter(cp) || c == UTF8PROC_CATEGORY_NL || (i && (c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_MC));
+        ok = cp == '_' || is_letter(cp) || c == UTF8PROC_CATEGORY_NL ||
+             (i && (c == UTF8PROC_CATEGORY_ND || c == UTF8PROC_CATEGORY_MN || c == UTF8PROC_CATEGORY_MC));
         i += n;
     }
     *out = kv_jbool(ok);
@@ -118,7 +132,8 @@ static bool list_count(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval 
 static bool list_index(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
 {
     int64_t n = (int64_t)self.list->n, from = 0, to = n;
-    if ((argv[1].type && !kv_jis_int(argv[1])) || (argv[2].type && !kv_jis_int(argv[2]))) return kv_jfail(ctx, "slice indices must be integers");
+    if ((argv[1].type && !kv_jis_int(argv[1])) || (argv[2].type && !kv_jis_int(argv[2])))
+        return kv_jfail(ctx, "slice indices must be integers");
     if (argv[1].type) from = kv_jas_int(argv[1]);
     if (argv[2].type) to = kv_jas_int(argv[2]);
     if (from < 0) from = from < -n ? 0 : from + n;
@@ -147,9 +162,21 @@ static bool dict_get(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *o
     *out = argv[1].type == KV_J_ABSENT ? kv_jnone() : argv[1];
     return ctx->code == KVASIR_OK;
 }
-static bool dict_keys(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jdict_view(ctx, self.dict, KV_J_KIND_KEYS, out); }
-static bool dict_values(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jdict_view(ctx, self.dict, KV_J_KIND_VALUES, out); }
-static bool dict_items(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out) { (void)argv; return kv_jdict_view(ctx, self.dict, KV_J_KIND_ITEMS, out); }
+static bool dict_keys(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return kv_jdict_view(ctx, self.dict, KV_J_KIND_KEYS, out);
+}
+static bool dict_values(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return kv_jdict_view(ctx, self.dict, KV_J_KIND_VALUES, out);
+}
+static bool dict_items(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
+{
+    (void)argv;
+    return kv_jdict_view(ctx, self.dict, KV_J_KIND_ITEMS, out);
+}
 
 /* ---- loop, cycler, numbers --------------------------------------------------------------------- */
 
@@ -239,7 +266,9 @@ bool kv_jmethod_mutates(kv_jval self, const kv_jstr *name)
 {
     static const char *const list[] = {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove", NULL};
     static const char *const dict[] = {"clear", "pop", "popitem", "setdefault", "update", NULL};
-    const char *const *names = self.type == KV_J_DICT ? dict : self.type == KV_J_LIST && self.list->kind == KV_J_KIND_LIST ? list : NULL;
+    const char *const *names = self.type == KV_J_DICT                                        ? dict
+                               : self.type == KV_J_LIST && self.list->kind == KV_J_KIND_LIST ? list
+                                                                                             : NULL;
     for (; names && *names; names++) {
         if (kv_jstr_is(name, *names)) return true;
     }

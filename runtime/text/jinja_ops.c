@@ -6,14 +6,16 @@
 
 #include "text/jinja.h"
 
-static const char *const op_names[] = {[KV_JOP_ADD] = "+", [KV_JOP_SUB] = "-", [KV_JOP_MUL] = "*", [KV_JOP_DIV] = "/", [KV_JOP_FLOORDIV] = "//",
-                                       [KV_JOP_MOD] = "%", [KV_JOP_POW] = "**", [KV_JOP_NEG] = "-", [KV_JOP_POS] = "+"};
+static const char *const op_names[] = {
+    [KV_JOP_ADD] = "+", [KV_JOP_SUB] = "-",  [KV_JOP_MUL] = "*", [KV_JOP_DIV] = "/", [KV_JOP_FLOORDIV] = "//",
+    [KV_JOP_MOD] = "%", [KV_JOP_POW] = "**", [KV_JOP_NEG] = "-", [KV_JOP_POS] = "+"};
 
 static bool unsupported(kv_jctx *ctx, kv_jop op, kv_jval a, kv_jval b)
 {
     if (a.type == KV_J_UNDEFINED) return kv_jfail_undefined(ctx, a);
     if (b.type == KV_J_UNDEFINED) return kv_jfail_undefined(ctx, b);
-    return kv_jfail(ctx, "unsupported operand types for %s: '%s' and '%s'", op_names[op], kv_jtype_name(a), kv_jtype_name(b));
+    return kv_jfail(ctx, "unsupported operand types for %s: '%s' and '%s'", op_names[op], kv_jtype_name(a),
+                    kv_jtype_name(b));
 }
 
 /* ---- arithmetic -------------------------------------------------------------------------------- */
@@ -47,10 +49,17 @@ static bool int_binary(kv_jctx *ctx, kv_jop op, int64_t a, int64_t b, kv_jval *o
     int64_t r = 0;
     bool wraps = false;
     switch (op) {
-    case KV_JOP_ADD: wraps = __builtin_add_overflow(a, b, &r); break;
-    case KV_JOP_SUB: wraps = __builtin_sub_overflow(a, b, &r); break;
-    case KV_JOP_MUL: wraps = __builtin_mul_overflow(a, b, &r); break;
-    case KV_JOP_POW: return b < 0 ? float_power(ctx, (double)a, (double)b, out) : int_power(ctx, a, b, out);
+    case KV_JOP_ADD:
+        wraps = __builtin_add_overflow(a, b, &r);
+        break;
+    case KV_JOP_SUB:
+        wraps = __builtin_sub_overflow(a, b, &r);
+        break;
+    case KV_JOP_MUL:
+        wraps = __builtin_mul_overflow(a, b, &r);
+        break;
+    case KV_JOP_POW:
+        return b < 0 ? float_power(ctx, (double)a, (double)b, out) : int_power(ctx, a, b, out);
     case KV_JOP_DIV:
         if (b == 0) return kv_jfail(ctx, "division by zero");
         *out = kv_jfloat((double)a / (double)b);
@@ -70,14 +79,24 @@ static bool int_binary(kv_jctx *ctx, kv_jop op, int64_t a, int64_t b, kv_jval *o
 
 static bool float_binary(kv_jctx *ctx, kv_jop op, double a, double b, kv_jval *out)
 {
-    if (b == 0 && (op == KV_JOP_DIV || op == KV_JOP_FLOORDIV || op == KV_JOP_MOD)) return kv_jfail(ctx, "float division by zero");
+    if (b == 0 && (op == KV_JOP_DIV || op == KV_JOP_FLOORDIV || op == KV_JOP_MOD))
+        return kv_jfail(ctx, "float division by zero");
     double m;
     switch (op) {
-    case KV_JOP_ADD: *out = kv_jfloat(a + b); return true;
-    case KV_JOP_SUB: *out = kv_jfloat(a - b); return true;
-    case KV_JOP_MUL: *out = kv_jfloat(a * b); return true;
-    case KV_JOP_DIV: *out = kv_jfloat(a / b); return true;
-    case KV_JOP_POW: return float_power(ctx, a, b, out);
+    case KV_JOP_ADD:
+        *out = kv_jfloat(a + b);
+        return true;
+    case KV_JOP_SUB:
+        *out = kv_jfloat(a - b);
+        return true;
+    case KV_JOP_MUL:
+        *out = kv_jfloat(a * b);
+        return true;
+    case KV_JOP_DIV:
+        *out = kv_jfloat(a / b);
+        return true;
+    case KV_JOP_POW:
+        return float_power(ctx, a, b, out);
     default:
         m = fmod(a, b);
         if (m != 0 && (m < 0) != (b < 0)) m += b;
@@ -180,23 +199,37 @@ bool kv_junary(kv_jctx *ctx, kv_jop op, kv_jval a, kv_jval *out)
 
 static bool loop_attr(const kv_jloop *loop, const kv_jstr *name, kv_jval *out)
 {
-    static const kv_jstr no_prev = {"there is no previous item", 25, 25, NULL, false}, no_next = {"there is no next item", 21, 21, NULL, false};
+    static const kv_jstr no_prev = {"there is no previous item", 25, 25, NULL, false},
+                         no_next = {"there is no next item", 21, 21, NULL, false};
     size_t i = loop->index0, n = loop->n;
-    if (kv_jstr_is(name, "index")) *out = kv_jint((int64_t)i + 1);
-    else if (kv_jstr_is(name, "index0")) *out = kv_jint((int64_t)i);
-    else if (kv_jstr_is(name, "first")) *out = kv_jbool(i == 0);
-    else if (kv_jstr_is(name, "last")) *out = kv_jbool(i + 1 == n);
-    else if (kv_jstr_is(name, "length")) *out = kv_jint((int64_t)n);
-    else if (kv_jstr_is(name, "revindex")) *out = kv_jint((int64_t)(n - i));
-    else if (kv_jstr_is(name, "revindex0")) *out = kv_jint((int64_t)(n - i - 1));
-    else if (kv_jstr_is(name, "depth")) *out = kv_jint((int64_t)loop->depth0 + 1);
-    else if (kv_jstr_is(name, "depth0")) *out = kv_jint((int64_t)loop->depth0);
+    if (kv_jstr_is(name, "index"))
+        *out = kv_jint((int64_t)i + 1);
+    else if (kv_jstr_is(name, "index0"))
+        *out = kv_jint((int64_t)i);
+    else if (kv_jstr_is(name, "first"))
+        *out = kv_jbool(i == 0);
+    else if (kv_jstr_is(name, "last"))
+        *out = kv_jbool(i + 1 == n);
+    else if (kv_jstr_is(name, "length"))
+        *out = kv_jint((int64_t)n);
+    else if (kv_jstr_is(name, "revindex"))
+        *out = kv_jint((int64_t)(n - i));
+    else if (kv_jstr_is(name, "revindex0"))
+        *out = kv_jint((int64_t)(n - i - 1));
+    else if (kv_jstr_is(name, "depth"))
+        *out = kv_jint((int64_t)loop->depth0 + 1);
+    else if (kv_jstr_is(name, "depth0"))
+        *out = kv_jint((int64_t)loop->depth0);
     else if (kv_jstr_is(name, "previtem") || kv_jstr_is(name, "nextitem")) {
         bool prev = name->data[0] == 'p';
-        if (prev ? i == 0 : i + 1 >= n) *out = kv_jundefined(KV_J_WHY_HINT, KV_J_LOOP, prev ? &no_prev : &no_next);
-        else if (loop->items) *out = loop->items[prev ? i - 1 : i + 1];
-        else *out = kv_jint(loop->range.start + (int64_t)(prev ? i - 1 : i + 1) * loop->range.step);
-    } else return false;
+        if (prev ? i == 0 : i + 1 >= n)
+            *out = kv_jundefined(KV_J_WHY_HINT, KV_J_LOOP, prev ? &no_prev : &no_next);
+        else if (loop->items)
+            *out = loop->items[prev ? i - 1 : i + 1];
+        else
+            *out = kv_jint(loop->range.start + (int64_t)(prev ? i - 1 : i + 1) * loop->range.step);
+    } else
+        return false;
     return true;
 }
 
@@ -214,7 +247,8 @@ bool kv_jfind_attr(kv_jctx *ctx, kv_jval obj, const kv_jstr *name, kv_jval *out)
     case KV_J_LOOP:
         if (loop_attr(obj.loop, name, out)) return true;
         break;
-    case KV_J_NAMESPACE: return kv_jdict_find_str(obj.ns, name->data, name->len, out);
+    case KV_J_NAMESPACE:
+        return kv_jdict_find_str(obj.ns, name->data, name->len, out);
     case KV_J_LIST:
         if (obj.list->kind == KV_J_KIND_GROUP && (kv_jstr_is(name, "grouper") || kv_jstr_is(name, "list"))) {
             *out = obj.list->items[name->data[0] == 'l'];
@@ -234,7 +268,8 @@ bool kv_jfind_attr(kv_jctx *ctx, kv_jval obj, const kv_jstr *name, kv_jval *out)
             return true;
         }
         break;
-    default: break;
+    default:
+        break;
     }
     const kv_jmethod_row *row = kv_jmethod_find(obj.type, name);
     if (!row) return false;
@@ -287,7 +322,8 @@ bool kv_jget_item(kv_jctx *ctx, kv_jval obj, kv_jval key, kv_jval *out)
             *out = obj.list->items[i];
             return true;
         }
-        if (obj.type == KV_J_STR && resolve_index(k, kv_jstr_chars(ctx, obj.str), &i)) return char_at(ctx, obj.str, i, out);
+        if (obj.type == KV_J_STR && resolve_index(k, kv_jstr_chars(ctx, obj.str), &i))
+            return char_at(ctx, obj.str, i, out);
         if (obj.type == KV_J_RANGE && resolve_index(k, obj.range->n, &i)) {
             *out = kv_jint(obj.range->start + (int64_t)i * obj.range->step);
             return true;
@@ -310,17 +346,22 @@ static size_t adjust(int64_t n, kv_jval start_v, kv_jval stop_v, int64_t step, i
     *start = start_v.type == KV_J_NONE ? (step < 0 ? hi : lo) : kv_jas_int(start_v);
     stop = stop_v.type == KV_J_NONE ? (step < 0 ? lo : hi) : kv_jas_int(stop_v);
     if (start_v.type != KV_J_NONE) {
-        if (*start < 0) *start = *start < -n ? lo : *start + n;
-        else if (*start > hi) *start = hi;
+        if (*start < 0)
+            *start = *start < -n ? lo : *start + n;
+        else if (*start > hi)
+            *start = hi;
         if (*start < lo) *start = lo;
     }
     if (stop_v.type != KV_J_NONE) {
-        if (stop < 0) stop = stop < -n ? lo : stop + n;
-        else if (stop > hi) stop = hi;
+        if (stop < 0)
+            stop = stop < -n ? lo : stop + n;
+        else if (stop > hi)
+            stop = hi;
         if (stop < lo) stop = lo;
     }
     if (step > 0 ? *start >= stop : *start <= stop) return 0;
-    uint64_t span = (uint64_t)(step > 0 ? stop - *start : *start - stop), by = step > 0 ? (uint64_t)step : 0u - (uint64_t)step;
+    uint64_t span = (uint64_t)(step > 0 ? stop - *start : *start - stop),
+             by = step > 0 ? (uint64_t)step : 0u - (uint64_t)step;
     return (size_t)((span - 1) / by + 1);
 }
 

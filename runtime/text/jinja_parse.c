@@ -220,8 +220,9 @@ static bool parse_statement(kv_jparser *p, kv_jnodes *body, const kv_jtok *opene
         kv_jnode_kind kind;
         bool (*parse)(kv_jparser *p, kv_jnode *node);
     } rows[] = {
-        {"for", KV_JN_FOR, parse_for},       {"if", KV_JN_IF, parse_if},     {"set", KV_JN_SET, parse_set},
-        {"macro", KV_JN_MACRO, parse_macro}, {"with", KV_JN_WITH, parse_with}, {"call", KV_JN_CALL_BLOCK, parse_call_block},
+        {"for", KV_JN_FOR, parse_for},    {"if", KV_JN_IF, parse_if},
+        {"set", KV_JN_SET, parse_set},    {"macro", KV_JN_MACRO, parse_macro},
+        {"with", KV_JN_WITH, parse_with}, {"call", KV_JN_CALL_BLOCK, parse_call_block},
     };
     static const char *const refused[] = {"import", "from", "include", "extends", "block", "autoescape"};
     const kv_jtok *tag = p->tok;
@@ -248,11 +249,14 @@ static bool parse_statement(kv_jparser *p, kv_jnodes *body, const kv_jtok *opene
         return parse_jump(p, node, tag) && kv_jnodes_push(p, body, node);
     }
     for (size_t i = 0; i < KV_COUNT(refused); i++) {
-        if (kv_jtok_is_name(tag, refused[i])) return fail_at(p, tag, "{%% %s %%} is not supported in chat templates", refused[i]);
+        if (kv_jtok_is_name(tag, refused[i]))
+            return fail_at(p, tag, "{%% %s %%} is not supported in chat templates", refused[i]);
     }
     char buf[80];
     p->ctx->line = tag->line;
-    if (opened) return kv_jfail(p->ctx, "unexpected tag %s inside the block opened in line %u", kv_jtok_describe(tag, buf), opened->line);
+    if (opened)
+        return kv_jfail(p->ctx, "unexpected tag %s inside the block opened in line %u", kv_jtok_describe(tag, buf),
+                        opened->line);
     return kv_jfail(p->ctx, "unknown tag %s", kv_jtok_describe(tag, buf));
 }
 
@@ -273,7 +277,8 @@ static bool parse_body(kv_jparser *p, kv_jnodes *body, const char *const *ends, 
         if (tok->type == KV_JT_EOF) {
             if (!ends) break;
             p->ctx->line = tok->line;
-            return kv_jfail(p->ctx, "end of template, but the block opened in line %u wants {%% %s %%}", opened->line, ends[0]);
+            return kv_jfail(p->ctx, "end of template, but the block opened in line %u wants {%% %s %%}", opened->line,
+                            ends[0]);
         }
         p->tok++;
         if (tok->type == KV_JT_DATA) {
@@ -303,6 +308,6 @@ bool kv_jparse(kv_jctx *ctx, const kv_jtoks *toks, kv_jnodes *body)
     if (!parse_body(&p, body, NULL, NULL)) return false;
     if (!p.unknown) return true;
     ctx->line = p.unknown->line;
-    return kv_jfail(ctx, "no %s named '%.*s'", p.unknown->kind == KV_JN_TEST ? "test" : "filter", (int)kv_min_size(p.unknown->name->len, 60),
-                    p.unknown->name->data);
+    return kv_jfail(ctx, "no %s named '%.*s'", p.unknown->kind == KV_JN_TEST ? "test" : "filter",
+                    (int)kv_min_size(p.unknown->name->len, 60), p.unknown->name->data);
 }

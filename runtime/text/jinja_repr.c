@@ -40,8 +40,10 @@ static bool is_printable(int32_t cp)
     case UTF8PROC_CATEGORY_CN:
     case UTF8PROC_CATEGORY_ZL:
     case UTF8PROC_CATEGORY_ZP:
-    case UTF8PROC_CATEGORY_ZS: return false;
-    default: return true;
+    case UTF8PROC_CATEGORY_ZS:
+        return false;
+    default:
+        return true;
     }
 }
 
@@ -74,8 +76,12 @@ static bool repr_str(kv_jbuild *b, const kv_jstr *s)
 
 static bool repr_list(kv_jbuild *b, const kv_jlist *list)
 {
-    static const char *const open[] = {[KV_J_KIND_LIST] = "[", [KV_J_KIND_TUPLE] = "(", [KV_J_KIND_GROUP] = "(", [KV_J_KIND_KEYS] = "dict_keys([",
-                                       [KV_J_KIND_VALUES] = "dict_values([", [KV_J_KIND_ITEMS] = "dict_items(["};
+    static const char *const open[] = {[KV_J_KIND_LIST] = "[",
+                                       [KV_J_KIND_TUPLE] = "(",
+                                       [KV_J_KIND_GROUP] = "(",
+                                       [KV_J_KIND_KEYS] = "dict_keys([",
+                                       [KV_J_KIND_VALUES] = "dict_values([",
+                                       [KV_J_KIND_ITEMS] = "dict_items(["};
     bool tuple = list->kind == KV_J_KIND_TUPLE || list->kind == KV_J_KIND_GROUP;
     if (!kv_jbuild_text(b, open[list->kind])) return false;
     for (size_t i = 0; i < list->n; i++) {
@@ -101,11 +107,18 @@ static bool repr_other(kv_jbuild *b, kv_jval v)
 {
     char buf[160];
     switch (v.type) {
-    case KV_J_UNDEFINED: return kv_jbuild_text(b, "Undefined");
-    case KV_J_NONE: return kv_jbuild_text(b, "None");
-    case KV_J_BOOL: return kv_jbuild_text(b, v.b ? "True" : "False");
-    case KV_J_INT: snprintf(buf, sizeof buf, "%lld", (long long)v.i); break;
-    case KV_J_FLOAT: kv_jfloat_text(v.f, buf); break;
+    case KV_J_UNDEFINED:
+        return kv_jbuild_text(b, "Undefined");
+    case KV_J_NONE:
+        return kv_jbuild_text(b, "None");
+    case KV_J_BOOL:
+        return kv_jbuild_text(b, v.b ? "True" : "False");
+    case KV_J_INT:
+        snprintf(buf, sizeof buf, "%lld", (long long)v.i);
+        break;
+    case KV_J_FLOAT:
+        kv_jfloat_text(v.f, buf);
+        break;
     case KV_J_RANGE: {
         const kv_jrange *r = v.range;
         int n = snprintf(buf, sizeof buf, "range(%lld, %lld", (long long)r->start, (long long)r->stop);
@@ -113,16 +126,21 @@ static bool repr_other(kv_jbuild *b, kv_jval v)
         snprintf(buf + n, sizeof buf - (size_t)n, ")");
         break;
     }
-    case KV_J_LOOP: snprintf(buf, sizeof buf, "<LoopContext %zu/%zu>", v.loop->index0 + 1, v.loop->n); break;
+    case KV_J_LOOP:
+        snprintf(buf, sizeof buf, "<LoopContext %zu/%zu>", v.loop->index0 + 1, v.loop->n);
+        break;
     case KV_J_MACRO: {
         const kv_jstr *name = v.macro->node->name;
-        if (name) snprintf(buf, sizeof buf, "<Macro '%.*s'>", (int)kv_min_size(name->len, 60), name->data);
-        else snprintf(buf, sizeof buf, "<Macro 'caller'>");
+        if (name)
+            snprintf(buf, sizeof buf, "<Macro '%.*s'>", (int)kv_min_size(name->len, 60), name->data);
+        else
+            snprintf(buf, sizeof buf, "<Macro 'caller'>");
         break;
     }
     case KV_J_NAMESPACE:
         return kv_jbuild_text(b, "<Namespace ") && repr_dict(b, v.ns) && kv_jbuild_text(b, ">");
-    default: snprintf(buf, sizeof buf, "<%s object>", kv_jtype_name(v));
+    default:
+        snprintf(buf, sizeof buf, "<%s object>", kv_jtype_name(v));
     }
     return kv_jbuild_text(b, buf);
 }
@@ -133,7 +151,8 @@ bool kv_jrepr_put(kv_jbuild *b, kv_jval v)
     if (v.type == KV_J_STR) return repr_str(b, v.str);
     if (v.type != KV_J_LIST && v.type != KV_J_DICT && v.type != KV_J_NAMESPACE) return repr_other(b, v);
     if (!kv_jenter(b->ctx)) return false;
-    if (!(v.type == KV_J_LIST ? repr_list(b, v.list) : v.type == KV_J_DICT ? repr_dict(b, v.dict) : repr_other(b, v))) return false;
+    if (!(v.type == KV_J_LIST ? repr_list(b, v.list) : v.type == KV_J_DICT ? repr_dict(b, v.dict) : repr_other(b, v)))
+        return false;
     kv_jleave(b->ctx);
     return true;
 }

@@ -16,7 +16,8 @@ size_t kv_jutf8_next(const char *data, size_t len, int32_t *cp)
         return 1;
     }
     utf8proc_int32_t value;
-    utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)data, (utf8proc_ssize_t)kv_min_size(len, 4), &value);
+    utf8proc_ssize_t n =
+        utf8proc_iterate((const utf8proc_uint8_t *)data, (utf8proc_ssize_t)kv_min_size(len, 4), &value);
     if (n <= 0) {
         *cp = 0xFFFD;
         return 1;
@@ -58,7 +59,8 @@ bool kv_jstr_append(kv_jctx *ctx, const kv_jstr *a, const char *data, size_t len
     if (!bytes || a->data + a->len != bytes->data + bytes->used || bytes->cap - bytes->used < len) {
         size_t used = a->len + len; /* both lie in memory: cannot wrap */
         bytes = kv_jalloc(ctx, 1, sizeof *bytes);
-        size_t room = bytes && a->bytes ? used : 16; /* twice what is needed, once a string turned out to be collected into */
+        size_t room =
+            bytes && a->bytes ? used : 16; /* twice what is needed, once a string turned out to be collected into */
         char *block = bytes ? kv_jalloc(ctx, used + room, 1) : NULL;
         if (!block || !kv_jpay_bytes(ctx, used)) return false;
         if (a->len) memcpy(block, a->data, a->len);
@@ -160,7 +162,12 @@ bool kv_jstr_escape(kv_jctx *ctx, const kv_jstr *s, kv_jval *out)
     if (!kv_jpay(ctx, 1 + s->len / 16)) return false;
     for (size_t i = 0; i < s->len; i++) {
         char c = s->data[i];
-        const char *to = c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '"' ? "&#34;" : c == '\'' ? "&#39;" : NULL;
+        const char *to = c == '&'    ? "&amp;"
+                         : c == '<'  ? "&lt;"
+                         : c == '>'  ? "&gt;"
+                         : c == '"'  ? "&#34;"
+                         : c == '\'' ? "&#39;"
+                                     : NULL;
         if (!(to ? kv_jbuild_text(&b, to) : kv_jbuild_put(&b, &c, 1))) return false;
     }
     return kv_jbuild_done(&b, out);
@@ -232,7 +239,8 @@ bool kv_jstr_strip(kv_jctx *ctx, const kv_jstr *s, const kv_jstr *chars, bool le
     return kv_jstr_view(ctx, s->data + from, to - from, out);
 }
 
-bool kv_jstr_replace(kv_jctx *ctx, const kv_jstr *s, const kv_jstr *old, const kv_jstr *new_, int64_t count, kv_jval *out)
+bool kv_jstr_replace(kv_jctx *ctx, const kv_jstr *s, const kv_jstr *old, const kv_jstr *new_, int64_t count,
+                     kv_jval *out)
 {
     kv_jbuild b = {.ctx = ctx};
     size_t at = 0;
@@ -369,11 +377,12 @@ bool kv_jstr_pad(kv_jctx *ctx, const kv_jstr *s, int64_t width, int32_t fill, ch
     size_t n = kv_jstr_chars(ctx, s);
     if (width <= 0 || (size_t)width <= n) return kv_jstr_view(ctx, s->data, s->len, out);
     size_t pad = (size_t)width - n, left = 0;
-    if ((size_t)width > ctx->limits.max_memory_bytes) return kv_jfail(ctx, "width %lld is beyond the memory limit", (long long)width);
+    if ((size_t)width > ctx->limits.max_memory_bytes)
+        return kv_jfail(ctx, "width %lld is beyond the memory limit", (long long)width);
     if (align == '>') left = pad;
     if (align == '^') left = pad / 2 + (pad & (size_t)width & 1);
     if (align == '=') left = pad / 2;
     kv_jbuild b = {.ctx = ctx};
-    return kv_jbuild_fill(&b, fill, left) && kv_jbuild_put(&b, s->data, s->len) && kv_jbuild_fill(&b, fill, pad - left) &&
-           kv_jbuild_done(&b, out);
+    return kv_jbuild_fill(&b, fill, left) && kv_jbuild_put(&b, s->data, s->len) &&
+           kv_jbuild_fill(&b, fill, pad - left) && kv_jbuild_done(&b, out);
 }

@@ -9,13 +9,19 @@
 const char *kv_jtype_name(kv_jval v)
 {
     static const char *const names[] = {
-        [KV_J_ABSENT] = "missing", [KV_J_UNDEFINED] = "Undefined", [KV_J_NONE] = "None", [KV_J_BOOL] = "bool", [KV_J_INT] = "int",
-        [KV_J_FLOAT] = "float", [KV_J_STR] = "str", [KV_J_LIST] = "list", [KV_J_DICT] = "dict", [KV_J_RANGE] = "range",
-        [KV_J_ITER] = "generator", [KV_J_NAMESPACE] = "Namespace", [KV_J_MACRO] = "Macro", [KV_J_LOOP] = "LoopContext",
-        [KV_J_FUNCTION] = "function", [KV_J_METHOD] = "method", [KV_J_CYCLER] = "Cycler", [KV_J_JOINER] = "Joiner",
+        [KV_J_ABSENT] = "missing",    [KV_J_UNDEFINED] = "Undefined",
+        [KV_J_NONE] = "None",         [KV_J_BOOL] = "bool",
+        [KV_J_INT] = "int",           [KV_J_FLOAT] = "float",
+        [KV_J_STR] = "str",           [KV_J_LIST] = "list",
+        [KV_J_DICT] = "dict",         [KV_J_RANGE] = "range",
+        [KV_J_ITER] = "generator",    [KV_J_NAMESPACE] = "Namespace",
+        [KV_J_MACRO] = "Macro",       [KV_J_LOOP] = "LoopContext",
+        [KV_J_FUNCTION] = "function", [KV_J_METHOD] = "method",
+        [KV_J_CYCLER] = "Cycler",     [KV_J_JOINER] = "Joiner",
     };
-    static const char *const kinds[] = {[KV_J_KIND_LIST] = "list", [KV_J_KIND_TUPLE] = "tuple", [KV_J_KIND_GROUP] = "tuple",
-                                        [KV_J_KIND_KEYS] = "dict_keys", [KV_J_KIND_VALUES] = "dict_values", [KV_J_KIND_ITEMS] = "dict_items"};
+    static const char *const kinds[] = {
+        [KV_J_KIND_LIST] = "list",      [KV_J_KIND_TUPLE] = "tuple",        [KV_J_KIND_GROUP] = "tuple",
+        [KV_J_KIND_KEYS] = "dict_keys", [KV_J_KIND_VALUES] = "dict_values", [KV_J_KIND_ITEMS] = "dict_items"};
     return v.type == KV_J_LIST ? kinds[v.list->kind] : names[v.type];
 }
 
@@ -24,16 +30,26 @@ bool kv_jtruth(kv_jval v)
     switch (v.type) {
     case KV_J_ABSENT:
     case KV_J_UNDEFINED:
-    case KV_J_NONE: return false;
-    case KV_J_BOOL: return v.b;
-    case KV_J_INT: return v.i != 0;
-    case KV_J_FLOAT: return v.f != 0;
-    case KV_J_STR: return v.str->len > 0;
-    case KV_J_LIST: return v.list->n > 0;
-    case KV_J_DICT: return v.dict->n > 0;
-    case KV_J_RANGE: return v.range->n > 0;
-    case KV_J_LOOP: return v.loop->n > 0;
-    default: return true;
+    case KV_J_NONE:
+        return false;
+    case KV_J_BOOL:
+        return v.b;
+    case KV_J_INT:
+        return v.i != 0;
+    case KV_J_FLOAT:
+        return v.f != 0;
+    case KV_J_STR:
+        return v.str->len > 0;
+    case KV_J_LIST:
+        return v.list->n > 0;
+    case KV_J_DICT:
+        return v.dict->n > 0;
+    case KV_J_RANGE:
+        return v.range->n > 0;
+    case KV_J_LOOP:
+        return v.loop->n > 0;
+    default:
+        return true;
     }
 }
 
@@ -44,11 +60,21 @@ void kv_jfail_undefined_with(kv_jctx *ctx, kv_jval v)
     int len = v.str ? (int)kv_min_size(v.str->len, 100) : 0;
     const char *name = v.str ? v.str->data : "";
     switch (v.why) {
-    case KV_J_WHY_NAME: kv_jfail_with(ctx, "'%.*s' is undefined", len, name); break;
-    case KV_J_WHY_ATTR: kv_jfail_with(ctx, "'%s%s' has no attribute '%.*s'", type, v.owner == KV_J_NONE ? "" : " object", len, name); break;
-    case KV_J_WHY_ELEMENT: kv_jfail_with(ctx, "%s object has no such element", type); break;
-    case KV_J_WHY_UNSAFE: kv_jfail_with(ctx, "access to attribute '%.*s' of '%s' object is unsafe", len, name, type); break;
-    default: kv_jfail_with(ctx, "%.*s", len, name); break;
+    case KV_J_WHY_NAME:
+        kv_jfail_with(ctx, "'%.*s' is undefined", len, name);
+        break;
+    case KV_J_WHY_ATTR:
+        kv_jfail_with(ctx, "'%s%s' has no attribute '%.*s'", type, v.owner == KV_J_NONE ? "" : " object", len, name);
+        break;
+    case KV_J_WHY_ELEMENT:
+        kv_jfail_with(ctx, "%s object has no such element", type);
+        break;
+    case KV_J_WHY_UNSAFE:
+        kv_jfail_with(ctx, "access to attribute '%.*s' of '%s' object is unsafe", len, name, type);
+        break;
+    default:
+        kv_jfail_with(ctx, "%.*s", len, name);
+        break;
     }
 }
 
@@ -56,10 +82,12 @@ void kv_jfail_undefined_with(kv_jctx *ctx, kv_jval v)
 
 static bool equal_lists(kv_jctx *ctx, const kv_jlist *a, const kv_jlist *b, bool *out)
 {
-    bool tuple_a = a->kind == KV_J_KIND_TUPLE || a->kind == KV_J_KIND_GROUP, tuple_b = b->kind == KV_J_KIND_TUPLE || b->kind == KV_J_KIND_GROUP;
+    bool tuple_a = a->kind == KV_J_KIND_TUPLE || a->kind == KV_J_KIND_GROUP,
+         tuple_b = b->kind == KV_J_KIND_TUPLE || b->kind == KV_J_KIND_GROUP;
     *out = a == b;
     if (a == b) return true;
-    if (a->n != b->n || tuple_a != tuple_b || (!tuple_a && a->kind != b->kind) || a->kind == KV_J_KIND_VALUES) return true;
+    if (a->n != b->n || tuple_a != tuple_b || (!tuple_a && a->kind != b->kind) || a->kind == KV_J_KIND_VALUES)
+        return true;
     for (size_t i = 0; i < a->n; i++) {
         bool same;
         if (!kv_jequal(ctx, a->items[i], b->items[i], &same)) return false;
@@ -96,7 +124,9 @@ bool kv_jequal(kv_jctx *ctx, kv_jval a, kv_jval b, bool *out)
     switch (a.type) {
     case KV_J_ABSENT:
     case KV_J_UNDEFINED:
-    case KV_J_NONE: *out = true; return true;
+    case KV_J_NONE:
+        *out = true;
+        return true;
     case KV_J_STR:
         if (a.str->len != b.str->len) return true;
         *out = a.str->data == b.str->data || memcmp(a.str->data, b.str->data, a.str->len) == 0;
@@ -109,10 +139,15 @@ bool kv_jequal(kv_jctx *ctx, kv_jval a, kv_jval b, bool *out)
         return ok;
     }
     case KV_J_RANGE:
-        *out = a.range->n == b.range->n && (a.range->n == 0 || (a.range->start == b.range->start && (a.range->n == 1 || a.range->step == b.range->step)));
+        *out = a.range->n == b.range->n && (a.range->n == 0 || (a.range->start == b.range->start &&
+                                                                (a.range->n == 1 || a.range->step == b.range->step)));
         return true;
-    case KV_J_FUNCTION: *out = a.function == b.function; return true;
-    default: *out = a.dict == b.dict; return true; /* identity */
+    case KV_J_FUNCTION:
+        *out = a.function == b.function;
+        return true;
+    default:
+        *out = a.dict == b.dict;
+        return true; /* identity */
     }
 }
 
@@ -137,8 +172,8 @@ bool kv_jcompare(kv_jctx *ctx, kv_jval a, kv_jval b, const char *op, int *out)
         *out = c ? (c > 0) - (c < 0) : (a.str->len > b.str->len) - (a.str->len < b.str->len);
         return kv_jpay(ctx, n / 256);
     }
-    if (a.type == KV_J_LIST && b.type == KV_J_LIST && a.list->kind <= KV_J_KIND_GROUP && b.list->kind <= KV_J_KIND_GROUP &&
-        (a.list->kind == KV_J_KIND_LIST) == (b.list->kind == KV_J_KIND_LIST)) {
+    if (a.type == KV_J_LIST && b.type == KV_J_LIST && a.list->kind <= KV_J_KIND_GROUP &&
+        b.list->kind <= KV_J_KIND_GROUP && (a.list->kind == KV_J_KIND_LIST) == (b.list->kind == KV_J_KIND_LIST)) {
         size_t n = kv_min_size(a.list->n, b.list->n);
         if (!kv_jenter(ctx)) return false;
         for (size_t i = 0; i < n; i++) {
@@ -153,16 +188,19 @@ bool kv_jcompare(kv_jctx *ctx, kv_jval a, kv_jval b, const char *op, int *out)
         *out = (a.list->n > b.list->n) - (a.list->n < b.list->n);
         return true;
     }
-    return kv_jfail(ctx, "'%s' not supported between instances of '%s' and '%s'", op, kv_jtype_name(a), kv_jtype_name(b));
+    return kv_jfail(ctx, "'%s' not supported between instances of '%s' and '%s'", op, kv_jtype_name(a),
+                    kv_jtype_name(b));
 }
 
 bool kv_jcontains(kv_jctx *ctx, kv_jval container, kv_jval item, bool *out)
 {
     *out = false;
     if (container.type == KV_J_STR) {
-        if (item.type != KV_J_STR) return kv_jfail(ctx, "'in <string>' requires string as left operand, not %s", kv_jtype_name(item));
+        if (item.type != KV_J_STR)
+            return kv_jfail(ctx, "'in <string>' requires string as left operand, not %s", kv_jtype_name(item));
         if (!kv_jpay_bytes(ctx, container.str->len)) return false;
-        *out = kv_jstr_find((kv_str){container.str->data, container.str->len}, (kv_str){item.str->data, item.str->len}, false) != SIZE_MAX;
+        *out = kv_jstr_find((kv_str){container.str->data, container.str->len}, (kv_str){item.str->data, item.str->len},
+                            false) != SIZE_MAX;
         return true;
     }
     if (container.type == KV_J_DICT) {
@@ -172,7 +210,8 @@ bool kv_jcontains(kv_jctx *ctx, kv_jval container, kv_jval item, bool *out)
     }
     const kv_jval *items;
     size_t n;
-    if (!kv_jiterable(container)) return kv_jfail(ctx, "argument of type '%s' is not iterable", kv_jtype_name(container));
+    if (!kv_jiterable(container))
+        return kv_jfail(ctx, "argument of type '%s' is not iterable", kv_jtype_name(container));
     if (!kv_jitems(ctx, container, &items, &n)) return false;
     for (size_t i = 0; i < n && !*out; i++) {
         if (!kv_jequal(ctx, items[i], item, out)) return false;
@@ -185,20 +224,33 @@ bool kv_jcontains(kv_jctx *ctx, kv_jval container, kv_jval item, bool *out)
 bool kv_jlength(kv_jctx *ctx, kv_jval v, size_t *n)
 {
     switch (v.type) {
-    case KV_J_UNDEFINED: *n = 0; return true;
-    case KV_J_STR: *n = kv_jstr_chars(ctx, v.str); return true;
-    case KV_J_LIST: *n = v.list->n; return true;
-    case KV_J_DICT: *n = v.dict->n; return true;
-    case KV_J_RANGE: *n = v.range->n; return true;
-    case KV_J_LOOP: *n = v.loop->n; return true;
-    default: return false;
+    case KV_J_UNDEFINED:
+        *n = 0;
+        return true;
+    case KV_J_STR:
+        *n = kv_jstr_chars(ctx, v.str);
+        return true;
+    case KV_J_LIST:
+        *n = v.list->n;
+        return true;
+    case KV_J_DICT:
+        *n = v.dict->n;
+        return true;
+    case KV_J_RANGE:
+        *n = v.range->n;
+        return true;
+    case KV_J_LOOP:
+        *n = v.loop->n;
+        return true;
+    default:
+        return false;
     }
 }
 
 bool kv_jiterable(kv_jval v)
 {
-    return v.type == KV_J_UNDEFINED || v.type == KV_J_STR || v.type == KV_J_LIST || v.type == KV_J_DICT || v.type == KV_J_RANGE ||
-           v.type == KV_J_ITER || v.type == KV_J_LOOP;
+    return v.type == KV_J_UNDEFINED || v.type == KV_J_STR || v.type == KV_J_LIST || v.type == KV_J_DICT ||
+           v.type == KV_J_RANGE || v.type == KV_J_ITER || v.type == KV_J_LOOP;
 }
 
 bool kv_jitems(kv_jctx *ctx, kv_jval v, const kv_jval **items, size_t *n)
@@ -233,7 +285,8 @@ bool kv_jitems(kv_jctx *ctx, kv_jval v, const kv_jval **items, size_t *n)
         *n = v.range->n;
         return true;
     }
-    default: return kv_jfail(ctx, "'%s' object is not iterable", kv_jtype_name(v));
+    default:
+        return kv_jfail(ctx, "'%s' object is not iterable", kv_jtype_name(v));
     }
     if (v.type == KV_J_UNDEFINED) { /* str(), len() and iteration of an unsafe attribute are those of any undefined */
         *items = NULL;

@@ -35,23 +35,54 @@ kv_template_limits kv_template_limits_default(void)
 static void describe_node(const kv_jnode *node, char *buf, size_t cap)
 {
     static const char *const names[] = {
-        [KV_JN_CONST] = "literal", [KV_JN_LIST] = "list", [KV_JN_TUPLE] = "tuple", [KV_JN_DICT] = "dict", [KV_JN_AND] = "'and'",
-        [KV_JN_OR] = "'or'", [KV_JN_NOT] = "'not'", [KV_JN_COMPARE] = "comparison", [KV_JN_CONCAT] = "'~'", [KV_JN_COND] = "inline if",
-        [KV_JN_ITEM] = "subscript", [KV_JN_SLICE] = "slice", [KV_JN_TEXT] = "text", [KV_JN_PRINT] = "'{{'", [KV_JN_FOR] = "for",
-        [KV_JN_IF] = "if", [KV_JN_SET] = "set", [KV_JN_SET_BLOCK] = "set block", [KV_JN_FILTER_BLOCK] = "filter block",
-        [KV_JN_CALL_BLOCK] = "call block", [KV_JN_WITH] = "with", [KV_JN_GENERATION] = "generation", [KV_JN_BREAK] = "break",
-        [KV_JN_CONTINUE] = "continue", [KV_JN_CALL] = "call", [KV_JN_NSREF] = "set",
+        [KV_JN_CONST] = "literal",
+        [KV_JN_LIST] = "list",
+        [KV_JN_TUPLE] = "tuple",
+        [KV_JN_DICT] = "dict",
+        [KV_JN_AND] = "'and'",
+        [KV_JN_OR] = "'or'",
+        [KV_JN_NOT] = "'not'",
+        [KV_JN_COMPARE] = "comparison",
+        [KV_JN_CONCAT] = "'~'",
+        [KV_JN_COND] = "inline if",
+        [KV_JN_ITEM] = "subscript",
+        [KV_JN_SLICE] = "slice",
+        [KV_JN_TEXT] = "text",
+        [KV_JN_PRINT] = "'{{'",
+        [KV_JN_FOR] = "for",
+        [KV_JN_IF] = "if",
+        [KV_JN_SET] = "set",
+        [KV_JN_SET_BLOCK] = "set block",
+        [KV_JN_FILTER_BLOCK] = "filter block",
+        [KV_JN_CALL_BLOCK] = "call block",
+        [KV_JN_WITH] = "with",
+        [KV_JN_GENERATION] = "generation",
+        [KV_JN_BREAK] = "break",
+        [KV_JN_CONTINUE] = "continue",
+        [KV_JN_CALL] = "call",
+        [KV_JN_NSREF] = "set",
     };
-    static const char *const ops[] = {[KV_JOP_ADD] = "+", [KV_JOP_SUB] = "-", [KV_JOP_MUL] = "*", [KV_JOP_DIV] = "/", [KV_JOP_FLOORDIV] = "//",
-                                      [KV_JOP_MOD] = "%", [KV_JOP_POW] = "**", [KV_JOP_NEG] = "-", [KV_JOP_POS] = "+"};
+    static const char *const ops[] = {
+        [KV_JOP_ADD] = "+", [KV_JOP_SUB] = "-",  [KV_JOP_MUL] = "*", [KV_JOP_DIV] = "/", [KV_JOP_FLOORDIV] = "//",
+        [KV_JOP_MOD] = "%", [KV_JOP_POW] = "**", [KV_JOP_NEG] = "-", [KV_JOP_POS] = "+"};
     const char *kind = NULL;
     const kv_jstr *name = node->name;
     switch (node->kind) {
-    case KV_JN_FILTER: kind = "filter"; break;
-    case KV_JN_TEST: kind = "test"; break;
-    case KV_JN_NAME: kind = "variable"; break;
-    case KV_JN_ATTR: kind = "attribute"; break;
-    case KV_JN_MACRO: kind = "macro"; break;
+    case KV_JN_FILTER:
+        kind = "filter";
+        break;
+    case KV_JN_TEST:
+        kind = "test";
+        break;
+    case KV_JN_NAME:
+        kind = "variable";
+        break;
+    case KV_JN_ATTR:
+        kind = "attribute";
+        break;
+    case KV_JN_MACRO:
+        kind = "macro";
+        break;
     case KV_JN_CALL:
         if (node->a && node->a->name) {
             kind = "call of";
@@ -59,8 +90,11 @@ static void describe_node(const kv_jnode *node, char *buf, size_t cap)
         }
         break;
     case KV_JN_BINARY:
-    case KV_JN_UNARY: snprintf(buf, cap, "operator '%s'", ops[node->op]); return;
-    default: break;
+    case KV_JN_UNARY:
+        snprintf(buf, cap, "operator '%s'", ops[node->op]);
+        return;
+    default:
+        break;
     }
     if (kind && name) {
         snprintf(buf, cap, "%s '%.*s'", kind, (int)kv_min_size(name->len, 60), name->data);
@@ -80,7 +114,8 @@ void kv_jfail_with(kv_jctx *ctx, const char *fmt, ...)
     va_end(ap);
     if (ctx->node) {
         describe_node(ctx->node, what, sizeof what);
-        ctx->code = kv_fail(ctx->err, KVASIR_ERR_TEMPLATE, "chat template, line %u, %s: %s", ctx->node->line, what, text);
+        ctx->code =
+            kv_fail(ctx->err, KVASIR_ERR_TEMPLATE, "chat template, line %u, %s: %s", ctx->node->line, what, text);
     } else {
         ctx->code = kv_fail(ctx->err, KVASIR_ERR_TEMPLATE, "chat template, line %u: %s", ctx->line, text);
     }
@@ -90,7 +125,8 @@ bool kv_jraise(kv_jctx *ctx, kv_jval message)
 {
     const kv_jstr *s;
     if (!kv_jstr_of(ctx, message, &s)) return false;
-    if (ctx->code == KVASIR_OK) ctx->code = kv_fail(ctx->err, KVASIR_ERR_TEMPLATE, "%.*s", (int)kv_min_size(s->len, 500), s->data);
+    if (ctx->code == KVASIR_OK)
+        ctx->code = kv_fail(ctx->err, KVASIR_ERR_TEMPLATE, "%.*s", (int)kv_min_size(s->len, 500), s->data);
     return false;
 }
 
@@ -179,16 +215,30 @@ static bool convert_object(kv_jctx *ctx, const json_t *json, size_t depth, kv_jv
 
 static bool convert(kv_jctx *ctx, const json_t *json, size_t depth, kv_jval *out)
 {
-    if (depth > MAX_CONTEXT_DEPTH) return kv_jfail(ctx, "variables are nested deeper than %d levels", MAX_CONTEXT_DEPTH);
+    if (depth > MAX_CONTEXT_DEPTH)
+        return kv_jfail(ctx, "variables are nested deeper than %d levels", MAX_CONTEXT_DEPTH);
     switch (json_typeof(json)) {
-    case JSON_OBJECT: return convert_object(ctx, json, depth, out);
-    case JSON_ARRAY: return convert_array(ctx, json, depth, out);
-    case JSON_STRING: return kv_jstr_view(ctx, json_string_value(json), json_string_length(json), out);
-    case JSON_INTEGER: *out = kv_jint(json_integer_value(json)); return true;
-    case JSON_REAL: *out = kv_jfloat(json_real_value(json)); return true;
-    case JSON_TRUE: *out = kv_jbool(true); return true;
-    case JSON_FALSE: *out = kv_jbool(false); return true;
-    default: *out = kv_jnone(); return true;
+    case JSON_OBJECT:
+        return convert_object(ctx, json, depth, out);
+    case JSON_ARRAY:
+        return convert_array(ctx, json, depth, out);
+    case JSON_STRING:
+        return kv_jstr_view(ctx, json_string_value(json), json_string_length(json), out);
+    case JSON_INTEGER:
+        *out = kv_jint(json_integer_value(json));
+        return true;
+    case JSON_REAL:
+        *out = kv_jfloat(json_real_value(json));
+        return true;
+    case JSON_TRUE:
+        *out = kv_jbool(true);
+        return true;
+    case JSON_FALSE:
+        *out = kv_jbool(false);
+        return true;
+    default:
+        *out = kv_jnone();
+        return true;
     }
 }
 
@@ -210,7 +260,8 @@ static bool check_utf8(kv_jctx *ctx, const char *src, size_t len)
 kvasir_code kv_template_parse(const char *source, size_t len, kv_template **out, kvasir_error *err)
 {
     if (len > MAX_SOURCE_BYTES) {
-        return kv_fail(err, KVASIR_ERR_TEMPLATE, "chat template, line 1: source of %zu bytes exceeds the limit of %d", len, MAX_SOURCE_BYTES);
+        return kv_fail(err, KVASIR_ERR_TEMPLATE, "chat template, line 1: source of %zu bytes exceeds the limit of %d",
+                       len, MAX_SOURCE_BYTES);
     }
     kv_template *tmpl = kv_calloc(1, sizeof *tmpl);
     if (!tmpl) return kv_fail_memory(err, sizeof *tmpl, "the chat template");
@@ -238,8 +289,8 @@ void kv_template_free(kv_template *tmpl)
     kv_free(tmpl);
 }
 
-kvasir_code kv_template_render(const kv_template *tmpl, const json_t *context, const kv_template_limits *limits, int64_t now,
-                               char **text, size_t *len, kvasir_error *err)
+kvasir_code kv_template_render(const kv_template *tmpl, const json_t *context, const kv_template_limits *limits,
+                               int64_t now, char **text, size_t *len, kvasir_error *err)
 {
     kv_jctx ctx = {.limits = limits ? *limits : kv_template_limits_default(), .err = err, .now = now, .line = 1};
     ctx.limits.max_depth = kv_min_size(ctx.limits.max_depth, 400); /* what a thread's stack holds */
