@@ -1,26 +1,27 @@
 /* dispatch.c - which kernel table runs: the best that the CPU (and the operating system) supports, or the one asked for. */
 #include <string.h>
-
-#include "kernels/kernels.h"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "base/util.h"
+#include "kernels/kernels.h"
 
 static bool runnable_always(void) { return true; }
 #if defined(__x86_64__)
-/* __builtin_cpu_supports also checks that the system saves the wide registers. */
+/* __builtin_cpu_supports also checks that the system saves the wide registers. Compilers differ in the names they know, so the
+ * two that not all have are asked of the CPU itself. */
 static bool runnable_avx2(void)
 {
+    unsigned a, b, c, d;
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
 static bool runnable_avxvnni(void)
 {
-    /* CPUID leaf 7, subleaf 1, EAX bit 4: older compilers have no name for it. */
-    unsigned a = 7, b, c = 1, d;
-    if (!runnable_avx2()) return false;
-    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    return a >> 4 & 1;
+    unsigned a, b, c, d;
+    return runnable_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
 static bool runnable_avx512(void)

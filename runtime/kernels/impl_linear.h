@@ -263,19 +263,19 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
         gemm_q8_format(f, w, panel, n_panels, x, n_rows, y, ldy, scratch);                                                     \
     }
 /* clang-format off */
-FORMAT_CASE(q4,      4, 0,  3, 32, .has_min = false)
-FORMAT_CASE(q4_min,  4, 0, -1, 32, .has_min = true)
-FORMAT_CASE(q5,      4, 1,  4, 32, .has_min = false)
-FORMAT_CASE(q5_min,  4, 1, -1, 32, .has_min = true)
-FORMAT_CASE(q8,      8, 0,  7, 32, .has_min = false)
-FORMAT_CASE(q2k,     2, 0, -1, 16, .super = true, .has_min = true)
-FORMAT_CASE(q3k,     2, 1,  2, 16, .super = true, .signed_sc = true)
-FORMAT_CASE(q4k,     4, 0, -1, 32, .super = true, .has_min = true)
-FORMAT_CASE(q5k,     4, 1, -1, 32, .super = true, .has_min = true)
-FORMAT_CASE(q6k,     4, 2,  5, 16, .super = true, .signed_sc = true)
-FORMAT_CASE(iq4nl,   4, 0,  7, 32, .lut = w->format->lut)
-FORMAT_CASE(iq4xs,   4, 0,  7, 32, .super = true, .signed_sc = true, .lut = w->format->lut)
-FORMAT_CASE(mxfp4,   4, 0,  7, 32, .bf16_d = true, .lut = w->format->lut)
+FORMAT_CASE(q4,      .lo_bits = 4, .zero_shift = 3, .sub = 32)
+FORMAT_CASE(q4_min,  .lo_bits = 4, .sub = 32, .has_min = true)
+FORMAT_CASE(q5,      .lo_bits = 4, .hi_bits = 1, .zero_shift = 4, .sub = 32)
+FORMAT_CASE(q5_min,  .lo_bits = 4, .hi_bits = 1, .sub = 32, .has_min = true)
+FORMAT_CASE(q8,      .lo_bits = 8, .zero_shift = 7, .sub = 32)
+FORMAT_CASE(q2k,     .lo_bits = 2, .sub = 16, .super = true, .has_min = true)
+FORMAT_CASE(q3k,     .lo_bits = 2, .hi_bits = 1, .zero_shift = 2, .sub = 16, .super = true, .signed_sc = true)
+FORMAT_CASE(q4k,     .lo_bits = 4, .sub = 32, .super = true, .has_min = true)
+FORMAT_CASE(q5k,     .lo_bits = 4, .hi_bits = 1, .sub = 32, .super = true, .has_min = true)
+FORMAT_CASE(q6k,     .lo_bits = 4, .hi_bits = 2, .zero_shift = 5, .sub = 16, .super = true, .signed_sc = true)
+FORMAT_CASE(iq4nl,   .lo_bits = 4, .zero_shift = 7, .sub = 32, .lut = w->format->lut)
+FORMAT_CASE(iq4xs,   .lo_bits = 4, .zero_shift = 7, .sub = 32, .super = true, .signed_sc = true, .lut = w->format->lut)
+FORMAT_CASE(mxfp4,   .lo_bits = 4, .zero_shift = 7, .sub = 32, .bf16_d = true, .lut = w->format->lut)
 /* clang-format on */
 
 static void impl_gemm_q8(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy, void *scratch)

@@ -16,23 +16,22 @@ static const uint8_t lut_mxfp4[16] = {128, 129, 130, 131, 132, 134, 136, 140, 12
 
 /* clang-format off */
 static const kv_pack_format formats[KV_TYPE_LIMIT] = {
-    /*                 lo hi zero sub                                                        */
-    [KV_TYPE_F32]    = {0, 0, -1, 32},
-    [KV_TYPE_F16]    = {0, 0, -1, 32},
-    [KV_TYPE_BF16]   = {0, 0, -1, 32},
-    [KV_TYPE_Q4_0]   = {4, 0,  3, 32},
-    [KV_TYPE_Q4_1]   = {4, 0, -1, 32, .has_min = true},
-    [KV_TYPE_Q5_0]   = {4, 1,  4, 32},
-    [KV_TYPE_Q5_1]   = {4, 1, -1, 32, .has_min = true},
-    [KV_TYPE_Q8_0]   = {8, 0,  7, 32},
-    [KV_TYPE_Q2_K]   = {2, 0, -1, 16, .super = true, .has_min = true},
-    [KV_TYPE_Q3_K]   = {2, 1,  2, 16, .super = true, .signed_sc = true},
-    [KV_TYPE_Q4_K]   = {4, 0, -1, 32, .super = true, .has_min = true},
-    [KV_TYPE_Q5_K]   = {4, 1, -1, 32, .super = true, .has_min = true},
-    [KV_TYPE_Q6_K]   = {4, 2,  5, 16, .super = true, .signed_sc = true},
-    [KV_TYPE_IQ4_NL] = {4, 0,  7, 32, .lut = lut_iq4},
-    [KV_TYPE_IQ4_XS] = {4, 0,  7, 32, .super = true, .signed_sc = true, .lut = lut_iq4},
-    [KV_TYPE_MXFP4]  = {4, 0,  7, 32, .bf16_d = true, .lut = lut_mxfp4},
+    [KV_TYPE_F32]    = {.zero_shift = -1, .sub = 32},
+    [KV_TYPE_F16]    = {.zero_shift = -1, .sub = 32},
+    [KV_TYPE_BF16]   = {.zero_shift = -1, .sub = 32},
+    [KV_TYPE_Q4_0]   = {.lo_bits = 4, .zero_shift = 3, .sub = 32},
+    [KV_TYPE_Q4_1]   = {.lo_bits = 4, .zero_shift = -1, .sub = 32, .has_min = true},
+    [KV_TYPE_Q5_0]   = {.lo_bits = 4, .hi_bits = 1, .zero_shift = 4, .sub = 32},
+    [KV_TYPE_Q5_1]   = {.lo_bits = 4, .hi_bits = 1, .zero_shift = -1, .sub = 32, .has_min = true},
+    [KV_TYPE_Q8_0]   = {.lo_bits = 8, .zero_shift = 7, .sub = 32},
+    [KV_TYPE_Q2_K]   = {.lo_bits = 2, .zero_shift = -1, .sub = 16, .super = true, .has_min = true},
+    [KV_TYPE_Q3_K]   = {.lo_bits = 2, .hi_bits = 1, .zero_shift = 2, .sub = 16, .super = true, .signed_sc = true},
+    [KV_TYPE_Q4_K]   = {.lo_bits = 4, .zero_shift = -1, .sub = 32, .super = true, .has_min = true},
+    [KV_TYPE_Q5_K]   = {.lo_bits = 4, .hi_bits = 1, .zero_shift = -1, .sub = 32, .super = true, .has_min = true},
+    [KV_TYPE_Q6_K]   = {.lo_bits = 4, .hi_bits = 2, .zero_shift = 5, .sub = 16, .super = true, .signed_sc = true},
+    [KV_TYPE_IQ4_NL] = {.lo_bits = 4, .zero_shift = 7, .sub = 32, .lut = lut_iq4},
+    [KV_TYPE_IQ4_XS] = {.lo_bits = 4, .zero_shift = 7, .sub = 32, .super = true, .signed_sc = true, .lut = lut_iq4},
+    [KV_TYPE_MXFP4]  = {.lo_bits = 4, .zero_shift = 7, .sub = 32, .bf16_d = true, .lut = lut_mxfp4},
 };
 /* clang-format on */
 
