@@ -1,6 +1,6 @@
 /* jinja.h - the inside of the chat template interpreter: values, syntax tree, context. Only text/template.c and text/jinja_*.c see it.
  *
- *   source --jinja_lex--> tokens --jinja_parse, jinja_expr--> nodes --jinja_exec, jinja_eval--> text
+ *   source --jinja_lex--> tokens --jinja_parse, jinja_operators, jinja_expr--> nodes --jinja_exec, jinja_eval--> text
  *                                                             values: jinja_value, jinja_str, jinja_dict, jinja_repr
  *                                                             library: jinja_filter*, jinja_method, jinja_test, jinja_format, ...
  *
@@ -325,8 +325,12 @@ bool kv_jparse(kv_jctx *ctx, const kv_jtoks *toks, kv_jnodes *body);
 /* Shared by statement and expression parser. NULL / false after a failure. */
 kv_jnode *kv_jparse_expr(kv_jparser *p, bool with_cond);
 kv_jnode *kv_jparse_tuple(kv_jparser *p, bool simple, bool with_cond, const char *end_name, bool parens, bool with_ns);
+kv_jnode *kv_jparse_unary(kv_jparser *p, bool with_filter);
 kv_jnode *kv_jparse_filters(kv_jparser *p, kv_jnode *of, bool inline_start);
 kv_jnode *kv_jnode_new(kv_jparser *p, kv_jnode_kind kind, uint32_t line);
+kv_jnode *kv_jnode_single(kv_jparser *p, kv_jnode_kind kind, int op, kv_jnode *a, uint32_t line);
+kv_jnode *kv_jnode_pair(kv_jparser *p, kv_jnode_kind kind, int op, kv_jnode *a, kv_jnode *b, uint32_t line);
+kv_jnode *kv_jnode_finish(kv_jparser *p, kv_jnode *node); /* measures its height */
 bool kv_jnodes_push(kv_jparser *p, kv_jnodes *list, kv_jnode *node);
 bool kv_jtok_is_op(const kv_jtok *tok, const char *op);
 bool kv_jtok_is_name(const kv_jtok *tok, const char *name);

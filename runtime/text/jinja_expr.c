@@ -1,9 +1,10 @@
-/* jinja_expr.c - tokens to expression nodes: recursive descent in jinja2's order of precedence.
+/* jinja_expr.c - tokens to operands, what stands between two operators; jinja_operators.c joins them.
  *
- *   inline if > or > and > not > comparison > + - > ~ > * / // % > ** > unary > .name [item] (call) > |filter, is test
+ *   kv_jparse_unary:  [-+] primary  .name  [item]  (call)  |filter  is test
+ *   primary:          name, string, number, (tuple), [list], {dict}
  *
- * (so 'a' ~ 1 + 2 is ('a' ~ 1) + 2, and ** binds to the left: jinja2's own peculiarities). Depth of nesting is counted, and
- * chains, which nest to the left without it, are bounded by the height of the tree. Source: jinja2 3.1 parser.py. */
+ * Depth of nesting is counted, and chains, which nest to the left without it, are bounded by the height of the tree.
+ * Source: jinja2 3.1 parser.py. */
 #include "text/jinja.h"
 
 enum { MAX_HEIGHT = 500 };
@@ -100,7 +101,7 @@ static uint16_t tallest(const kv_jnodes *list, uint16_t height)
 }
 
 /* Every finished expression node passes here: its height is one more than its tallest child's. */
-static kv_jnode *finish(kv_jparser *p, kv_jnode *node)
+kv_jnode *kv_jnode_finish(kv_jparser *p, kv_jnode *node)
 {
     uint16_t height = 0;
     const kv_jnode *children[] = {node->a, node->b, node->c};
@@ -115,23 +116,23 @@ static kv_jnode *finish(kv_jparser *p, kv_jnode *node)
     return NULL;
 }
 
-static kv_jnode *pair(kv_jparser *p, kv_jnode_kind kind, int op, kv_jnode *a, kv_jnode *b, uint32_t line)
+kv_jnode *kv_jnode_pair(kv_jparser *p, kv_jnode_kind kind, int op, kv_jnode *a, kv_jnode *b, uint32_t line)
 {
     kv_jnode *node = a && b ? kv_jnode_new(p, kind, line) : NULL;
     if (!node) return NULL;
     node->op = (uint8_t)op;
     node->a = a;
     node->b = b;
-    return finish(p, node);
+    return kv_jnode_finish(p, node);
 }
 
-static kv_jnode *single(kv_jparser *p, kv_jnode_kind kind, int op, kv_jnode *a, uint32_t line)
+kv_jnode *kv_jnode_single(kv_jparser *p, kv_jnode_kind kind, int op, kv_jnode *a, uint32_t line)
 {
     kv_jnode *node = a ? kv_jnode_new(p, kind, line) : NULL;
     if (!node) return NULL;
     node->op = (uint8_t)op;
     node->a = a;
-    return finish(p, node);
+    return kv_jnode_finish(p, node);
 }
 
 static kv_jnode *constant(kv_jparser *p, kv_jval value, uint32_t line)
@@ -139,7 +140,7 @@ static kv_jnode *constant(kv_jparser *p, kv_jval value, uint32_t line)
     kv_jnode *node = kv_jnode_new(p, KV_JN_CONST, line);
     if (!node) return NULL;
     node->value = value;
-    return finish(p, node);
+    return kv_jnode_finish(p, node);
 }
 
 /* ---- primary ----------------------------------------------------------------------------------- */
@@ -180,7 +181,7 @@ static kv_jnode *parse_name(kv_jparser *p, bool with_ns)
         }
         node->value = p->tok++->value;
     }
-    return finish(p, node);
+    return kv_jnode_finish(p, node);
 }
 
 static kv_jnode *parse_list(kv_jparser *p)
@@ -191,7 +192,7 @@ static kv_jnode *parse_list(kv_jparser *p)
         if (kv_jtok_is_op(p->tok, "]")) break;
         if (!kv_jnodes_push(p, &node->args, kv_jparse_expr(p, true))) return NULL;
     }
-    return node && kv_jparse_expect_op(p, "]") ? finish(p, node) : NULL;
+    return node && kv_jparse_expect_op(p, "]") ? kv_jnode_finish(p, node) : NULL;
 }
 
 static kv_jnode *parse_dict(kv_jparser *p)
@@ -205,7 +206,7 @@ static kv_jnode *parse_dict(kv_jparser *p)
             return NULL;
         }
     }
-    return node && kv_jparse_expect_op(p, "}") ? finish(p, node) : NULL;
+    return node && kv_jparse_expect_op(p, "}") ? kv_jnode_finish(p, node) : NULL;
 }
 
 static kv_jnode *parse_primary(kv_jparser *p, bool with_ns)
@@ -258,7 +259,7 @@ kv_jnode *kv_jparse_tuple(kv_jparser *p, bool simple, bool with_cond, const char
         unexpected(p, "an expression");
         return NULL;
     }
-    return finish(p, tuple);
+    return kv_jnode_finish(p, tuple);
 }
 
 /* ---- postfix, filters, tests ------------------------------------------------------------------- */
@@ -278,7 +279,7 @@ static bool parse_call_args(kv_jparser *p, kv_jnode *node)
             bool two = p->tok->op[1] == '*';
             if (starstar || (star && !two)) return unexpected(p, "one argument list");
             p->tok++;
-            arg = single(p, two ? KV_JN_STARSTAR : KV_JN_STAR, 0, kv_jparse_expr(p, true), line);
+            arg = kv_jnode_single(p, two ? KV_JN_STARSTAR : KV_JN_STAR, 0, kv_jparse_expr(p, true), line);
             star |= !two;
             starstar |= two;
             if (!kv_jnodes_push(p, two ? &node->kwargs : &node->args, arg)) return false;
@@ -286,7 +287,7 @@ static bool parse_call_args(kv_jparser *p, kv_jnode *node)
             if (starstar) return unexpected(p, "')'");
             const kv_jstr *name = p->tok->value.str;
             p->tok += 2;
-            arg = single(p, KV_JN_KEYWORD, 0, kv_jparse_expr(p, true), line);
+            arg = kv_jnode_single(p, KV_JN_KEYWORD, 0, kv_jparse_expr(p, true), line);
             if (arg) arg->name = name;
             if (!kv_jnodes_push(p, &node->kwargs, arg)) return false;
         } else {
@@ -304,7 +305,7 @@ static kv_jnode *parse_call(kv_jparser *p, kv_jnode *callee)
     node->a = callee;
     if (!parse_call_args(p, node)) return NULL;
     p->depth--;
-    return finish(p, node);
+    return kv_jnode_finish(p, node);
 }
 
 /* One of x[..., here, ...]: an expression, or start:stop:step. */
@@ -326,7 +327,7 @@ static kv_jnode *parse_subscribed(kv_jparser *p)
     node->a = part[0];
     node->b = part[1];
     node->c = part[2];
-    return finish(p, node);
+    return kv_jnode_finish(p, node);
 }
 
 static kv_jnode *parse_subscript(kv_jparser *p, kv_jnode *of)
@@ -336,7 +337,7 @@ static kv_jnode *parse_subscript(kv_jparser *p, kv_jnode *of)
         const kv_jtok *attr = p->tok;
         if (attr->type == KV_JT_NAME) {
             p->tok++;
-            kv_jnode *node = single(p, KV_JN_ATTR, 0, of, tok->line);
+            kv_jnode *node = kv_jnode_single(p, KV_JN_ATTR, 0, of, tok->line);
             if (node) node->name = attr->value.str;
             return node;
         }
@@ -345,7 +346,7 @@ static kv_jnode *parse_subscript(kv_jparser *p, kv_jnode *of)
             return NULL;
         }
         p->tok++;
-        return pair(p, KV_JN_ITEM, 0, of, constant(p, attr->value, attr->line), tok->line);
+        return kv_jnode_pair(p, KV_JN_ITEM, 0, of, constant(p, attr->value, attr->line), tok->line);
     }
     if (!kv_jparse_enter(p)) return NULL;
     kv_jnode *args = kv_jnode_new(p, KV_JN_TUPLE, tok->line);
@@ -362,7 +363,8 @@ static kv_jnode *parse_subscript(kv_jparser *p, kv_jnode *of)
             return NULL;
         }
     }
-    return pair(p, KV_JN_ITEM, 0, of, args->args.n == 1 ? args->args.items[0] : finish(p, args), tok->line);
+    return kv_jnode_pair(p, KV_JN_ITEM, 0, of, args->args.n == 1 ? args->args.items[0] : kv_jnode_finish(p, args),
+                         tok->line);
 }
 
 static kv_jnode *parse_postfix(kv_jparser *p, kv_jnode *node)
@@ -407,8 +409,6 @@ static bool parse_dotted_name(kv_jparser *p, kv_jnode *node)
     return true;
 }
 
-static kv_jnode *parse_unary(kv_jparser *p, bool with_filter);
-
 static kv_jnode *parse_test(kv_jparser *p, kv_jnode *of)
 {
     uint32_t line = p->tok++->line; /* is */
@@ -431,8 +431,8 @@ static kv_jnode *parse_test(kv_jparser *p, kv_jnode *of)
         kv_jnode *arg = parse_postfix(p, parse_primary(p, false));
         if (!kv_jnodes_push(p, &node->args, arg)) return NULL;
     }
-    node = finish(p, node);
-    return negated ? single(p, KV_JN_NOT, 0, node, line) : node;
+    node = kv_jnode_finish(p, node);
+    return negated ? kv_jnode_single(p, KV_JN_NOT, 0, node, line) : node;
 }
 
 kv_jnode *kv_jparse_filters(kv_jparser *p, kv_jnode *of, bool inline_start)
@@ -447,7 +447,7 @@ kv_jnode *kv_jparse_filters(kv_jparser *p, kv_jnode *of, bool inline_start)
             if (!kv_jparse_enter(p) || !parse_call_args(p, node)) return NULL;
             p->depth--;
         }
-        of = finish(p, node);
+        of = kv_jnode_finish(p, node);
         if (!of) return NULL;
         inline_start = false;
     }
@@ -470,9 +470,7 @@ static kv_jnode *parse_filter_expr(kv_jparser *p, kv_jnode *node)
     return node;
 }
 
-/* ---- operators --------------------------------------------------------------------------------- */
-
-static kv_jnode *parse_unary(kv_jparser *p, bool with_filter)
+kv_jnode *kv_jparse_unary(kv_jparser *p, bool with_filter)
 {
     uint32_t line = p->tok->line;
     kv_jnode *node;
@@ -480,147 +478,11 @@ static kv_jnode *parse_unary(kv_jparser *p, bool with_filter)
         bool negative = p->tok->op[0] == '-';
         if (!kv_jparse_enter(p)) return NULL;
         p->tok++;
-        node = single(p, KV_JN_UNARY, negative ? KV_JOP_NEG : KV_JOP_POS, parse_unary(p, false), line);
+        node = kv_jnode_single(p, KV_JN_UNARY, negative ? KV_JOP_NEG : KV_JOP_POS, kv_jparse_unary(p, false), line);
         p->depth--;
     } else {
         node = parse_primary(p, false);
     }
     node = parse_postfix(p, node);
     return with_filter ? parse_filter_expr(p, node) : node;
-}
-
-static kv_jnode *parse_pow(kv_jparser *p)
-{
-    uint32_t line = p->tok->line;
-    kv_jnode *left = parse_unary(p, true);
-    while (left && kv_jparse_skip_op(p, "**")) {
-        left = pair(p, KV_JN_BINARY, KV_JOP_POW, left, parse_unary(p, true), line);
-        line = p->tok->line;
-    }
-    return left;
-}
-
-static kv_jnode *parse_product(kv_jparser *p)
-{
-    static const char *const ops[] = {"*", "/", "//", "%"};
-    static const uint8_t codes[] = {KV_JOP_MUL, KV_JOP_DIV, KV_JOP_FLOORDIV, KV_JOP_MOD};
-    uint32_t line = p->tok->line;
-    kv_jnode *left = parse_pow(p);
-    while (left) {
-        size_t k = 0;
-        while (k < 4 && !kv_jparse_skip_op(p, ops[k])) k++;
-        if (k == 4) break;
-        left = pair(p, KV_JN_BINARY, codes[k], left, parse_pow(p), line);
-        line = p->tok->line;
-    }
-    return left;
-}
-
-static kv_jnode *parse_concat(kv_jparser *p)
-{
-    uint32_t line = p->tok->line;
-    kv_jnode *first = parse_product(p);
-    if (!first || !kv_jtok_is_op(p->tok, "~")) return first;
-    kv_jnode *node = kv_jnode_new(p, KV_JN_CONCAT, line);
-    if (!node || !kv_jnodes_push(p, &node->args, first)) return NULL;
-    while (kv_jparse_skip_op(p, "~")) {
-        if (!kv_jnodes_push(p, &node->args, parse_product(p))) return NULL;
-    }
-    return finish(p, node);
-}
-
-static kv_jnode *parse_sum(kv_jparser *p)
-{
-    uint32_t line = p->tok->line;
-    kv_jnode *left = parse_concat(p);
-    while (left && (kv_jtok_is_op(p->tok, "+") || kv_jtok_is_op(p->tok, "-"))) {
-        int op = p->tok++->op[0] == '+' ? KV_JOP_ADD : KV_JOP_SUB;
-        left = pair(p, KV_JN_BINARY, op, left, parse_concat(p), line);
-        line = p->tok->line;
-    }
-    return left;
-}
-
-static int comparison(kv_jparser *p)
-{
-    static const char *const ops[] = {"==", "!=", "<", "<=", ">", ">="};
-    static const uint8_t codes[] = {KV_JOP_EQ, KV_JOP_NE, KV_JOP_LT, KV_JOP_LE, KV_JOP_GT, KV_JOP_GE};
-    for (size_t k = 0; k < KV_COUNT(ops); k++) {
-        if (kv_jparse_skip_op(p, ops[k])) return codes[k];
-    }
-    if (kv_jparse_skip_name(p, "in")) return KV_JOP_IN;
-    if (kv_jtok_is_name(p->tok, "not") && kv_jtok_is_name(p->tok + 1, "in")) {
-        p->tok += 2;
-        return KV_JOP_NOT_IN;
-    }
-    return -1;
-}
-
-static kv_jnode *parse_compare(kv_jparser *p)
-{
-    uint32_t line = p->tok->line;
-    kv_jnode *first = parse_sum(p), *node = NULL;
-    int op;
-    while (first && (op = comparison(p)) >= 0) {
-        if (!node) {
-            node = kv_jnode_new(p, KV_JN_COMPARE, line);
-            if (!node) return NULL;
-            node->a = first;
-        }
-        if (!kv_jnodes_push(p, &node->args, single(p, KV_JN_OPERAND, op, parse_sum(p), p->tok->line))) return NULL;
-    }
-    return node ? finish(p, node) : first;
-}
-
-static kv_jnode *parse_not(kv_jparser *p)
-{
-    if (!kv_jtok_is_name(p->tok, "not")) return parse_compare(p);
-    if (!kv_jparse_enter(p)) return NULL;
-    uint32_t line = p->tok++->line;
-    kv_jnode *node = single(p, KV_JN_NOT, 0, parse_not(p), line);
-    p->depth--;
-    return node;
-}
-
-static kv_jnode *parse_and(kv_jparser *p)
-{
-    uint32_t line = p->tok->line;
-    kv_jnode *left = parse_not(p);
-    while (left && kv_jparse_skip_name(p, "and")) left = pair(p, KV_JN_AND, 0, left, parse_not(p), line);
-    return left;
-}
-
-static kv_jnode *parse_or(kv_jparser *p)
-{
-    uint32_t line = p->tok->line;
-    kv_jnode *left = parse_and(p);
-    while (left && kv_jparse_skip_name(p, "or")) left = pair(p, KV_JN_OR, 0, left, parse_and(p), line);
-    return left;
-}
-
-kv_jnode *kv_jparse_expr(kv_jparser *p, bool with_cond)
-{
-    if (!with_cond) return parse_or(p);
-    if (!kv_jparse_enter(p)) return NULL;
-    uint32_t line = p->tok->line;
-    const kv_jnode *unknown = p->unknown;
-    kv_jnode *node = parse_or(p);
-    while (node && kv_jparse_skip_name(p, "if")) {
-        kv_jnode *cond = kv_jnode_new(p, KV_JN_COND, line);
-        if (!cond) return NULL;
-        p->unknown = unknown;
-        p->soft++;
-        cond->b = node;
-        cond->a = parse_or(p);
-        if (!cond->a) return NULL;
-        if (kv_jparse_skip_name(p, "else")) {
-            cond->c = kv_jparse_expr(p, true);
-            if (!cond->c) return NULL;
-        }
-        p->soft--;
-        node = finish(p, cond);
-        line = p->tok->line;
-    }
-    p->depth--;
-    return node;
 }
