@@ -46,11 +46,6 @@ int kv_tool_finish(const char *tool, int status);
 /* Whole file ("-": stdin) into malloc'd memory, NUL-terminated after `*len` bytes. More than max_bytes is an error, so is a
  * folder. The caller frees. */
 kvasir_code kv_tool_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err);
-/* The same under its first name, which the library's own kv_read_file needs for itself at link time. */
-static inline kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err)
-{
-    return kv_tool_read_file(path, max_bytes, data, len, err);
-}
 
 double kv_now_ms(void);         /* monotonic */
 size_t kv_peak_rss_bytes(void); /* most memory this process had resident */
