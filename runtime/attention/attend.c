@@ -112,35 +112,26 @@ static void write_out(const struct stage *s, int row, int head, float l, const f
     const int d_v = s->place->shape.d_v;
     float *dst = s->out + ((size_t)row * (size_t)s->layer->n_heads + (size_t)head) * (size_t)d_v;
     const float inverse = 1.0f / l;
-    for (int i = 0; i < d_v; i++) dst[i] = o[i] * inverse;
+    /* + 0: a product that underflowed to -0 stays so or becomes +0 as others' tokens happen to be added with weight 0. */
+    for (int i = 0; i < d_v; i++) dst[i] = o[i] * inverse + 0.0f;
 }
 
 /* ---- prefill ------------------------------------------------------------------------------------------ */
 
-struct prefill {
-    struct stage s;
-    const kv_segment *seg;
-    int n_tiles, queries_per_tile;
-};
-
-static void prefill_item(void *ctx, int item, int thread)
+static void run_tile(const struct stage *s, const kv_segment *seg, int tile_idx, int kv_head, uint8_t *scratch)
 {
-    const struct prefill *p = ctx;
-    const struct stage *s = &p->s;
-    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v, n_kv = s->place->shape.n_kv_heads;
-    /* The last tiles see the most keys: they go first, so that no long item is left for the end. */
-    const int kv_head = item % n_kv, first = (p->n_tiles - 1 - item / n_kv) * p->queries_per_tile;
-    const int n_queries = kv_min_int(p->queries_per_tile, p->seg->n_rows - first);
-    uint8_t *at = s->c->scratch[thread];
-    tile t = tile_make(&at, n_queries, s->group, p->seg->pos0 + (size_t)first, d_k, d_v);
-    float *m = carve(&at, (size_t)t.n_rows), *l = carve(&at, (size_t)t.n_rows), *o = carve(&at, (size_t)t.n_rows * (size_t)d_v);
+    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v, per_tile = tile_queries(s->group), first = tile_idx * per_tile;
+    const int n_queries = kv_min_int(per_tile, seg->n_rows - first);
+    tile t = tile_make(&scratch, n_queries, s->group, seg->pos0 + (size_t)first, d_k, d_v);
+    float *m = carve(&scratch, (size_t)t.n_rows), *l = carve(&scratch, (size_t)t.n_rows),
+          *o = carve(&scratch, (size_t)t.n_rows * (size_t)d_v);
     for (int r = 0; r < t.n_rows; r++) m[r] = -INFINITY, l[r] = 0.0f;
-    load_queries(s, p->seg, kv_head, first, &t);
+    load_queries(s, seg, kv_head, first, &t);
     const size_t last_split = (t.pos0 + (size_t)n_queries - 1) / (KV_SPLIT_PAGES * KV_PAGE);
     const kv_pattern *pattern = &s->layer->pattern;
     size_t split = pattern->ops->next_page(pattern, t.pos0, t.pos0 + (size_t)n_queries, 0) / KV_SPLIT_PAGES;
     for (; split <= last_split; split++) {
-        if (!attend_split(s, p->seg, kv_head, split, &t)) continue;
+        if (!attend_split(s, seg, kv_head, split, &t)) continue;
         for (int r = 0; r < t.n_rows; r++) {
             const size_t at_o = (size_t)r * (size_t)d_v;
             s->c->kernels->merge(&m[r], &l[r], o + at_o, t.m[r], s->c->kernels->sum_lanes(t.l + 16 * (size_t)r), t.o + at_o, d_v);
@@ -149,38 +140,29 @@ static void prefill_item(void *ctx, int item, int thread)
     for (int i = 0; i < n_queries; i++)
         for (int g = 0; g < s->group; g++) {
             const int r = i * s->group + g;
-            write_out(s, p->seg->row + first + i, kv_head * s->group + g, l[r], o + (size_t)r * (size_t)d_v);
+            write_out(s, seg->row + first + i, kv_head * s->group + g, l[r], o + (size_t)r * (size_t)d_v);
         }
 }
 
 /* ---- decode ------------------------------------------------------------------------------------------- */
 
-/* Partials of a row and head: [n_splits][d_v + 16]: o, then m and l. */
-struct decode {
-    struct stage s;
-    const kv_segment *seg;
-    size_t first_split, n_splits;
-};
+/* A partial: o [d_v], then m and l. */
+static size_t partial_floats(int d_v) { return (size_t)pad16(d_v) + 16; }
 
-static float *partial_at(const struct decode *d, int row, int head, size_t split)
+static float *partial_at(const struct stage *s, const kv_plan *plan, int row, int head, size_t split)
 {
-    const size_t stride = (size_t)pad16(d->s.place->shape.d_v) + 16;
-    return d->s.partials->data + (((size_t)row * (size_t)d->s.layer->n_heads + (size_t)head) * d->n_splits + split) * stride;
+    return s->partials->data + plan->partials_at +
+           (((size_t)row * (size_t)s->layer->n_heads + (size_t)head) * plan->n_splits + split) * partial_floats(s->place->shape.d_v);
 }
 
-static void decode_item(void *ctx, int item, int thread)
+static void run_split(const struct stage *s, const kv_segment *seg, const kv_plan *plan, size_t split, int kv_head, uint8_t *scratch)
 {
-    const struct decode *d = ctx;
-    const struct stage *s = &d->s;
-    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v, n_kv = s->place->shape.n_kv_heads;
-    const int kv_head = item % n_kv;
-    const size_t split = (size_t)(item / n_kv);
-    uint8_t *at = s->c->scratch[thread];
-    tile t = tile_make(&at, d->seg->n_rows, s->group, d->seg->pos0, d_k, d_v);
-    load_queries(s, d->seg, kv_head, 0, &t);
-    const bool any = attend_split(s, d->seg, kv_head, d->first_split + split, &t);
+    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v;
+    tile t = tile_make(&scratch, seg->n_rows, s->group, seg->pos0, d_k, d_v);
+    load_queries(s, seg, kv_head, 0, &t);
+    const bool any = attend_split(s, seg, kv_head, plan->first_split + split, &t);
     for (int r = 0; r < t.n_rows; r++) {
-        float *p = partial_at(d, r / s->group, kv_head * s->group + r % s->group, split);
+        float *p = partial_at(s, plan, r / s->group, kv_head * s->group + r % s->group, split);
         p[d_v] = any ? t.m[r] : -INFINITY;
         if (!any) continue;
         p[d_v + 1] = s->c->kernels->sum_lanes(t.l + 16 * (size_t)r);
@@ -188,51 +170,89 @@ static void decode_item(void *ctx, int item, int thread)
     }
 }
 
-static void merge_row_head(const struct decode *d, int row, int head)
+static void merge_row_head(const struct stage *s, const kv_segment *seg, const kv_plan *plan, int row, int head)
 {
-    const int d_v = d->s.place->shape.d_v;
-    float m = -INFINITY, l = 0.0f, *o = partial_at(d, row, head, 0);
-    for (size_t i = 0; i < d->n_splits; i++) {
-        float *p = partial_at(d, row, head, i);
+    const int d_v = s->place->shape.d_v;
+    float m = -INFINITY, l = 0.0f, *o = partial_at(s, plan, row, head, 0);
+    for (size_t i = 0; i < plan->n_splits; i++) {
+        float *p = partial_at(s, plan, row, head, i);
         /* The first visible partial becomes the accumulator in place; merging into an empty one is a copy. */
-        if (m == -INFINITY) {
+        if (m == -INFINITY)
             m = p[d_v], l = p[d_v + 1], o = p;
-            continue;
-        }
-        d->s.c->kernels->merge(&m, &l, o, p[d_v], p[d_v + 1], p, d_v);
+        else
+            s->c->kernels->merge(&m, &l, o, p[d_v], p[d_v + 1], p, d_v);
     }
-    write_out(&d->s, d->seg->row + row, head, l, o);
+    write_out(s, seg->row + row, head, l, o);
+}
+
+static void merge_segment(void *ctx, int item, int thread)
+{
+    const struct stage *s = ctx;
+    const kv_plan *plan = &s->partials->plans[item];
+    (void)thread;
+    if (plan->n_splits == 0) return;
+    for (int r = 0; r < s->segments[item].n_rows; r++)
+        for (int h = 0; h < s->layer->n_heads; h++) merge_row_head(s, &s->segments[item], plan, r, h);
 }
 
 size_t kv_partials_bytes(int n_rows, int n_heads, int d_v, size_t max_tokens)
 {
     const size_t splits = max_tokens / (KV_SPLIT_PAGES * KV_PAGE) + 1;
-    return (size_t)n_rows * (size_t)n_heads * splits * (size_t)(pad16(d_v) + 16) * sizeof(float);
+    return (size_t)n_rows * (size_t)n_heads * splits * partial_floats(d_v) * sizeof(float);
 }
 
-/* ------------------------------------------------------------------------------------------------------- */
+/* ---- the stage ------------------------------------------------------------------------------------------ */
+
+static void attend_item(void *ctx, int item, int thread)
+{
+    const struct stage *s = ctx;
+    const int n_kv = s->place->shape.n_kv_heads;
+    const kv_plan *plan = s->partials->plans;
+    int lo = 0, hi = s->n_segments;
+    while (hi - lo > 1) {
+        const int mid = (lo + hi) / 2;
+        if (plan[mid].first_item <= item)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    plan += lo;
+    item -= plan->first_item;
+    if (plan->n_splits != 0)
+        run_split(s, &s->segments[lo], plan, (size_t)(item / n_kv), item % n_kv, s->c->scratch[thread]);
+    else /* The last tiles see the most keys: they go first, so that no long item is left for the end. */
+        run_tile(s, &s->segments[lo], plan->n_tiles - 1 - item / n_kv, item % n_kv, s->c->scratch[thread]);
+}
+
+/* Splits for few rows whose partials fit, else tiles. Returns items; *used counts floats of partials. */
+static int plan_segment(const struct stage *s, const kv_segment *seg, int first_item, size_t *used, kv_plan *plan)
+{
+    const kv_pattern *pattern = &s->layer->pattern;
+    const size_t q_end = seg->pos0 + (size_t)seg->n_rows;
+    const int per_tile = tile_queries(s->group), n_kv = s->place->shape.n_kv_heads;
+    *plan = (kv_plan){.first_item = first_item, .n_tiles = (seg->n_rows + per_tile - 1) / per_tile, .partials_at = *used};
+    if (seg->n_rows > KV_DECODE_ROWS) return plan->n_tiles * n_kv;
+    const size_t first = pattern->ops->next_page(pattern, seg->pos0, q_end, 0) / KV_SPLIT_PAGES;
+    const size_t n = (q_end - 1) / (KV_SPLIT_PAGES * KV_PAGE) - first + 1;
+    const size_t floats = (size_t)seg->n_rows * (size_t)s->layer->n_heads * n * partial_floats(s->place->shape.d_v);
+    if ((*used + floats) * sizeof(float) > s->partials->capacity_bytes) return plan->n_tiles * n_kv;
+    plan->first_split = first, plan->n_splits = n;
+    *used += floats;
+    return (int)n * n_kv;
+}
 
 void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_place *place, const kv_segment *segments,
                int n_segments, const float *q, float *out, const kv_partials *partials)
 {
-    const int n_kv = place->shape.n_kv_heads;
     struct stage s = {.c = c, .layer = layer, .place = place, .segments = segments, .n_segments = n_segments,
-                      .group = layer->n_heads / n_kv, .q = q, .out = out, .partials = partials};
-    for (int i = 0; i < n_segments; i++) {
-        const kv_segment *seg = &segments[i];
-        const kv_pattern *pattern = &layer->pattern;
-        if (seg->n_rows > KV_DECODE_ROWS) {
-            struct prefill p = {.s = s, .seg = seg, .queries_per_tile = tile_queries(s.group)};
-            p.n_tiles = (seg->n_rows + p.queries_per_tile - 1) / p.queries_per_tile;
-            kv_pool_run(c->pool, p.n_tiles * n_kv, prefill_item, &p);
-            continue;
-        }
-        struct decode d = {.s = s, .seg = seg};
-        const size_t q_end = seg->pos0 + (size_t)seg->n_rows;
-        d.first_split = pattern->ops->next_page(pattern, seg->pos0, q_end, 0) / KV_SPLIT_PAGES;
-        d.n_splits = (q_end - 1) / (KV_SPLIT_PAGES * KV_PAGE) - d.first_split + 1;
-        kv_pool_run(c->pool, (int)d.n_splits * n_kv, decode_item, &d);
-        for (int r = 0; r < seg->n_rows; r++)
-            for (int h = 0; h < layer->n_heads; h++) merge_row_head(&d, r, h);
-    }
+                      .group = layer->n_heads / place->shape.n_kv_heads, .q = q, .out = out, .partials = partials};
+    int n_items = 0;
+    size_t used = 0;
+    for (int i = 0; i < n_segments; i++) n_items += plan_segment(&s, &segments[i], n_items, &used, &partials->plans[i]);
+    kv_pool_run(c->pool, n_items, attend_item, &s);
+    if (used == 0) return;
+    if (n_segments == 1)
+        merge_segment(&s, 0, 0);
+    else
+        kv_pool_run(c->pool, n_segments, merge_segment, &s);
 }
