@@ -1,0 +1,236 @@
+/* oracle_attention.c - see oracle_attention.h. */
+#include "oracle_attention.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* ---- sequences --------------------------------------------------------------------------------------- */
+
+static float *normals(oracle_rng *rng, size_t n)
+{
+    float *x = malloc(n * sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++) x[i] = oracle_normal(rng);
+    return x;
+}
+
+oracle_sequence oracle_sequence_make(oracle_rng *rng, const oracle_layer *l, int n)
+{
+    const size_t rows = (size_t)n, kv = (size_t)l->n_kv_heads;
+    return (oracle_sequence){.n = n,
+                             .q = normals(rng, rows * (size_t)l->attention.n_heads * (size_t)l->d_k),
+                             .k = normals(rng, rows * kv * (size_t)l->d_k),
+                             .v = normals(rng, rows * kv * (size_t)l->d_v)};
+}
+
+void oracle_sequence_free(oracle_sequence *s)
+{
+    free(s->q);
+    free(s->k);
+    free(s->v);
+    *s = (oracle_sequence){0};
+}
+
+/* ---- the definition ------------------------------------------------------------------------------------ */
+
+/* One row and head: q [d_k], k and v of its KV head with steps ld_k and ld_v. */
+static void attend_row(const oracle_layer *l, int pos, const float *q, const double *k, size_t ld_k, const double *v,
+                       size_t ld_v, double *p, double *out)
+{
+    const kv_attention *a = &l->attention;
+    double top = -INFINITY, sum = 0;
+    for (int t = 0; t <= pos; t++) {
+        p[t] = -INFINITY;
+        if (!a->pattern.ops->allowed(&a->pattern, (size_t)pos, (size_t)t)) continue;
+        double dot = 0;
+        for (int i = 0; i < l->d_k; i++) dot += (double)q[i] * k[(size_t)t * ld_k + (size_t)i];
+        p[t] = dot * (double)a->scale;
+        if (a->softcap != 0.0f) p[t] = (double)a->softcap * tanh(p[t] / (double)a->softcap);
+        top = fmax(top, p[t]);
+    }
+    for (int i = 0; i < l->d_v; i++) out[i] = 0;
+    for (int t = 0; t <= pos; t++) {
+        if (p[t] == -INFINITY) continue;
+        const double w = exp(p[t] - top);
+        sum += w;
+        for (int i = 0; i < l->d_v; i++) out[i] += w * v[(size_t)t * ld_v + (size_t)i];
+    }
+    for (int i = 0; i < l->d_v; i++) out[i] /= sum;
+}
+
+static double *stored(kv_elem type, const float *x, size_t n)
+{
+    double *d = malloc(n * sizeof *d);
+    assert_non_null(d);
+    for (size_t i = 0; i < n; i++) d[i] = (double)oracle_stored((int)type, x[i]);
+    return d;
+}
+
+void oracle_attend(const oracle_layer *l, const oracle_sequence *s, int first, double *out)
+{
+    const int n_heads = l->attention.n_heads, group = n_heads / l->n_kv_heads;
+    const size_t ld_k = (size_t)l->n_kv_heads * (size_t)l->d_k, ld_v = (size_t)l->n_kv_heads * (size_t)l->d_v;
+    double *k = stored(l->type_k, s->k, (size_t)s->n * ld_k), *v = stored(l->type_v, s->v, (size_t)s->n * ld_v);
+    double *p = malloc((size_t)s->n * sizeof *p);
+    assert_non_null(p);
+    for (int r = first; r < s->n; r++)
+        for (int h = 0; h < n_heads; h++) {
+            const size_t row_head = (size_t)r * (size_t)n_heads + (size_t)h, kv = (size_t)(h / group);
+            attend_row(l, r, s->q + row_head * (size_t)l->d_k, k + kv * (size_t)l->d_k, ld_k, v + kv * (size_t)l->d_v,
+                       ld_v, p, out + row_head * (size_t)l->d_v);
+        }
+    free(p);
+    free(k);
+    free(v);
+}
+
+/* ---- the library ----------------------------------------------------------------------------------------- */
+
+oracle_compute oracle_compute_make(const kv_kernels *kernels, kv_pool *pool, const oracle_layer *l)
+{
+    const size_t n = (size_t)kv_pool_n_threads(pool);
+    oracle_compute c = {.c = {.kernels = kernels, .pool = pool}, .scratch = calloc(n, sizeof *c.scratch)};
+    c.c.scratch_bytes = kv_attend_scratch_bytes(l->attention.n_heads, l->n_kv_heads, l->d_k, l->d_v);
+    c.c.scratch = calloc(n, sizeof *c.c.scratch);
+    assert_true(c.scratch && c.c.scratch);
+    for (size_t i = 0; i < n; i++) {
+        c.scratch[i] = oracle_guard_make(c.c.scratch_bytes, 0);
+        memset(c.scratch[i].data, 0xFF, c.c.scratch_bytes); /* NaN: nothing may be read before it is written */
+        c.c.scratch[i] = c.scratch[i].data;
+    }
+    return c;
+}
+
+void oracle_compute_free(oracle_compute *c)
+{
+    for (int i = 0; i < kv_pool_n_threads(c->c.pool); i++) {
+        assert_true(oracle_guard_whole(&c->scratch[i]));
+        oracle_guard_free(&c->scratch[i]);
+    }
+    free(c->scratch);
+    free(c->c.scratch);
+}
+
+static int next_chunk(oracle_rng *rng, oracle_plan plan, int left)
+{
+    if (plan == ORACLE_MIXED) {
+        static const oracle_plan any[] = {ORACLE_AT_ONCE, ORACLE_CHUNKS, ORACLE_CHUNKS,
+                                          ORACLE_TOKENS,  ORACLE_FEW,    ORACLE_FEW};
+        if (oracle_int(rng, 0, 4) == 0) return 0;
+        plan = any[oracle_int(rng, 0, 5)];
+        if (plan == ORACLE_AT_ONCE && oracle_int(rng, 0, 3) != 0) plan = ORACLE_FEW;
+    }
+    const int n = plan == ORACLE_AT_ONCE  ? left
+                  : plan == ORACLE_CHUNKS ? oracle_int(rng, 1, 200)
+                  : plan == ORACLE_FEW    ? oracle_int(rng, 1, 9)
+                                          : 1;
+    return kv_min_int(n, left);
+}
+
+/* Every page of the pool has been somebody's, and is full of NaN. */
+static void soil(kv_cache *cache, size_t n_tokens)
+{
+    kv_seq seq;
+    assert_int_equal(kv_seq_init(&seq, cache, n_tokens, NULL), KVASIR_OK);
+    assert_int_equal(kv_seq_reserve(&seq, n_tokens, NULL), KVASIR_OK);
+    for (size_t p = seq.tables[0].first; p < seq.tables[0].end; p++)
+        memset(seq.tables[0].pages[p]->data, 0xFF, cache->groups[0].page_bytes);
+    kv_seq_deinit(&seq);
+}
+
+/* Everything a run needs; rows of a step lie side by side in q and out. */
+typedef struct world {
+    const oracle_layer *layer;
+    kv_cache cache;
+    kv_seq *seqs;
+    kv_segment *segments;
+    float *q, *out;
+    oracle_guard partials;
+} world;
+
+/* In place: sequences point to the cache. */
+static void world_init(world *w, const oracle_layer *l, const oracle_sequence *s, int n, bool dirty)
+{
+    const kv_pattern *p = &l->attention.pattern;
+    const kv_layer_shape shape = {l->n_kv_heads, l->d_k, l->d_v, (int)p->ops->horizon(p)};
+    *w = (world){.layer = l};
+    size_t total = 0, longest = 0;
+    kvasir_error err;
+    assert_int_equal(kv_cache_init(&w->cache, &shape, 1, l->type_k, l->type_v, 0, &err), KVASIR_OK);
+    w->seqs = calloc((size_t)n, sizeof *w->seqs);
+    w->segments = calloc((size_t)n, sizeof *w->segments);
+    for (int i = 0; i < n; i++) {
+        total += (size_t)s[i].n;
+        longest = kv_max_size(longest, (size_t)s[i].n);
+    }
+    if (dirty) soil(&w->cache, total + 64 * (size_t)n);
+    for (int i = 0; i < n; i++) assert_int_equal(kv_seq_init(&w->seqs[i], &w->cache, (size_t)s[i].n, &err), KVASIR_OK);
+    w->q = malloc(total * (size_t)l->attention.n_heads * (size_t)l->d_k * sizeof(float));
+    w->out = malloc(total * (size_t)l->attention.n_heads * (size_t)l->d_v * sizeof(float));
+    w->partials = oracle_guard_make(kv_partials_bytes(KV_DECODE_ROWS, l->attention.n_heads, l->d_v, longest), 0);
+    memset(w->partials.data, 0xFF, w->partials.bytes);
+    assert_true(w->seqs && w->segments && w->q && w->out);
+}
+
+static void world_free(world *w, int n)
+{
+    assert_true(oracle_guard_whole(&w->partials));
+    oracle_guard_free(&w->partials);
+    for (int i = 0; i < n; i++) kv_seq_deinit(&w->seqs[i]);
+    assert_int_equal(w->cache.pages, 0);
+    kv_cache_deinit(&w->cache);
+    free(w->seqs);
+    free(w->segments);
+    free(w->q);
+    free(w->out);
+}
+
+/* The next `n` rows of sequence i enter the batch at `row`. */
+static void join(world *w, const kv_compute *c, int i, const oracle_sequence *s, int n, int row, kv_segment *segment)
+{
+    const oracle_layer *l = w->layer;
+    kv_seq *seq = &w->seqs[i];
+    const size_t pos0 = seq->n_tokens, ld_q = (size_t)l->attention.n_heads * (size_t)l->d_k;
+    const size_t ld_k = (size_t)l->n_kv_heads * (size_t)l->d_k, ld_v = (size_t)l->n_kv_heads * (size_t)l->d_v;
+    assert_int_equal(kv_seq_reserve(seq, (size_t)n, NULL), KVASIR_OK);
+    for (size_t p = pos0; p < pos0 + (size_t)n; p++)
+        kv_seq_write(seq, c->kernels, &w->cache.layers[0], p, s->k + p * ld_k, s->v + p * ld_v);
+    memcpy(w->q + (size_t)row * ld_q, s->q + pos0 * ld_q, (size_t)n * ld_q * sizeof(float));
+    *segment = (kv_segment){.seq = seq, .pos0 = pos0, .row = row, .n_rows = n};
+}
+
+void oracle_run(const kv_compute *c, const oracle_layer *l, const oracle_sequence *s, int n, oracle_plan plan,
+                bool dirty, oracle_rng *rng, float **out)
+{
+    world w;
+    world_init(&w, l, s, n, dirty);
+    const kv_partials partials = {w.partials.data, w.partials.bytes};
+    const size_t ld_out = (size_t)l->attention.n_heads * (size_t)l->d_v;
+    for (bool more = true; more;) {
+        int rows = 0, n_segments = 0, of[16];
+        more = false;
+        for (int i = 0; i < n; i++) {
+            const int left = s[i].n - (int)w.seqs[i].n_tokens, k = left > 0 ? next_chunk(rng, plan, left) : 0;
+            more |= left > k;
+            if (k == 0) continue;
+            join(&w, c, i, &s[i], k, rows, &w.segments[n_segments]);
+            of[n_segments++] = i;
+            rows += k;
+        }
+        if (n_segments == 0) continue;
+        memset(w.out, 0xFF, (size_t)rows * ld_out * sizeof(float));
+        kv_attend(c, &l->attention, &w.cache.layers[0], w.segments, n_segments, w.q, w.out, &partials);
+        for (int g = 0; g < n_segments; g++) {
+            const kv_segment *seg = &w.segments[g];
+            memcpy(out[of[g]] + seg->pos0 * ld_out, w.out + (size_t)seg->row * ld_out,
+                   (size_t)seg->n_rows * ld_out * sizeof(float));
+            kv_seq_commit(&w.seqs[of[g]], (size_t)seg->n_rows);
+        }
+    }
+    world_free(&w, n);
+}
