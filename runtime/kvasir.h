@@ -230,6 +230,38 @@ typedef struct kvasir_kv_stats {
 KVASIR_API kvasir_kv_stats kvasir_session_kv_stats(const kvasir_session *session);
 KVASIR_API int kvasir_session_n_threads(const kvasir_session *session);
 
+/* ---- many sequences at once ------------------------------------------------------------------ */
+
+/* Several sequences that share one cache, one set of buffers and one pool, and go through the model together. A sequence's logits
+ * have the same bits as alone. A session is an engine with one sequence. */
+typedef struct kvasir_engine kvasir_engine;
+
+/* `params->n_ctx` is per sequence, the KV budget for all. n_seqs 1 .. 1024. Errors: as kvasir_session_open. */
+KVASIR_API kvasir_code kvasir_engine_open(kvasir_model *model, const kvasir_session_params *params, int n_seqs,
+                                          kvasir_engine **out, kvasir_error *err);
+KVASIR_API void kvasir_engine_close(kvasir_engine *engine);
+
+/* What one sequence does in an eval: n_tokens tokens are appended to sequence `seq`. */
+typedef struct kvasir_step {
+    int seq;
+    const kvasir_token *tokens;
+    size_t n_tokens;
+    kvasir_want want;
+} kvasir_step;
+
+/* Runs all steps (each sequence at most once) in as few passes as n_batch rows allow. Errors: as kvasir_session_eval; on error no
+ * sequence has changed, except that window layers may have to start anew (n_tokens says). */
+KVASIR_API kvasir_code kvasir_engine_eval(kvasir_engine *engine, const kvasir_step *steps, size_t n_steps, kvasir_error *err);
+/* Logits [n_vocab] of row `row` (LAST: 0; ALL: 0 .. n_tokens-1) of step `step` of the last eval, or NULL. */
+KVASIR_API float *kvasir_engine_logits(kvasir_engine *engine, size_t step, size_t row);
+KVASIR_API size_t kvasir_engine_n_tokens(const kvasir_engine *engine, int seq);
+/* As kvasir_session_rewind. */
+KVASIR_API size_t kvasir_engine_rewind(kvasir_engine *engine, int seq, size_t n_tokens);
+/* Sequence `to` becomes the first n_tokens tokens of `from`; pages are shared, copied when one of them writes. Returns how many tokens
+ * `to` has: n_tokens, or 0 when window layers of `from` no longer hold what is needed. */
+KVASIR_API size_t kvasir_engine_share(kvasir_engine *engine, int from, int to, size_t n_tokens);
+KVASIR_API kvasir_kv_stats kvasir_engine_kv_stats(const kvasir_engine *engine);
+
 /* ---- what it would take ---------------------------------------------------------------------- */
 
 typedef struct kvasir_estimate {

@@ -36,11 +36,20 @@ typedef struct kv_segment {
     int row, n_rows;
 } kv_segment;
 
-/* Space for decode partials of one stage; sized by kv_partials_bytes. */
+/* How one segment is cut into items: tiles (n_splits 0) or splits. */
+typedef struct kv_plan {
+    int first_item, n_tiles;
+    size_t first_split, n_splits;
+    size_t partials_at; /* floats */
+} kv_plan;
+
+/* Space for the plans and decode partials of one stage. A segment whose partials do not fit is tiled instead: the same bits. */
 typedef struct kv_partials {
     float *data;
     size_t capacity_bytes;
+    kv_plan *plans; /* [max segments + 1] */
 } kv_partials;
+/* Bytes of partials that let n_rows rows over max_tokens tokens be split. */
 size_t kv_partials_bytes(int n_rows, int n_heads, int d_v, size_t max_tokens);
 /* Scratch per thread for layers with these sizes. */
 size_t kv_attend_scratch_bytes(int n_heads, int n_kv_heads, int d_k, int d_v);

@@ -144,6 +144,33 @@ void kv_seq_deinit(kv_seq *seq)
     *seq = (kv_seq){0};
 }
 
+/* The page that the next token goes into must be ours alone. False when no page could be had. */
+static bool own_tail_page(kv_seq *seq, int group)
+{
+    struct kv_table *t = &seq->tables[group];
+    const size_t tail = seq->n_tokens / KV_PAGE;
+    if (seq->n_tokens % KV_PAGE == 0 || tail >= t->end || t->pages[tail]->refs == 1) return true;
+    kv_page *copy = page_get(seq->cache, group);
+    if (!copy) return false;
+    memcpy(copy->data, t->pages[tail]->data, seq->cache->groups[group].page_bytes);
+    page_put(seq->cache, group, t->pages[tail]);
+    t->pages[tail] = copy;
+    return true;
+}
+
+/* Takes pages for positions below end * KV_PAGE. False when one could not be had; those taken stay in the table. */
+static bool extend(kv_seq *seq, int group, size_t end)
+{
+    struct kv_table *t = &seq->tables[group];
+    if (!own_tail_page(seq, group)) return false;
+    while (t->end < end) {
+        kv_page *page = page_get(seq->cache, group);
+        if (!page) return false;
+        t->pages[t->end++] = page;
+    }
+    return true;
+}
+
 kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err)
 {
     if (n_new > seq->max_tokens - seq->n_tokens)
@@ -153,23 +180,44 @@ kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err)
     size_t old_end[KV_MAX_GROUPS];
     for (int g = 0; g < seq->cache->n_groups; g++) old_end[g] = seq->tables[g].end;
     for (int g = 0; g < seq->cache->n_groups; g++) {
-        struct kv_table *t = &seq->tables[g];
-        while (t->end < end) {
-            kv_page *page = page_get(seq->cache, g);
-            if (!page) {
-                for (int u = 0; u <= g; u++) {
-                    drop_pages(seq, u, old_end[u], seq->tables[u].end);
-                    seq->tables[u].end = old_end[u];
-                }
-                if (seq->cache->budget_bytes)
-                    return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu more tokens do not fit the KV budget of %zu MiB (%zu tokens are held)",
-                                   n_new, seq->cache->budget_bytes >> 20, seq->n_tokens);
-                return kv_fail_memory(err, seq->cache->groups[g].page_bytes, "a KV page");
-            }
-            t->pages[t->end++] = page;
+        if (extend(seq, g, end)) continue;
+        for (int u = 0; u <= g; u++) {
+            drop_pages(seq, u, old_end[u], seq->tables[u].end);
+            seq->tables[u].end = old_end[u];
         }
+        if (seq->cache->budget_bytes)
+            return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu more tokens do not fit the KV budget of %zu MiB (%zu tokens are held)", n_new,
+                           seq->cache->budget_bytes >> 20, seq->n_tokens);
+        return kv_fail_memory(err, seq->cache->groups[g].page_bytes, "a KV page");
     }
     return KVASIR_OK;
+}
+
+/* First position that continuing at n would look at, in a group. */
+static size_t oldest_needed(const kv_group *g, size_t n)
+{
+    const size_t horizon = (size_t)g->horizon;
+    return horizon != 0 && n + 1 > horizon ? n + 1 - horizon : 0;
+}
+
+size_t kv_seq_share(kv_seq *to, const kv_seq *from, size_t n)
+{
+    n = kv_min_size(n, kv_min_size(from->n_tokens, to->max_tokens));
+    const size_t end = (n + KV_PAGE - 1) / KV_PAGE;
+    for (int g = 0; g < to->cache->n_groups; g++)
+        if (from->tables[g].first * KV_PAGE > oldest_needed(&to->cache->groups[g], n)) return 0;
+    for (int g = 0; g < to->cache->n_groups; g++) {
+        const struct kv_table *src = &from->tables[g];
+        struct kv_table *dst = &to->tables[g];
+        dst->first = kv_min_size(src->first, end);
+        dst->end = end;
+        for (size_t i = dst->first; i < end; i++) {
+            dst->pages[i] = src->pages[i];
+            dst->pages[i]->refs++;
+        }
+    }
+    to->n_tokens = n;
+    return n;
 }
 
 void kv_seq_commit(kv_seq *seq, size_t n_new)
@@ -189,11 +237,9 @@ void kv_seq_commit(kv_seq *seq, size_t n_new)
 
 size_t kv_seq_rewind(kv_seq *seq, size_t n)
 {
-    if (n >= seq->n_tokens) return seq->n_tokens;
+    n = kv_min_size(n, seq->n_tokens);
     for (int g = 0; g < seq->cache->n_groups; g++) {
-        const size_t horizon = (size_t)seq->cache->groups[g].horizon;
-        const size_t needed = horizon != 0 && n + 1 > horizon ? n + 1 - horizon : 0;
-        if (seq->tables[g].first * KV_PAGE > needed && horizon != 0) n = 0;
+        if (seq->tables[g].first * KV_PAGE > oldest_needed(&seq->cache->groups[g], n)) n = 0;
     }
     for (int g = 0; g < seq->cache->n_groups; g++) {
         struct kv_table *t = &seq->tables[g];

@@ -74,6 +74,9 @@ void kv_seq_deinit(kv_seq *seq);
 kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err);
 /* The n_new tokens are written: they count, and pages that no later query can see go back. */
 void kv_seq_commit(kv_seq *seq, size_t n_new);
+/* Gives `to` (empty) the first n tokens of `from`: pages are shared until one of the two writes into a partly filled one. Returns n, or 0
+ * when window layers of `from` no longer hold what continuing at n would need. */
+size_t kv_seq_share(kv_seq *to, const kv_seq *from, size_t n);
 /* Keeps the first n tokens, or none when a window layer has given back what continuing there would need. Returns how many. */
 size_t kv_seq_rewind(kv_seq *seq, size_t n);
 

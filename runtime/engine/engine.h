@@ -20,24 +20,42 @@ struct kvasir_model {
     double load_ms;
 };
 
-struct kvasir_session {
+/* One sequence of an engine. */
+typedef struct kv_engine_seq {
+    kv_seq kv;
+    kvasir_token *tokens; /* [n_ctx] */
+    size_t before;        /* tokens before the eval that is running */
+} kv_engine_seq;
+
+struct kvasir_engine {
     const kvasir_model *model;
     kv_pool *pool;
     kv_compute compute;
     kv_cache cache;
-    kv_seq seq;
     kv_workspace ws;
-    kvasir_token *tokens; /* [n_ctx] */
+    kv_engine_seq *seqs; /* [n_seqs] */
+    int n_seqs, n_batch;
     size_t n_ctx;
-    int n_batch;
+    /* One pass: rows of several steps. */
+    kvasir_token *pass_tokens; /* [n_batch] */
+    kv_segment *segments;      /* [n_batch] */
+    int *logit_rows;           /* [n_batch] */
+    /* The last eval: logits of step s start at row first_row[s]. */
     float *logits;
     size_t logits_capacity; /* floats */
-    size_t n_logit_rows;
-    int *logit_rows;        /* [n_batch] */
+    size_t *first_row;      /* [n_seqs + 1] */
+    size_t n_steps;
+};
+
+struct kvasir_session {
+    kvasir_engine *engine;
 };
 
 /* Opens the cache of a session with these parameters, or only measures it. */
 kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *params, kv_cache *cache, kvasir_error *err);
+
+/* kvasir_engine_eval with progress between passes; on CANCELLED the tokens done so far stay. */
+kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress, void *user, kvasir_error *err);
 
 /* Defaults filled in and checked. Errors: ARGUMENT. */
 kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *params, kvasir_error *err);

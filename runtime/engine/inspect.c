@@ -4,30 +4,34 @@
 
 #include "base/alloc.h"
 #include "engine/engine.h"
+#include "text/utf8.h"
 
 /* ---- inspect ------------------------------------------------------------------------------------------ */
 
 static json_t *json_str(kv_str s)
 {
-    json_t *v = json_stringn(s.data, s.len);
-    return v ? v : json_string("(not UTF-8)");
+    return kv_utf8_valid_prefix(s.data, s.len) == s.len ? json_stringn_nocheck(s.data, s.len) : json_string("(not UTF-8)");
 }
 
-static void add_general(const kv_gguf *g, json_t *root)
+/* Takes `value` over. A NULL anywhere is memory that ran out; *ok then says so in the end. */
+static void put(bool *ok, json_t *object, const char *key, json_t *value) { *ok &= json_object_set_new(object, key, value) == 0; }
+static void append(bool *ok, json_t *array, json_t *value) { *ok &= json_array_append_new(array, value) == 0; }
+
+static void add_general(const kv_gguf *g, json_t *root, bool *ok)
 {
     static const char *const keys[] = {"general.architecture", "general.name", "general.basename", "general.size_label", "general.license"};
-    json_object_set_new(root, "file_bytes", json_integer((json_int_t)kv_gguf_mapping(g)->size));
-    json_object_set_new(root, "gguf_version", json_integer(kv_gguf_version(g)));
-    json_object_set_new(root, "alignment", json_integer(kv_gguf_alignment(g)));
+    put(ok, root, "file_bytes", json_integer((json_int_t)kv_gguf_mapping(g)->size));
+    put(ok, root, "gguf_version", json_integer(kv_gguf_version(g)));
+    put(ok, root, "alignment", json_integer(kv_gguf_alignment(g)));
     for (size_t i = 0; i < KV_COUNT(keys); i++) {
         kv_str s = {NULL, 0};
-        if (kv_gguf_get_str(g, keys[i], false, &s, NULL) == KVASIR_OK && s.data) json_object_set_new(root, keys[i] + 8, json_str(s));
+        if (kv_gguf_get_str(g, keys[i], false, &s, NULL) == KVASIR_OK && s.data) put(ok, root, keys[i] + 8, json_str(s));
     }
-    json_object_set_new(root, "n_keys", json_integer((json_int_t)kv_gguf_n_kv(g)));
-    json_object_set_new(root, "n_tensors", json_integer((json_int_t)kv_gguf_n_tensors(g)));
+    put(ok, root, "n_keys", json_integer((json_int_t)kv_gguf_n_kv(g)));
+    put(ok, root, "n_tensors", json_integer((json_int_t)kv_gguf_n_tensors(g)));
 }
 
-static void add_types(const kv_gguf *g, json_t *root, bool with_tensors)
+static void add_types(const kv_gguf *g, json_t *root, bool with_tensors, bool *ok)
 {
     json_t *types = json_object(), *tensors = json_array();
     uint64_t n_params = 0, bytes = 0;
@@ -35,30 +39,30 @@ static void add_types(const kv_gguf *g, json_t *root, bool with_tensors)
         const kv_gguf_tensor *t = kv_gguf_tensor_at(g, i);
         char buf[24];
         const char *type = kv_type_name((uint32_t)t->type, buf);
-        json_object_set_new(types, type, json_integer(json_integer_value(json_object_get(types, type)) + 1));
+        put(ok, types, type, json_integer(json_integer_value(json_object_get(types, type)) + 1));
         n_params += t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
         bytes += t->bytes;
         if (!with_tensors) continue;
         json_t *dims = json_array();
-        for (int d = 0; d < t->n_dims; d++) json_array_append_new(dims, json_integer((json_int_t)t->dims[d]));
+        for (int d = 0; d < t->n_dims; d++) append(ok, dims, json_integer((json_int_t)t->dims[d]));
         json_t *row = json_object();
-        json_object_set_new(row, "name", json_str(t->name));
-        json_object_set_new(row, "shape", dims);
-        json_object_set_new(row, "type", json_string(type));
-        json_object_set_new(row, "bytes", json_integer((json_int_t)t->bytes));
-        json_object_set_new(row, "offset", json_integer((json_int_t)t->offset));
-        json_array_append_new(tensors, row);
+        put(ok, row, "name", json_str(t->name));
+        put(ok, row, "shape", dims);
+        put(ok, row, "type", json_string(type));
+        put(ok, row, "bytes", json_integer((json_int_t)t->bytes));
+        put(ok, row, "offset", json_integer((json_int_t)t->offset));
+        append(ok, tensors, row);
     }
-    json_object_set_new(root, "n_params", json_integer((json_int_t)n_params));
-    json_object_set_new(root, "weight_bytes", json_integer((json_int_t)bytes));
-    json_object_set_new(root, "types", types);
+    put(ok, root, "n_params", json_integer((json_int_t)n_params));
+    put(ok, root, "weight_bytes", json_integer((json_int_t)bytes));
+    put(ok, root, "types", types);
     if (with_tensors)
-        json_object_set_new(root, "tensors", tensors);
+        put(ok, root, "tensors", tensors);
     else
         json_decref(tensors);
 }
 
-static void add_model(const kv_model *m, json_t *root)
+static void add_model(const kv_model *m, json_t *root, bool *ok)
 {
     const kv_hparams *hp = &m->hp;
     const struct {
@@ -66,53 +70,54 @@ static void add_model(const kv_model *m, json_t *root)
         json_int_t value;
     } sizes[] = {{"n_layers", hp->n_layers}, {"n_embd", hp->n_embd}, {"n_vocab", hp->n_vocab}, {"n_ctx_train", hp->n_ctx_train},
                  {"head_dim_k", hp->head_dim_k}, {"head_dim_v", hp->head_dim_v}, {"rope_dim", hp->rope_dim}};
-    for (size_t i = 0; i < KV_COUNT(sizes); i++) json_object_set_new(root, sizes[i].key, json_integer(sizes[i].value));
-    json_object_set_new(root, "norm_eps", json_real(hp->norm_eps));
-    json_object_set_new(root, "tied_output", json_boolean(m->bound.w.output.rows == m->bound.w.token_embd.rows));
+    for (size_t i = 0; i < KV_COUNT(sizes); i++) put(ok, root, sizes[i].key, json_integer(sizes[i].value));
+    put(ok, root, "norm_eps", json_real(hp->norm_eps));
+    put(ok, root, "tied_output", json_boolean(m->bound.w.output.rows == m->bound.w.token_embd.rows));
     json_t *layers = json_array();
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         char spec[64];
         const kv_pattern *p = &m->attention[i].pattern;
         p->ops->print(p, spec, sizeof spec);
         json_t *row = json_object();
-        json_object_set_new(row, "layer", json_integer(i));
-        json_object_set_new(row, "spec", json_string(spec));
-        json_object_set_new(row, "heads", json_integer(hp->layers[i].n_heads));
-        json_object_set_new(row, "kv_heads", json_integer(hp->layers[i].n_kv_heads));
-        json_object_set_new(row, "n_ff", json_integer(hp->layers[i].n_ff));
-        json_object_set_new(row, "rope_base", json_real(hp->rope[hp->layers[i].local_rope].base));
-        json_array_append_new(layers, row);
+        put(ok, row, "layer", json_integer(i));
+        put(ok, row, "spec", json_string(spec));
+        put(ok, row, "heads", json_integer(hp->layers[i].n_heads));
+        put(ok, row, "kv_heads", json_integer(hp->layers[i].n_kv_heads));
+        put(ok, row, "n_ff", json_integer(hp->layers[i].n_ff));
+        put(ok, row, "rope_base", json_real(hp->rope[hp->layers[i].local_rope].base));
+        append(ok, layers, row);
     }
-    json_object_set_new(root, "attention", layers);
+    put(ok, root, "attention", layers);
 }
 
-static void add_tokenizer(const kv_gguf *g, uint32_t n_vocab, json_t *root)
+static void add_tokenizer(const kv_gguf *g, uint32_t n_vocab, json_t *root, bool *ok)
 {
     json_t *t = json_object();
     kv_vocab *vocab = NULL;
     kvasir_error err = {0};
     if (kv_vocab_open(g, n_vocab, &vocab, &err) != KVASIR_OK) {
-        json_object_set_new(t, "error", json_string(err.message));
+        *ok &= err.code != KVASIR_ERR_MEMORY;
+        put(ok, t, "error", json_str((kv_str){err.message, strlen(err.message)}));
     } else {
         static const struct {
             const char *key;
             kvasir_special which;
         } ids[] = {{"bos", KVASIR_TOKEN_BOS}, {"eos", KVASIR_TOKEN_EOS}, {"eot", KVASIR_TOKEN_EOT}, {"unk", KVASIR_TOKEN_UNK}, {"pad", KVASIR_TOKEN_PAD}};
-        json_object_set_new(t, "model", json_string(kv_vocab_describe(vocab)));
-        json_object_set_new(t, "n_tokens", json_integer((json_int_t)kv_vocab_n_tokens(vocab)));
+        put(ok, t, "model", json_str((kv_str){kv_vocab_describe(vocab), strlen(kv_vocab_describe(vocab))}));
+        put(ok, t, "n_tokens", json_integer((json_int_t)kv_vocab_n_tokens(vocab)));
         for (size_t i = 0; i < KV_COUNT(ids); i++) {
             kvasir_token id = kv_vocab_special(vocab, ids[i].which);
             if (id < 0) continue;
             char text[160];
             kv_str s = kv_vocab_token_text(vocab, id);
             snprintf(text, sizeof text, "%d %.*s", (int)id, (int)kv_min_size(s.len, 120), s.data);
-            json_t *value = json_string(text);
-            json_object_set_new(t, ids[i].key, value ? value : json_integer(id));
+            const bool is_text = kv_utf8_valid_prefix(text, strlen(text)) == strlen(text); /* the cut at 120 may not be */
+            put(ok, t, ids[i].key, is_text ? json_string(text) : json_integer(id));
         }
-        json_object_set_new(t, "chat_template", json_boolean(kv_vocab_chat_template(vocab) != NULL));
+        put(ok, t, "chat_template", json_boolean(kv_vocab_chat_template(vocab) != NULL));
         kv_vocab_close(vocab);
     }
-    json_object_set_new(root, "tokenizer", t);
+    put(ok, root, "tokenizer", t);
 }
 
 kvasir_code kvasir_inspect(const char *path, bool with_tensors, char **json, kvasir_error *err)
@@ -122,18 +127,21 @@ kvasir_code kvasir_inspect(const char *path, bool with_tensors, char **json, kva
     json_t *root = json_object();
     kv_model m = {0};
     kvasir_error why = {0};
-    add_general(g, root);
-    add_types(g, root, with_tensors);
-    const bool runs = kv_model_init(&m, g, &why) == KVASIR_OK;
-    json_object_set_new(root, "supported", json_boolean(runs));
+    bool ok = root != NULL;
+    add_general(g, root, &ok);
+    add_types(g, root, with_tensors, &ok);
+    const kvasir_code code = kv_model_init(&m, g, &why);
+    const bool runs = code == KVASIR_OK;
+    ok &= code != KVASIR_ERR_MEMORY;
+    put(&ok, root, "supported", json_boolean(runs));
     if (runs)
-        add_model(&m, root);
+        add_model(&m, root, &ok);
     else
-        json_object_set_new(root, "not_supported", json_string(why.message));
-    add_tokenizer(g, runs ? m.hp.n_vocab : 0, root);
+        put(&ok, root, "not_supported", json_str((kv_str){why.message, strlen(why.message)}));
+    add_tokenizer(g, runs ? m.hp.n_vocab : 0, root, &ok);
     kv_model_deinit(&m);
     kv_gguf_close(g);
-    char *text = json_dumps(root, JSON_INDENT(1) | JSON_ENSURE_ASCII);
+    char *text = ok ? json_dumps(root, JSON_INDENT(1) | JSON_ENSURE_ASCII) : NULL;
     json_decref(root);
     if (!text) return kv_fail_memory(err, 0, "the description");
     *json = text;
@@ -189,7 +197,7 @@ static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, con
         const int n_threads = p.n_threads ? p.n_threads : mp && mp->n_threads > 0 ? mp->n_threads : kv_pool_default_threads();
         if (p.kv_budget_bytes) e->kv_bytes = kv_min_size(e->kv_bytes, p.kv_budget_bytes);
         e->weight_bytes = blas ? kv_gguf_mapping(g)->size : kv_bound_packed_bytes(&m.bound, &m.hp);
-        e->compute_bytes = kv_workspace_bytes(&m, p.n_batch, (size_t)p.n_ctx) + (size_t)m.hp.n_vocab * sizeof(float) +
+        e->compute_bytes = kv_workspace_bytes(&m, p.n_batch, 1, (size_t)p.n_ctx) + (size_t)m.hp.n_vocab * sizeof(float) +
                            (size_t)n_threads * kv_forward_scratch_bytes(&m, blas) + (size_t)p.n_ctx * sizeof(kvasir_token);
         e->total_bytes = e->weight_bytes + e->kv_bytes + e->compute_bytes;
         e->available_bytes = available_bytes();

@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "engine/engine.h"
 #include "text/template.h"
+#include "text/utf8.h"
 
 kvasir_code kvasir_tokenize(const kvasir_model *model, const char *text, size_t len, unsigned flags, kvasir_token **tokens,
                             size_t *n_tokens, kvasir_error *err)
@@ -35,6 +36,8 @@ static kvasir_code load_json(const char *text, const char *what, bool array, jso
 {
     json_error_t je;
     json_t *value = json_loadb(text, kv_min_size(strlen(text), MAX_JSON_BYTES), JSON_ALLOW_NUL, &je);
+    /* jansson names no place when it was memory that failed. */
+    if (!value && je.line < 0) return kv_fail_memory(err, strlen(text), what);
     if (!value) return kv_fail(err, KVASIR_ERR_ARGUMENT, "%s: not valid JSON: %s (line %d, column %d)", what, je.text, je.line, je.column);
     if (array ? !json_is_array(value) : !json_is_object(value)) {
         json_decref(value);
@@ -56,8 +59,8 @@ static kvasir_code put_special(json_t *context, const char *key, const char *tex
     if (text) return put(context, key, json_string(text), err);
     const kvasir_token id = model ? kv_vocab_special(model->vocab, which) : -1;
     kv_str s = id >= 0 ? kv_vocab_token_text(model->vocab, id) : KV_STR("");
-    json_t *value = json_stringn(s.data, s.len);
-    return put(context, key, value ? value : json_string(""), err);
+    const bool is_text = kv_utf8_valid_prefix(s.data, s.len) == s.len;
+    return put(context, key, is_text ? json_stringn_nocheck(s.data, s.len) : json_string(""), err);
 }
 
 static kvasir_code fill_context(json_t *context, const kvasir_model *model, const kvasir_template_params *p, kvasir_error *err)

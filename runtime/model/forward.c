@@ -229,7 +229,7 @@ void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *pl
 /* ---- buffers ------------------------------------------------------------------------------------------ */
 
 /* Lays the buffers out from `memory` on (or only counts, with memory NULL). Returns the bytes. */
-static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, size_t max_tokens)
+static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens)
 {
     const kv_hparams *hp = &m->hp;
     size_t n_q = 0, n_k = 0, n_v = 0, n_ff = 0, n_partials = 0, used = 0;
@@ -240,7 +240,7 @@ static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, size_t 
         n_k = kv_max_size(n_k, (size_t)l->n_kv_heads * hp->head_dim_k);
         n_v = kv_max_size(n_v, (size_t)l->n_kv_heads * hp->head_dim_v);
         n_ff = kv_max_size(n_ff, kv_max_size(l->n_ff, (size_t)l->n_heads * hp->head_dim_v));
-        n_partials = kv_max_size(n_partials, kv_partials_bytes(kv_min_int(max_rows, KV_DECODE_ROWS), (int)l->n_heads, (int)hp->head_dim_v, max_tokens));
+        n_partials = kv_max_size(n_partials, kv_partials_bytes(kv_min_int(max_rows, kv_max_int(max_seqs, KV_DECODE_ROWS)), (int)l->n_heads, (int)hp->head_dim_v, max_tokens));
     }
     const size_t pairs = hp->rope_dim / 2;
     struct {
@@ -250,6 +250,7 @@ static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, size_t 
         {&ws->x, rows * hp->n_embd}, {&ws->h, rows * hp->n_embd}, {&ws->q, rows * n_q}, {&ws->k, rows * n_k}, {&ws->v, rows * n_v},
         {&ws->gate, rows * n_ff}, {&ws->up, rows * n_ff}, {&ws->cos[0], rows * pairs}, {&ws->cos[1], rows * pairs},
         {&ws->sin[0], rows * pairs}, {&ws->sin[1], rows * pairs}, {&ws->partials.data, n_partials / sizeof(float)},
+        {(float **)(void *)&ws->partials.plans, (rows + 1) * sizeof(kv_plan) / sizeof(float)},
         {(float **)(void *)&ws->q8, rows * kv_q8_row_bytes((int)kv_align_up(wide, 32)) / sizeof(float)},
     };
     for (size_t i = 0; i < KV_COUNT(parts); i++) {
@@ -260,18 +261,18 @@ static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, size_t 
     return used;
 }
 
-size_t kv_workspace_bytes(const kv_model *m, int max_rows, size_t max_tokens)
+size_t kv_workspace_bytes(const kv_model *m, int max_rows, int max_seqs, size_t max_tokens)
 {
     kv_workspace ws = {0};
-    return lay_out(&ws, m, max_rows, max_tokens);
+    return lay_out(&ws, m, max_rows, max_seqs, max_tokens);
 }
 
-kvasir_code kv_workspace_init(kv_workspace *out, const kv_model *m, int max_rows, size_t max_tokens, kvasir_error *err)
+kvasir_code kv_workspace_init(kv_workspace *out, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens, kvasir_error *err)
 {
-    kv_workspace ws = {.max_rows = max_rows, .bytes = kv_workspace_bytes(m, max_rows, max_tokens)};
+    kv_workspace ws = {.max_rows = max_rows, .bytes = kv_workspace_bytes(m, max_rows, max_seqs, max_tokens)};
     ws.memory = kv_alloc_aligned(ws.bytes);
     if (!ws.memory) return kv_fail_memory(err, ws.bytes, "activations");
-    lay_out(&ws, m, max_rows, max_tokens);
+    lay_out(&ws, m, max_rows, max_seqs, max_tokens);
     *out = ws;
     return KVASIR_OK;
 }

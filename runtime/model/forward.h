@@ -6,7 +6,7 @@
 
 /* Buffers for up to max_rows rows, allocated once per session. */
 typedef struct kv_workspace {
-    int max_rows, max_logit_rows;
+    int max_rows;
     uint8_t *memory;
     size_t bytes;
     float *x;                /* [rows][n_embd] residual stream */
@@ -18,9 +18,9 @@ typedef struct kv_workspace {
     kv_partials partials;
 } kv_workspace;
 
-/* max_tokens: longest sequence (for decode partials). Bytes only when `ws` is NULL-initialised by kv_workspace_bytes. */
-size_t kv_workspace_bytes(const kv_model *m, int max_rows, size_t max_tokens);
-kvasir_code kv_workspace_init(kv_workspace *ws, const kv_model *m, int max_rows, size_t max_tokens, kvasir_error *err);
+/* max_seqs sequences of up to max_tokens tokens (for decode partials). */
+size_t kv_workspace_bytes(const kv_model *m, int max_rows, int max_seqs, size_t max_tokens);
+kvasir_code kv_workspace_init(kv_workspace *ws, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens, kvasir_error *err);
 void kv_workspace_deinit(kv_workspace *ws);
 /* Scratch bytes per thread that kv_forward needs. */
 size_t kv_forward_scratch_bytes(const kv_model *m, bool blas);

@@ -1,0 +1,282 @@
+/* engine.c - several sequences through one model: rows of all steps are packed into passes of up to n_batch rows.
+ *
+ *   steps   seq 0: 700 tokens          seq 1: 1 token     seq 2: 1 token
+ *   pass 0  [seq 0: rows 0..511]
+ *   pass 1  [seq 0: rows 512..699][seq 1][seq 2]          logits of the wanted rows go straight to their place
+ *
+ * Everything is allocated at open; a step allocates nothing but KV pages as they fill (and room for logits when more rows than
+ * sequences are asked for). */
+#include "engine/engine.h"
+
+#include <string.h>
+
+#include "base/alloc.h"
+
+enum { DEFAULT_BATCH = 512, MAX_BATCH = 1 << 14, MAX_SEQS = 1024 };
+
+kvasir_session_params kvasir_session_params_default(void) { return (kvasir_session_params){.type_k = KVASIR_KV_F16, .type_v = KVASIR_KV_F16}; }
+
+bool kvasir_kv_type_parse(const char *name, kvasir_kv_type *out)
+{
+    static const char *const names[] = {[KVASIR_KV_F16] = "f16", [KVASIR_KV_F32] = "f32", [KVASIR_KV_BF16] = "bf16", [KVASIR_KV_Q8_0] = "q8_0"};
+    for (size_t i = 0; i < KV_COUNT(names); i++)
+        if (strcmp(name, names[i]) == 0) {
+            *out = (kvasir_kv_type)i;
+            return true;
+        }
+    return false;
+}
+
+static bool elem_of(kvasir_kv_type type, kv_elem *out)
+{
+    switch (type) {
+    case KVASIR_KV_F32: *out = KV_ELEM_F32; return true;
+    case KVASIR_KV_F16: *out = KV_ELEM_F16; return true;
+    case KVASIR_KV_BF16: *out = KV_ELEM_BF16; return true;
+    case KVASIR_KV_Q8_0: break;
+    }
+    return false;
+}
+
+kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *p, kvasir_error *err)
+{
+    if (p->n_ctx < 0 || p->n_batch < 0 || p->n_batch > MAX_BATCH || p->n_threads < 0 || p->n_threads > 1024)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "a session needs n_ctx >= 0, n_batch 0 to %d and 0 to 1024 threads", MAX_BATCH);
+    if (p->n_ctx == 0) p->n_ctx = (int)kv_min_size(m->hp.n_ctx_train, 1u << 30);
+    if (p->n_batch == 0) p->n_batch = DEFAULT_BATCH;
+    kv_elem e;
+    if (!elem_of(p->type_k, &e) || !elem_of(p->type_v, &e))
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "KV type q8_0 is not available yet; use f16, bf16 or f32");
+    return KVASIR_OK;
+}
+
+kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *params, kv_cache *cache, kvasir_error *err)
+{
+    kv_elem type_k, type_v;
+    if (!elem_of(params->type_k, &type_k) || !elem_of(params->type_v, &type_v)) return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown KV type");
+    kv_layer_shape *shapes = kv_calloc(m->hp.n_layers, sizeof *shapes);
+    if (!shapes) return kv_fail_memory(err, m->hp.n_layers * sizeof *shapes, "layer shapes");
+    for (uint32_t i = 0; i < m->hp.n_layers; i++) shapes[i] = kv_model_layer_shape(m, (int)i);
+    kvasir_code code = kv_cache_init(cache, shapes, (int)m->hp.n_layers, type_k, type_v, params->kv_budget_bytes, err);
+    kv_free(shapes);
+    return code;
+}
+
+/* ---- open and close ------------------------------------------------------------------------------------- */
+
+static kvasir_code open_scratch(kvasir_engine *e, kvasir_error *err)
+{
+    const int n = kv_pool_n_threads(e->pool);
+    e->compute.scratch_bytes = kv_forward_scratch_bytes(&e->model->model, e->model->use_blas);
+    e->compute.scratch = kv_calloc((size_t)n, sizeof *e->compute.scratch);
+    if (!e->compute.scratch) return kv_fail_memory(err, (size_t)n * sizeof *e->compute.scratch, "scratch memory");
+    for (int i = 0; i < n; i++) {
+        e->compute.scratch[i] = kv_alloc_aligned(e->compute.scratch_bytes);
+        if (!e->compute.scratch[i]) return kv_fail_memory(err, e->compute.scratch_bytes, "scratch memory");
+    }
+    return KVASIR_OK;
+}
+
+static kvasir_code open_seqs(kvasir_engine *e, int n_seqs, kvasir_error *err)
+{
+    e->seqs = kv_calloc((size_t)n_seqs, sizeof *e->seqs);
+    if (!e->seqs) return kv_fail_memory(err, (size_t)n_seqs * sizeof *e->seqs, "sequences");
+    e->n_seqs = n_seqs;
+    for (int i = 0; i < n_seqs; i++) {
+        KV_TRY(kv_seq_init(&e->seqs[i].kv, &e->cache, e->n_ctx, err));
+        e->seqs[i].tokens = kv_calloc(e->n_ctx, sizeof(kvasir_token));
+        if (!e->seqs[i].tokens) return kv_fail_memory(err, e->n_ctx * sizeof(kvasir_token), "a token list");
+    }
+    return KVASIR_OK;
+}
+
+static kvasir_code open_parts(kvasir_engine *e, const kvasir_session_params *p, int n_seqs, kvasir_error *err)
+{
+    const kvasir_model *m = e->model;
+    e->n_ctx = (size_t)p->n_ctx;
+    e->n_batch = (int)kv_min_size((size_t)p->n_batch, e->n_ctx * (size_t)n_seqs);
+    KV_TRY(kv_pool_open(p->n_threads ? p->n_threads : m->n_threads, &e->pool, err));
+    e->compute = (kv_compute){.kernels = m->kernels, .pool = e->pool, .blas = m->use_blas ? &m->blas : NULL};
+    KV_TRY(open_scratch(e, err));
+    KV_TRY(kv_session_cache(&m->model, p, &e->cache, err));
+    KV_TRY(open_seqs(e, n_seqs, err));
+    KV_TRY(kv_workspace_init(&e->ws, &m->model, e->n_batch, n_seqs, e->n_ctx, err));
+    const size_t rows = (size_t)e->n_batch;
+    e->pass_tokens = kv_calloc(rows, sizeof *e->pass_tokens);
+    e->segments = kv_calloc(rows, sizeof *e->segments);
+    e->logit_rows = kv_calloc(rows, sizeof *e->logit_rows);
+    e->first_row = kv_calloc((size_t)n_seqs + 1, sizeof *e->first_row);
+    e->logits_capacity = (size_t)m->model.hp.n_vocab * (size_t)n_seqs;
+    e->logits = kv_malloc_array(e->logits_capacity, sizeof *e->logits);
+    if (!e->pass_tokens || !e->segments || !e->logit_rows || !e->first_row || !e->logits)
+        return kv_fail_memory(err, e->logits_capacity * sizeof *e->logits, "logits");
+    return KVASIR_OK;
+}
+
+kvasir_code kvasir_engine_open(kvasir_model *model, const kvasir_session_params *params, int n_seqs, kvasir_engine **out, kvasir_error *err)
+{
+    if (model->vocab_only) return kv_fail(err, KVASIR_ERR_ARGUMENT, "the model was opened for its vocabulary only");
+    if (n_seqs < 1 || n_seqs > MAX_SEQS) return kv_fail(err, KVASIR_ERR_ARGUMENT, "an engine holds 1 to %d sequences, not %d", MAX_SEQS, n_seqs);
+    kvasir_session_params p = params ? *params : kvasir_session_params_default();
+    KV_TRY(kv_session_params_check(&model->model, &p, err));
+    kvasir_engine *e = kv_calloc(1, sizeof *e);
+    if (!e) return kv_fail_memory(err, sizeof *e, "the engine");
+    e->model = model;
+    kvasir_code code = open_parts(e, &p, n_seqs, err);
+    if (code != KVASIR_OK) {
+        kvasir_engine_close(e);
+        return code;
+    }
+    *out = e;
+    return KVASIR_OK;
+}
+
+void kvasir_engine_close(kvasir_engine *e)
+{
+    if (!e) return;
+    const int n = e->pool ? kv_pool_n_threads(e->pool) : 0;
+    kv_pool_close(e->pool);
+    for (int i = 0; i < n && e->compute.scratch; i++) kv_free(e->compute.scratch[i]);
+    kv_free(e->compute.scratch);
+    for (int i = 0; i < e->n_seqs; i++) {
+        kv_seq_deinit(&e->seqs[i].kv);
+        kv_free(e->seqs[i].tokens);
+    }
+    kv_free(e->seqs);
+    kv_cache_deinit(&e->cache);
+    kv_workspace_deinit(&e->ws);
+    kv_free(e->pass_tokens);
+    kv_free(e->segments);
+    kv_free(e->logit_rows);
+    kv_free(e->first_row);
+    kv_free(e->logits);
+    kv_free(e);
+}
+
+/* ---- eval ------------------------------------------------------------------------------------------------- */
+
+static kvasir_code check_step(const kvasir_engine *e, const kvasir_step *s, kvasir_error *err)
+{
+    const int n_vocab = (int)e->model->model.hp.n_vocab;
+    if (s->seq < 0 || s->seq >= e->n_seqs) return kv_fail(err, KVASIR_ERR_ARGUMENT, "there is no sequence %d, only 0 to %d", s->seq, e->n_seqs - 1);
+    if (s->n_tokens == 0) return kv_fail(err, KVASIR_ERR_ARGUMENT, "no tokens to evaluate");
+    for (size_t i = 0; i < s->n_tokens; i++)
+        if (s->tokens[i] < 0 || s->tokens[i] >= n_vocab)
+            return kv_fail(err, KVASIR_ERR_ARGUMENT, "token %d is outside the vocabulary of %d", (int)s->tokens[i], n_vocab);
+    const size_t held = e->seqs[s->seq].kv.n_tokens;
+    if (s->n_tokens > e->n_ctx - held)
+        return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu tokens do not fit: the context of %zu holds %zu already", s->n_tokens, e->n_ctx, held);
+    return KVASIR_OK;
+}
+
+/* Numbers the wanted rows and makes room for them. */
+static kvasir_code place_logits(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_error *err)
+{
+    size_t rows = 0, floats;
+    for (size_t i = 0; i < n_steps; i++) {
+        e->first_row[i] = rows;
+        if (!kv_add_size(rows, steps[i].want == KVASIR_LOGITS_ALL ? steps[i].n_tokens : steps[i].want == KVASIR_LOGITS_LAST, &rows))
+            return kv_fail_memory(err, SIZE_MAX, "logits");
+    }
+    e->first_row[n_steps] = rows;
+    if (!kv_mul_size(rows, e->model->model.hp.n_vocab, &floats)) return kv_fail_memory(err, SIZE_MAX, "logits");
+    if (floats <= e->logits_capacity) return KVASIR_OK;
+    float *grown = kv_realloc_array(e->logits, floats, sizeof *grown);
+    if (!grown) return kv_fail_memory(err, floats * sizeof *grown, "logits; feed the tokens in smaller pieces");
+    e->logits = grown, e->logits_capacity = floats;
+    return KVASIR_OK;
+}
+
+/* Where an eval stands: step `step`, of which `done` tokens are through; logit rows written so far. */
+typedef struct cursor {
+    size_t step, done, logit_row;
+} cursor;
+
+/* One pass: as many rows as fit, from the cursor on. Steps are taken in order, so wanted rows come in the order of the logits. */
+static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, cursor *at, kvasir_error *err)
+{
+    const size_t n_vocab = e->model->model.hp.n_vocab;
+    kv_batch batch = {.tokens = e->pass_tokens, .segments = e->segments, .logit_rows = e->logit_rows, .logits = e->logits + at->logit_row * n_vocab};
+    while (at->step < n_steps && batch.n_rows < e->n_batch) {
+        const kvasir_step *s = &steps[at->step];
+        kv_engine_seq *seq = &e->seqs[s->seq];
+        const int n = (int)kv_min_size((size_t)(e->n_batch - batch.n_rows), s->n_tokens - at->done);
+        KV_TRY(kv_seq_reserve(&seq->kv, (size_t)n, err));
+        memcpy(e->pass_tokens + batch.n_rows, s->tokens + at->done, (size_t)n * sizeof(kvasir_token));
+        memcpy(seq->tokens + seq->kv.n_tokens, s->tokens + at->done, (size_t)n * sizeof(kvasir_token));
+        e->segments[batch.n_segments++] = (kv_segment){.seq = &seq->kv, .pos0 = seq->kv.n_tokens, .row = batch.n_rows, .n_rows = n};
+        at->done += (size_t)n;
+        for (int i = 0; i < n; i++)
+            if (s->want == KVASIR_LOGITS_ALL || (s->want == KVASIR_LOGITS_LAST && at->done == s->n_tokens && i == n - 1))
+                e->logit_rows[batch.n_logit_rows++] = batch.n_rows + i;
+        batch.n_rows += n;
+        if (at->done == s->n_tokens) at->step++, at->done = 0;
+    }
+    kv_forward(&e->model->model, &e->compute, e->cache.layers, &e->ws, &batch);
+    for (int i = 0; i < batch.n_segments; i++) kv_seq_commit((kv_seq *)e->segments[i].seq, (size_t)e->segments[i].n_rows);
+    at->logit_row += (size_t)batch.n_logit_rows;
+    return KVASIR_OK;
+}
+
+/* Runs passes while `progress` (may be NULL) agrees. Sequences must be distinct. */
+kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress, void *user, kvasir_error *err)
+{
+    size_t total = 0, done = 0;
+    for (size_t i = 0; i < n_steps; i++) {
+        KV_TRY(check_step(e, &steps[i], err));
+        for (size_t j = 0; j < i; j++)
+            if (steps[j].seq == steps[i].seq) return kv_fail(err, KVASIR_ERR_ARGUMENT, "sequence %d has two steps in one eval", steps[i].seq);
+        total += steps[i].n_tokens;
+    }
+    KV_TRY(place_logits(e, steps, n_steps, err));
+    e->n_steps = n_steps;
+    for (size_t i = 0; i < n_steps; i++) e->seqs[steps[i].seq].before = e->seqs[steps[i].seq].kv.n_tokens;
+    for (cursor at = {0}; at.step < n_steps;) {
+        size_t i;
+        kvasir_code code = run_pass(e, steps, n_steps, &at, err);
+        if (code != KVASIR_OK) {
+            for (i = 0; i < n_steps; i++) kv_seq_rewind(&e->seqs[steps[i].seq].kv, e->seqs[steps[i].seq].before);
+            e->n_steps = 0;
+            return code;
+        }
+        for (done = 0, i = 0; i < n_steps; i++) done += e->seqs[steps[i].seq].kv.n_tokens - e->seqs[steps[i].seq].before;
+        if (progress && !progress(user, done, total) && at.step < n_steps) {
+            e->n_steps = 0; /* no logits */
+            return kv_fail(err, KVASIR_ERR_CANCELLED, "stopped after %zu of %zu tokens", done, total);
+        }
+    }
+    return KVASIR_OK;
+}
+
+kvasir_code kvasir_engine_eval(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_error *err)
+{
+    if (n_steps == 0 || n_steps > (size_t)e->n_seqs) return kv_fail(err, KVASIR_ERR_ARGUMENT, "an eval takes 1 to %d steps, not %zu", e->n_seqs, n_steps);
+    return kv_engine_run(e, steps, n_steps, NULL, NULL, err);
+}
+
+float *kvasir_engine_logits(kvasir_engine *e, size_t step, size_t row)
+{
+    if (step >= e->n_steps || row >= e->first_row[step + 1] - e->first_row[step]) return NULL;
+    return e->logits + (e->first_row[step] + row) * e->model->model.hp.n_vocab;
+}
+
+size_t kvasir_engine_n_tokens(const kvasir_engine *e, int seq) { return seq >= 0 && seq < e->n_seqs ? e->seqs[seq].kv.n_tokens : 0; }
+
+size_t kvasir_engine_rewind(kvasir_engine *e, int seq, size_t n_tokens)
+{
+    return seq >= 0 && seq < e->n_seqs ? kv_seq_rewind(&e->seqs[seq].kv, n_tokens) : 0;
+}
+
+size_t kvasir_engine_share(kvasir_engine *e, int from, int to, size_t n_tokens)
+{
+    if (from < 0 || from >= e->n_seqs || to < 0 || to >= e->n_seqs || from == to) return 0;
+    kv_seq_rewind(&e->seqs[to].kv, 0);
+    const size_t n = kv_seq_share(&e->seqs[to].kv, &e->seqs[from].kv, n_tokens);
+    memcpy(e->seqs[to].tokens, e->seqs[from].tokens, n * sizeof(kvasir_token));
+    return n;
+}
+
+kvasir_kv_stats kvasir_engine_kv_stats(const kvasir_engine *e)
+{
+    return (kvasir_kv_stats){e->cache.pages, e->cache.bytes, e->cache.peak_pages, e->cache.peak_bytes};
+}
