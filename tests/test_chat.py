@@ -13,6 +13,7 @@ import sys
 import tempfile
 import termios
 import time
+import traceback
 
 import pexpect
 
@@ -373,16 +374,20 @@ def main():
     for path, name in (MODEL, "smollm2"), (GEMMA, "gemma3"):
         if not os.path.exists(path):
             sys.exit(f"test_chat: {path} is missing; `kvasir get {name}` brings it")
+    passed = failed = 0
     for test in TESTS:
         if len(sys.argv) > 1 and sys.argv[1] not in test.__name__:
             continue
         start = time.time()
         try:
             test()
-        except (AssertionError, pexpect.ExceptionPexpect, subprocess.SubprocessError) as why:
-            print(f"FAILED {test.__name__}: {why}")
-            raise
-        print(f"passed {test.__name__} ({time.time() - start:.1f} s)")
+            passed += 1
+            print(f"passed {test.__name__} ({time.time() - start:.1f} s)")
+        except (AssertionError, OSError, pexpect.ExceptionPexpect, subprocess.SubprocessError):
+            failed += 1
+            print(f"FAILED {test.__name__}: {traceback.format_exc()}")
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed or not passed else 0)
 
 
 if __name__ == "__main__":

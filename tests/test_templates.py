@@ -8,6 +8,7 @@ prompt; and the small snippets of golden/template/snippets.json. Nothing is stor
 """
 import concurrent.futures
 import datetime
+import functools
 import glob
 import json
 import os
@@ -95,11 +96,16 @@ def environment():
     return env
 
 
+@functools.lru_cache(None)
+def compiled(env, source):
+    return env.from_string(source)
+
+
 def expected(env, source, conversation, generation):
     """jinja2's text, or the exception it raised."""
     try:
-        text = env.from_string(source).render(messages=conversation["messages"], tools=conversation.get("tools"), documents=None,
-                                              add_generation_prompt=generation, bos_token=BOS, eos_token=EOS)
+        text = compiled(env, source).render(messages=conversation["messages"], tools=conversation.get("tools"), documents=None,
+                                             add_generation_prompt=generation, bos_token=BOS, eos_token=EOS)
         text.encode("utf-8")
         return text, None
     except Exception as error:  # whatever Python raises is a failure for us
@@ -182,7 +188,7 @@ def report(results, verbose):
 def main():
     verbose = "-v" in sys.argv
     wanted = [a for a in sys.argv[1:] if not a.startswith("-")]
-    failures = 0
+    failures = cases_run = 0
     with open(os.path.join(HERE, "golden", "template", "conversations.json"), encoding="utf-8") as f:
         conversations = json.load(f)
     with open(os.path.join(HERE, "golden", "template", "snippets.json"), encoding="utf-8") as f:
@@ -195,7 +201,7 @@ def main():
             bad = sum(r is not None for r in results.values())
             report(results, verbose)
             print("snippets: %d of %d equal jinja2 %s (%d of them raise in both)" % (len(results) - bad, len(results), jinja2.__version__, len(raised)))
-            failures += bad
+            failures, cases_run = bad, len(results)
 
         templates = {n: t for n, t in fetch().items() if not wanted or n in wanted}
         cases = [((name, title, generation), source, conversation, generation)
@@ -210,6 +216,8 @@ def main():
             print("  FAIL: fewer than %d templates equal in four conversations" % NEEDED)
             failures += 1
         failures += sum(r is not None for r in results.values())
+        cases_run += len(results)
+    print("%d passed, %d failed" % (cases_run - failures, failures))
     return 1 if failures else 0
 
 
