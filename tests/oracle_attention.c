@@ -150,7 +150,7 @@ typedef struct world {
     kv_seq *seqs;
     kv_segment *segments;
     float *q, *out;
-    oracle_guard partials;
+    oracle_guard partials, plans;
 } world;
 
 /* In place: sequences point to the cache. */
@@ -172,15 +172,18 @@ static void world_init(world *w, const oracle_layer *l, const oracle_sequence *s
     for (int i = 0; i < n; i++) assert_int_equal(kv_seq_init(&w->seqs[i], &w->cache, (size_t)s[i].n, &err), KVASIR_OK);
     w->q = malloc(total * (size_t)l->attention.n_heads * (size_t)l->d_k * sizeof(float));
     w->out = malloc(total * (size_t)l->attention.n_heads * (size_t)l->d_v * sizeof(float));
-    w->partials = oracle_guard_make(kv_partials_bytes(KV_DECODE_ROWS, l->attention.n_heads, l->d_v, longest), 0);
+    w->partials = oracle_guard_make(
+        kv_align_up(kv_partials_bytes(KV_DECODE_ROWS * n, l->attention.n_heads, l->d_v, longest), 64), 0);
+    w->plans = oracle_guard_make(((size_t)n + 1) * sizeof(kv_plan), 0);
     memset(w->partials.data, 0xFF, w->partials.bytes);
     assert_true(w->seqs && w->segments && w->q && w->out);
 }
 
 static void world_free(world *w, int n)
 {
-    assert_true(oracle_guard_whole(&w->partials));
+    assert_true(oracle_guard_whole(&w->partials) && oracle_guard_whole(&w->plans));
     oracle_guard_free(&w->partials);
+    oracle_guard_free(&w->plans);
     for (int i = 0; i < n; i++) kv_seq_deinit(&w->seqs[i]);
     assert_int_equal(w->cache.pages, 0);
     kv_cache_deinit(&w->cache);
@@ -204,12 +207,24 @@ static void join(world *w, const kv_compute *c, int i, const oracle_sequence *s,
     *segment = (kv_segment){.seq = seq, .pos0 = pos0, .row = row, .n_rows = n};
 }
 
+/* Room for all partials, for some, or for none: what does not fit is tiled, with the same bits. It ends where the canary begins. */
+static kv_partials random_space(const world *w, oracle_rng *rng)
+{
+    const size_t all = w->partials.bytes;
+    const int kind = oracle_int(rng, 0, 7);
+    const size_t capacity = kind == 0 ? 0 : kind == 1 ? (size_t)oracle_int(rng, 0, (int)(all / 64)) * 64 : all;
+    return (kv_partials){.data = (float *)w->partials.data + (all - capacity) / sizeof(float),
+                         .capacity_bytes = capacity,
+                         .plans = w->plans.data};
+}
+
 void oracle_run(const kv_compute *c, const oracle_layer *l, const oracle_sequence *s, int n, oracle_plan plan,
                 bool dirty, oracle_rng *rng, float **out)
 {
     world w;
     world_init(&w, l, s, n, dirty);
-    const kv_partials partials = {w.partials.data, w.partials.bytes};
+    kv_plan plans[17];
+    const kv_partials partials = {.data = w.partials.data, .capacity_bytes = w.partials.bytes, .plans = plans};
     const size_t ld_out = (size_t)l->attention.n_heads * (size_t)l->d_v;
     for (bool more = true; more;) {
         int rows = 0, n_segments = 0, of[16];
@@ -224,6 +239,7 @@ void oracle_run(const kv_compute *c, const oracle_layer *l, const oracle_sequenc
         }
         if (n_segments == 0) continue;
         memset(w.out, 0xFF, (size_t)rows * ld_out * sizeof(float));
+        const kv_partials partials = random_space(&w, rng);
         kv_attend(c, &l->attention, &w.cache.layers[0], w.segments, n_segments, w.q, w.out, &partials);
         for (int g = 0; g < n_segments; g++) {
             const kv_segment *seg = &w.segments[g];
