@@ -81,9 +81,9 @@ void kv_pretokenizer_close(kv_pretokenizer *pre)
     kv_free(pre);
 }
 
-/* One match of stage `stage` in text[from..len). False: none, or PCRE2 gave up (*gave_up). */
+/* One match of stage `stage` in text[from..len). False: none, or PCRE2 gave up (*error, negative). */
 static bool find(const pass *p, size_t stage, const char *text, size_t len, size_t from, size_t *begin, size_t *end,
-                 bool *gave_up)
+                 int *error)
 {
     pcre2_match_data *match = p->match[stage];
     const pcre2_code *code = p->pre->stages[stage];
@@ -91,7 +91,7 @@ static bool find(const pass *p, size_t stage, const char *text, size_t len, size
     if (n == PCRE2_ERROR_JIT_STACKLIMIT) {
         n = pcre2_match(code, (PCRE2_SPTR)text, len, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match, p->limits);
     }
-    *gave_up = n < 0 && n != PCRE2_ERROR_NOMATCH;
+    *error = n < 0 && n != PCRE2_ERROR_NOMATCH ? n : 0;
     if (n < 0) return false;
     const PCRE2_SIZE *span = pcre2_get_ovector_pointer(match);
     *begin = span[0];
@@ -107,9 +107,10 @@ static bool cut(const pass *p, size_t stage, const char *text, size_t len)
     size_t done = 0;
     while (done < len) {
         size_t begin, end;
-        bool gave_up;
-        if (!find(p, stage, text, len, done, &begin, &end, &gave_up)) {
-            if (gave_up) return p->take(p->user, text + done, len - done);
+        int error;
+        if (!find(p, stage, text, len, done, &begin, &end, &error)) {
+            if (error == PCRE2_ERROR_NOMEMORY) return false;
+            if (error) return p->take(p->user, text + done, len - done);
             return cut(p, stage + 1, text + done, len - done);
         }
         if (!cut(p, stage + 1, text + done, begin - done)) return false;
