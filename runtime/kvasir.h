@@ -262,6 +262,21 @@ KVASIR_API size_t kvasir_engine_rewind(kvasir_engine *engine, int seq, size_t n_
 KVASIR_API size_t kvasir_engine_share(kvasir_engine *engine, int from, int to, size_t n_tokens);
 KVASIR_API kvasir_kv_stats kvasir_engine_kv_stats(const kvasir_engine *engine);
 
+/* ---- making checkpoints ---------------------------------------------------------------------- */
+
+typedef struct kvasir_synth_params {
+    const char *arch; /* "llama" (or NULL), "gemma3" */
+    const char *size; /* "tiny" (or NULL), "135m", "1b", ...; an unknown one is answered with the list */
+    const char *type; /* of the matrices: "Q8_0" (or NULL), "F16", "Q4_1", ..., or a mix: "Q4_K_M" */
+    uint64_t seed;    /* the same parameters give the same bytes */
+    const char *const *set; /* [n_set] "key=value" over the size: n_embd, n_layers, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, */
+    size_t n_set;           /* n_ctx, window, tied, rope_base, norm_eps, embd_type */
+} kvasir_synth_params;
+
+/* Writes a random GGUF checkpoint of a given shape, with a byte-level tokenizer, for tests and benchmarks. The file appears under
+ * its name when it is whole. Errors: ARGUMENT (names what is known), IO, MEMORY. */
+KVASIR_API kvasir_code kvasir_synth(const char *path, const kvasir_synth_params *params, kvasir_error *err);
+
 /* ---- what it would take ---------------------------------------------------------------------- */
 
 typedef struct kvasir_estimate {

@@ -16,6 +16,8 @@ static const kv_tool TOOLS[] = {
     {"run", kv_tool_run, "continue a text"},
     {"get", kv_tool_get, "bring a model onto this machine"},
     {"bench", kv_tool_bench, "tokens per second, and percent of what this machine can do"},
+    {"batched-bench", kv_tool_batched_bench, "the same for many sequences at once"},
+    {"synth", kv_tool_synth, "a random checkpoint of a given shape"},
     {"perplexity", kv_tool_perplexity, "how well a model predicts a text"},
     {"logits", kv_tool_logits, "what the model says about the next token"},
     {"tokenize", kv_tool_tokenize, "text to token ids"},
@@ -36,7 +38,7 @@ static int print_help(void)
 {
     printf("kvasir " KVASIR_VERSION ": small language models on this machine\n\n"
            "Usage: kvasir TOOL [OPTIONS]\n\n");
-    for (int i = 0; i < N_TOOLS; i++) printf("  %-12s %s\n", TOOLS[i].name, TOOLS[i].summary);
+    for (int i = 0; i < N_TOOLS; i++) printf("  %-14s %s\n", TOOLS[i].name, TOOLS[i].summary);
     printf("\n'kvasir TOOL --help' lists a tool's options. To begin:\n"
            "  kvasir get smollm2\n"
            "  kvasir chat\n");

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ROWS = 96, MAX_REASON = 256, MAX_LIST = 1 << 24, MAX_BIASES = 4096 };
+enum { MAX_ROWS = 96, MAX_REASON = 256, MAX_LIST = 1 << 24, MAX_BIASES = 4096, MAX_STRINGS = 256 };
 
 /* One option of the merged tables: the row, its struct, and the text it was given, if any. */
 typedef struct slot {
@@ -273,6 +273,15 @@ static const char *parse_bias(const char *text, kv_biases *out, char *reason)
     return NULL;
 }
 
+static const char *parse_string_of_many(const char *text, kv_strings *out)
+{
+    if (out->n >= MAX_STRINGS) return "it is given more often than anyone types";
+    if (!out->values) out->values = (const char **)keep_list(MAX_STRINGS * sizeof *out->values);
+    if (!out->values) return "out of memory";
+    out->values[out->n++] = text;
+    return NULL;
+}
+
 /* NULL when the text was understood and stored, otherwise why not. */
 static const char *parse_value(const slot *s, const char *text, char *reason)
 {
@@ -293,6 +302,8 @@ static const char *parse_value(const slot *s, const char *text, char *reason)
         return parse_seed(text, field, reason);
     case KV_OPT_BIASES:
         return parse_bias(text, field, reason);
+    case KV_OPT_STRINGS:
+        return parse_string_of_many(text, field);
     case KV_OPT_FLAG:
         *(bool *)field = true;
         return NULL;
@@ -365,7 +376,8 @@ static int take_option(slots *all, const kv_command *command, int argc, char **a
     }
     if (!*value && s->row->kind != KV_OPT_STRING)
         return kv_usage_error(command->name, "%s needs a value: %s", name, s->row->arg);
-    const slot *before = s->row->kind == KV_OPT_BIASES ? NULL : given_before(all, s);
+    bool may_repeat = s->row->kind == KV_OPT_BIASES || s->row->kind == KV_OPT_STRINGS;
+    const slot *before = may_repeat ? NULL : given_before(all, s);
     if (before && strcmp(before->given, value) != 0)
         return kv_usage_error(command->name, "%s is given twice: '%.60s' and '%.60s'", name, before->given, value);
     char reason[MAX_REASON];

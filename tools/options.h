@@ -25,6 +25,7 @@ typedef enum kv_opt_kind {
     KV_OPT_INTS,     /* kv_ints: comma list, min..max each, at least one */
     KV_OPT_SEED,     /* kv_seed: 0..2^64-1, or -1 for random */
     KV_OPT_BIASES,   /* kv_biases: TOKEN(+|-)BIAS, may be repeated */
+    KV_OPT_STRINGS,  /* kv_strings: borrowed from argv, may be repeated */
 } kv_opt_kind;
 
 typedef struct kv_opt {
@@ -52,6 +53,11 @@ typedef struct kv_biases {
     kvasir_logit_bias *values;
     size_t n;
 } kv_biases;
+
+typedef struct kv_strings {
+    const char **values;
+    size_t n;
+} kv_strings;
 
 typedef struct kv_opt_group {
     const char *title; /* heading in --help */

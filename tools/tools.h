@@ -31,6 +31,8 @@ int kv_tool_template(int argc, char **argv);
 int kv_tool_inspect(int argc, char **argv);
 int kv_tool_perplexity(int argc, char **argv);
 int kv_tool_bench(int argc, char **argv);
+int kv_tool_batched_bench(int argc, char **argv);
+int kv_tool_synth(int argc, char **argv);
 
 /* ---- failing (tools/common.c) ------------------------------------------------------------------ */
 
