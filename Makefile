@@ -43,8 +43,12 @@ ISA_FLAGS_runtime/kernels/avx2.c    := -mavx2 -mfma -mf16c
 ISA_FLAGS_runtime/kernels/avxvnni.c := -mavx2 -mfma -mf16c -mavxvnni
 ISA_FLAGS_runtime/kernels/avx512.c  := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
 endif
+# The other machine's rows are here too: `make test-arm` compiles for it.
+ARM_FLAGS_runtime/kernels/neon.c     := -march=armv8-a
+ARM_FLAGS_runtime/kernels/neondot.c  := -march=armv8.2-a+dotprod
+ARM_FLAGS_runtime/kernels/neoni8mm.c := -march=armv8.2-a+dotprod+i8mm
 ifeq ($(MACHINE),aarch64)
-ISA_FLAGS_runtime/kernels/neon.c    := -march=armv8.2-a+dotprod
+$(foreach f,neon neondot neoni8mm,$(eval ISA_FLAGS_runtime/kernels/$f.c := $(ARM_FLAGS_runtime/kernels/$f.c)))
 endif
 
 # ---- sources ---------------------------------------------------------------------------------------

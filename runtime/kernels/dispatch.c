@@ -2,6 +2,8 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #include "base/util.h"
@@ -30,6 +32,11 @@ static bool runnable_avx512(void)
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
 }
 #endif
+#if defined(__aarch64__)
+/* Every AArch64 CPU has NEON; what came later the kernel of the system tells. */
+static bool runnable_neondot(void) { return getauxval(AT_HWCAP) & HWCAP_ASIMDDP; }
+static bool runnable_neoni8mm(void) { return runnable_neondot() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM); }
+#endif
 
 /* Best last. One row per instruction set. `option`: the name that --kernels knows it by. */
 static const struct {
@@ -42,6 +49,11 @@ static const struct {
     {"avx2", &kv_kernels_avx2, runnable_avx2},
     {"avxvnni", &kv_kernels_avxvnni, runnable_avxvnni},
     {"avx512", &kv_kernels_avx512, runnable_avx512},
+#endif
+#if defined(__aarch64__)
+    {"neon", &kv_kernels_neon, runnable_always},
+    {"neondot", &kv_kernels_neondot, runnable_neondot},
+    {"neoni8mm", &kv_kernels_neoni8mm, runnable_neoni8mm},
 #endif
 };
 
@@ -62,7 +74,7 @@ kvasir_code kv_kernels_select(const char *name, const kv_kernels **out, kvasir_e
                 return KVASIR_OK;
             }
     }
-    static const char *const known[] = {"scalar", "avx2", "avxvnni", "avx512", "neon"};
+    static const char *const known[] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "neondot", "neoni8mm"};
     for (size_t i = 0; name && i < KV_COUNT(sets); i++) {
         if (strcmp(name, sets[i].option) != 0) continue;
         if (!sets[i].runnable()) return kv_fail(err, KVASIR_ERR_ARGUMENT, "this CPU cannot run the %s kernels; use --kernels auto", name);
@@ -72,7 +84,8 @@ kvasir_code kv_kernels_select(const char *name, const kv_kernels **out, kvasir_e
     for (size_t i = 0; name && i < KV_COUNT(known); i++)
         if (strcmp(name, known[i]) == 0)
             return kv_fail(err, KVASIR_ERR_ARGUMENT, "the %s kernels are for another processor; use --kernels auto", name);
-    return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown kernels '%s'; known: auto, scalar, avx2, avxvnni, avx512, neon", name ? name : "");
+    return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown kernels '%s'; known: auto, scalar, avx2, avxvnni, avx512, neon, neondot, neoni8mm",
+                   name ? name : "");
 }
 
 size_t kv_gemm_scratch_bytes(int n_in)

@@ -84,6 +84,8 @@ int kv_kernels_available(const kv_kernels *out[8]);
 extern const kv_kernels kv_kernels_scalar;
 #if defined(__x86_64__)
 extern const kv_kernels kv_kernels_avx2, kv_kernels_avxvnni, kv_kernels_avx512;
+#elif defined(__aarch64__)
+extern const kv_kernels kv_kernels_neon, kv_kernels_neondot, kv_kernels_neoni8mm;
 #endif
 
 #endif
