@@ -223,8 +223,6 @@ void oracle_run(const kv_compute *c, const oracle_layer *l, const oracle_sequenc
 {
     world w;
     world_init(&w, l, s, n, dirty);
-    kv_plan plans[17];
-    const kv_partials partials = {.data = w.partials.data, .capacity_bytes = w.partials.bytes, .plans = plans};
     const size_t ld_out = (size_t)l->attention.n_heads * (size_t)l->d_v;
     for (bool more = true; more;) {
         int rows = 0, n_segments = 0, of[16];
