@@ -120,6 +120,19 @@ static void add_tokenizer(const kv_gguf *g, uint32_t n_vocab, json_t *root, bool
     put(ok, root, "tokenizer", t);
 }
 
+/* json_dumps() goes on when memory fails under a key (jansson 2.14); with a buffer of the measured size none is needed. */
+static char *dump(const json_t *root)
+{
+    const size_t flags = JSON_INDENT(1) | JSON_ENSURE_ASCII, len = json_dumpb(root, NULL, 0, flags);
+    char *text = len ? kv_malloc_array(len + 1, 1) : NULL;
+    if (text && json_dumpb(root, text, len, flags) != len) {
+        kv_free(text);
+        return NULL;
+    }
+    if (text) text[len] = '\0';
+    return text;
+}
+
 kvasir_code kvasir_inspect(const char *path, bool with_tensors, char **json, kvasir_error *err)
 {
     kv_gguf *g = NULL;
@@ -141,7 +154,7 @@ kvasir_code kvasir_inspect(const char *path, bool with_tensors, char **json, kva
     add_tokenizer(g, runs ? m.hp.n_vocab : 0, root, &ok);
     kv_model_deinit(&m);
     kv_gguf_close(g);
-    char *text = ok ? json_dumps(root, JSON_INDENT(1) | JSON_ENSURE_ASCII) : NULL;
+    char *text = ok ? dump(root) : NULL;
     json_decref(root);
     if (!text) return kv_fail_memory(err, 0, "the description");
     *json = text;
