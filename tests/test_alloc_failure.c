@@ -1,0 +1,501 @@
+/* test_alloc_failure.c - every allocation fails in turn, nothing leaks; and what a decode step allocates: nothing.
+ *
+ *     for N = 1, 2, 3, ...   the Nth allocation of an action fails  ->  KVASIR_ERR_MEMORY with one line, and as many live
+ *                            allocations as before                  ->  until an N is reached that never comes: success
+ *
+ * The linker's --wrap sends the library's (and, through json_set_alloc_funcs, jansson's) allocations here. Live ones are kept in a
+ * table by address, so what libc or PCRE2 allocate for themselves does not count. `make SANITIZE=address test` looks at the same paths.
+ */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "tests/model_support.h"
+
+/* ---- the watched heap ------------------------------------------------------------------------------------------ */
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *ptr, size_t size);
+int __real_posix_memalign(void **out, size_t alignment, size_t size);
+void __real_free(void *ptr);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_realloc(void *ptr, size_t size);
+int __wrap_posix_memalign(void **out, size_t alignment, size_t size);
+void __wrap_free(void *ptr);
+
+enum { TABLE = 1 << 18 };
+
+static struct {
+    pthread_mutex_t lock;
+    bool watching;
+    size_t n_calls, fail_at; /* fail_at 0: none fails */
+    bool failed;             /* one did */
+    size_t n_live;
+    uintptr_t live[TABLE]; /* open addressing; 0: never used, 1: removed */
+} heap = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static size_t slot_of(uintptr_t address) { return (size_t)((address >> 4) * 0x9E3779B97F4A7C15u >> 40) % TABLE; }
+
+/* Whether the call that begins may succeed. */
+static bool may_allocate(void)
+{
+    pthread_mutex_lock(&heap.lock);
+    bool fails = heap.watching && ++heap.n_calls == heap.fail_at;
+    heap.failed |= fails;
+    pthread_mutex_unlock(&heap.lock);
+    return !fails;
+}
+
+static void *remember(void *ptr)
+{
+    if (!ptr) return NULL;
+    pthread_mutex_lock(&heap.lock);
+    if (heap.watching) {
+        size_t i = slot_of((uintptr_t)ptr);
+        while (heap.live[i] > 1) i = (i + 1) % TABLE;
+        heap.live[i] = (uintptr_t)ptr;
+        if (++heap.n_live > TABLE / 2) abort();
+    }
+    pthread_mutex_unlock(&heap.lock);
+    return ptr;
+}
+
+/* Returns whether it was there. */
+static bool forget(const void *ptr)
+{
+    if (!ptr) return false;
+    pthread_mutex_lock(&heap.lock);
+    size_t i = slot_of((uintptr_t)ptr);
+    while (heap.live[i] != 0 && heap.live[i] != (uintptr_t)ptr) i = (i + 1) % TABLE;
+    bool found = heap.live[i] != 0;
+    if (found) heap.live[i] = 1, heap.n_live--;
+    pthread_mutex_unlock(&heap.lock);
+    return found;
+}
+
+void *__wrap_malloc(size_t size) { return may_allocate() ? remember(__real_malloc(size)) : NULL; }
+void *__wrap_calloc(size_t count, size_t size) { return may_allocate() ? remember(__real_calloc(count, size)) : NULL; }
+
+void *__wrap_realloc(void *ptr, size_t size)
+{
+    if (!may_allocate()) return NULL;
+    bool known = forget(ptr);
+    void *grown = __real_realloc(ptr, size);
+    if (!grown && known) remember(ptr);
+    return remember(grown);
+}
+
+int __wrap_posix_memalign(void **out, size_t alignment, size_t size)
+{
+    if (!may_allocate()) return 12; /* ENOMEM */
+    int rc = __real_posix_memalign(out, alignment, size);
+    if (rc == 0) remember(*out);
+    return rc;
+}
+
+void __wrap_free(void *ptr)
+{
+    forget(ptr);
+    __real_free(ptr);
+}
+
+static void watch(size_t fail_at)
+{
+    /* Removed entries make every search longer: a clean table where nothing lives. */
+    if (heap.n_live == 0) memset(heap.live, 0, sizeof heap.live);
+    heap.n_calls = 0;
+    heap.fail_at = fail_at;
+    heap.failed = false;
+    heap.watching = true;
+}
+
+/* Returns how many allocations there were. */
+static size_t unwatch(void)
+{
+    heap.watching = false;
+    return heap.n_calls;
+}
+
+/* ---- the loop --------------------------------------------------------------------------------------------------- */
+
+/* What is tried. On success it must release what it made, after telling what it was in *result (a hash; nothing to tell: not touched);
+ * it is called again after every failure. */
+typedef kvasir_code (*action_fn)(void *ctx, uint64_t *result, kvasir_error *err);
+
+static uint64_t hash_bytes(const void *bytes, size_t n, uint64_t hash)
+{
+    for (size_t i = 0; i < n; i++) hash = (hash ^ ((const unsigned char *)bytes)[i]) * 0x100000001B3u;
+    return hash ^ n;
+}
+
+/* An action that did without an allocation (PCRE2's JIT compiler has its interpreter) must have come to the same result. */
+static void check_failure(const char *what, size_t n, kvasir_code code, bool same, const kvasir_error *err,
+                          size_t n_live)
+{
+    if (heap.n_live != n_live)
+        fail_msg("%s: allocation %zu failed and left %zd behind", what, n, (ssize_t)(heap.n_live - n_live));
+    if (code == KVASIR_OK && same) return;
+    if (code == KVASIR_OK) fail_msg("%s: allocation %zu failed and nobody noticed", what, n);
+    /* jansson has the same answer to bad JSON and to memory that fails while it reads a string. */
+    bool is_json = code == KVASIR_ERR_ARGUMENT && strstr(err->message, "not valid JSON");
+    if (code != KVASIR_ERR_MEMORY && !is_json)
+        fail_msg("%s: allocation %zu failed: code %d, %s", what, n, code, err->message);
+    if (err->code != code || err->message[0] == '\0' || strchr(err->message, '\n'))
+        fail_msg("%s: allocation %zu failed without a clear line: '%s'", what, n, err->message);
+}
+
+static void fail_each(const char *what, action_fn action, void *ctx, size_t at_least)
+{
+    uint64_t want = 0;
+    assert_int_equal(action(ctx, &want, NULL), KVASIR_OK);
+    for (size_t n = 1;; n++) {
+        kvasir_error err = {0};
+        uint64_t result = 0;
+        const size_t n_live = heap.n_live;
+        watch(n);
+        kvasir_code code = action(ctx, &result, &err);
+        unwatch();
+        if (heap.failed) {
+            check_failure(what, n, code, result != 0 && result == want, &err, n_live);
+            continue;
+        }
+        assert_true(result == want);
+        if (code != KVASIR_OK) fail_msg("%s: %s", what, err.message);
+        if (heap.n_live != n_live) fail_msg("%s leaks %zd allocations", what, (ssize_t)(heap.n_live - n_live));
+        print_message("%s: each of %zu allocations\n", what, n - 1);
+        assert_true(n - 1 >= at_least);
+        return;
+    }
+}
+
+/* ---- loading ---------------------------------------------------------------------------------------------------- */
+
+typedef struct opening {
+    const char *path;
+    kvasir_model_params params;
+} opening;
+
+static kvasir_code open_model(void *ctx, uint64_t *result, kvasir_error *err)
+{
+    (void)result; /* an object; nothing of it may be missing */
+    const opening *o = ctx;
+    kvasir_model *model = NULL;
+    kvasir_code code = kvasir_model_open(o->path, &o->params, &model, err);
+    if (code != KVASIR_OK) assert_null(model);
+    kvasir_model_close(model);
+    return code;
+}
+
+static void opening_a_model_survives_every_failure(void **state)
+{
+    static const char *const paths[] = {TINY_LLAMA "/model.gguf", TINY_GEMMA3 "/model.gguf"};
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        opening o = {.path = paths[i], .params = {.n_threads = 2}};
+        fail_each("opening a fixture", open_model, &o, 10);
+        o.params.vocab_only = true;
+        fail_each("opening its vocabulary", open_model, &o, 5);
+        o = (opening){.path = paths[i], .params = {.n_threads = 1, .gemm = KVASIR_GEMM_BLAS}};
+        fail_each("opening it for BLAS", open_model, &o, 10);
+    }
+}
+
+/* Byte-level BPE with merges, SentencePiece with 262144 entries. */
+static void opening_a_real_vocabulary_survives_every_failure(void **state)
+{
+    static const char *const paths[] = {SMOLLM2, GEMMA3};
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        opening o = {.path = paths[i], .params = {.n_threads = 1, .vocab_only = true}};
+        fail_each(paths[i], open_model, &o, 5);
+    }
+}
+
+static kvasir_code inspect_file(void *ctx, uint64_t *result, kvasir_error *err)
+{
+    char *json = NULL;
+    kvasir_code code = kvasir_inspect(ctx, true, &json, err);
+    if (code != KVASIR_OK) assert_null(json);
+    if (code == KVASIR_OK) *result = hash_bytes(json, strlen(json), 1);
+    kvasir_free(json);
+    return code;
+}
+
+static void inspecting_survives_every_failure(void **state)
+{
+    (void)state;
+    fail_each("inspecting a fixture", inspect_file, TINY_GEMMA3 "/model.gguf", 10);
+}
+
+static kvasir_code estimate(void *ctx, uint64_t *result, kvasir_error *err)
+{
+    (void)result; /* an object; nothing of it may be missing */
+    kvasir_estimate e;
+    return kvasir_estimate_memory(ctx, NULL, NULL, &e, err);
+}
+
+static void estimating_survives_every_failure(void **state)
+{
+    (void)state;
+    fail_each("estimating a fixture's memory", estimate, TINY_GEMMA3 "/model.gguf", 10);
+}
+
+/* ---- running ---------------------------------------------------------------------------------------------------- */
+
+static kvasir_code open_session(void *ctx, uint64_t *result, kvasir_error *err)
+{
+    (void)result; /* an object; nothing of it may be missing */
+    kvasir_session_params params = {.n_ctx = 200, .n_threads = 2};
+    kvasir_session *session = NULL;
+    kvasir_code code = kvasir_session_open(ctx, &params, &session, err);
+    if (code != KVASIR_OK) assert_null(session);
+    kvasir_session_close(session);
+    return code;
+}
+
+static void opening_a_session_survives_every_failure(void **state)
+{
+    kvasir_model *model = must_open_model(*state, KVASIR_GEMM_NATIVE, NULL);
+    fail_each("opening a session", open_session, model, 8);
+    kvasir_model_close(model);
+}
+
+enum { N_PROMPT = 150, N_CTX = 400 };
+
+static void fill(kvasir_token *tokens, size_t n)
+{
+    for (size_t i = 0; i < n; i++) tokens[i] = (kvasir_token)(i * i * 7 + 3) % 300;
+}
+
+/* A failed eval leaves the session as it was: the next one gives the bits of a session that never met a failure. Kept pages and room
+ * for logits are the session's and go with it. */
+static void an_eval_that_fails_changes_nothing(void **state)
+{
+    kvasir_model *model = must_open_model(*state, KVASIR_GEMM_NATIVE, NULL);
+    const int n_vocab = kvasir_model_get_info(model).n_vocab;
+    const size_t bytes = N_PROMPT * (size_t)n_vocab * sizeof(float);
+    kvasir_token tokens[N_PROMPT];
+    fill(tokens, N_PROMPT);
+    kvasir_session *clean = must_open_session(model, 1, 100, N_CTX, KVASIR_KV_F16);
+    must_eval(clean, tokens, N_PROMPT);
+    must_eval(clean, tokens, N_PROMPT);
+    for (size_t n = 1;; n++) {
+        kvasir_error err = {0};
+        watch(0);
+        kvasir_session *session = must_open_session(model, 1, 100, N_CTX, KVASIR_KV_F16);
+        must_eval(session, tokens, 20);
+        must_eval(session, tokens + 20, N_PROMPT - 20);
+        watch(n);
+        kvasir_code code = kvasir_session_eval(session, tokens, N_PROMPT, KVASIR_LOGITS_ALL, NULL, NULL, &err);
+        unwatch();
+        bool failed = heap.failed;
+        if (failed) {
+            assert_int_equal(code, KVASIR_ERR_MEMORY);
+            assert_int_equal(kvasir_session_n_tokens(session), N_PROMPT);
+            must_eval(session, tokens, N_PROMPT);
+        } else {
+            assert_int_equal(code, KVASIR_OK);
+        }
+        assert_memory_equal(kvasir_session_logits(session, 0), kvasir_session_logits(clean, 0), bytes);
+        kvasir_session_close(session);
+        if (!failed) {
+            print_message("an eval of %d tokens: each of %zu allocations\n", N_PROMPT, n - 1);
+            assert_true(n > 3);
+            break;
+        }
+    }
+    kvasir_session_close(clean);
+    kvasir_model_close(model);
+}
+
+/* Token by token over many pages, greedy and sampled: allocations happen only where a page begins (position a multiple of 64). */
+static void a_decode_step_allocates_nothing_but_pages(void **state)
+{
+    kvasir_model *model = must_open_model(*state, KVASIR_GEMM_NATIVE, NULL);
+    const int n_vocab = kvasir_model_get_info(model).n_vocab;
+    kvasir_sampler_params params = kvasir_sampler_params_default();
+    kvasir_sampler *sampler = NULL;
+    kvasir_token prompt[100], next = 1;
+    size_t n_page_allocations = 0;
+    params.repeat_penalty = 1.1f;
+    assert_int_equal(kvasir_sampler_open(&params, n_vocab, &sampler, NULL), KVASIR_OK);
+    kvasir_session *session = must_open_session(model, 2, 64, N_CTX, KVASIR_KV_F16);
+    fill(prompt, 100);
+    must_eval(session, prompt, 64);
+    must_eval(session, prompt + 64, 36);
+    for (size_t pos = 100; pos < N_CTX; pos++) {
+        char text[64];
+        watch(0);
+        kvasir_code code = kvasir_session_eval(session, &next, 1, KVASIR_LOGITS_LAST, NULL, NULL, NULL);
+        const size_t n_eval = heap.n_calls;
+        next = kvasir_sampler_sample(sampler, kvasir_session_logits(session, 0));
+        kvasir_sampler_accept(sampler, next);
+        kvasir_token_bytes(model, next, false, text, sizeof text);
+        const size_t n_all = unwatch();
+        assert_int_equal(code, KVASIR_OK);
+        assert_int_equal(n_all, n_eval);
+        if (pos % 64 == 0)
+            n_page_allocations += n_eval;
+        else
+            assert_int_equal(n_eval, 0);
+    }
+    assert_true(n_page_allocations > 0); /* the count is alive */
+    kvasir_session_close(session);
+    kvasir_sampler_close(sampler);
+    kvasir_model_close(model);
+}
+
+static kvasir_code open_sampler(void *ctx, uint64_t *result, kvasir_error *err)
+{
+    (void)result; /* an object; nothing of it may be missing */
+    const kvasir_logit_bias bias[] = {{1, 2.0f}, {5, -3.0f}};
+    kvasir_sampler_params params = kvasir_sampler_params_default();
+    kvasir_sampler *sampler = NULL;
+    (void)ctx;
+    params.logit_bias = bias;
+    params.n_logit_bias = 2;
+    params.repeat_penalty = 1.1f;
+    kvasir_code code = kvasir_sampler_open(&params, 1000, &sampler, err);
+    if (code != KVASIR_OK) assert_null(sampler);
+    kvasir_sampler_close(sampler);
+    return code;
+}
+
+static void opening_a_sampler_survives_every_failure(void **state)
+{
+    (void)state;
+    fail_each("opening a sampler", open_sampler, NULL, 1);
+}
+
+/* ---- text ------------------------------------------------------------------------------------------------------- */
+
+static const char TEXT[] =
+    "The old raven sat on the gate, 1234567 times; d\xc3\xa9j\xc3\xa0 vu <|im_end|>\n\n\t  and \xf0\x9f\xa6\x9c.";
+
+static kvasir_code tokenize(void *ctx, uint64_t *result, kvasir_error *err)
+{
+    kvasir_token *tokens = NULL;
+    size_t n = 0, len = 0;
+    char *text = NULL;
+    kvasir_code code =
+        kvasir_tokenize(ctx, TEXT, sizeof TEXT - 1, KVASIR_TOKENIZE_BOS | KVASIR_TOKENIZE_SPECIAL, &tokens, &n, err);
+    if (code != KVASIR_OK) {
+        assert_null(tokens);
+        return code;
+    }
+    code = kvasir_detokenize(ctx, tokens, n, true, &text, &len, err);
+    if (code != KVASIR_OK) assert_null(text);
+    if (code == KVASIR_OK) *result = hash_bytes(text, len, hash_bytes(tokens, n * sizeof *tokens, 1));
+    kvasir_free(tokens);
+    kvasir_free(text);
+    return code;
+}
+
+/* The first text makes the index of the vocabulary. */
+static kvasir_code open_and_tokenize(void *ctx, uint64_t *result, kvasir_error *err)
+{
+    const kvasir_model_params params = {.n_threads = 1, .vocab_only = true};
+    kvasir_model *model = NULL;
+    kvasir_code code = kvasir_model_open(ctx, &params, &model, err);
+    if (code == KVASIR_OK) code = tokenize(model, result, err);
+    kvasir_model_close(model);
+    return code;
+}
+
+static void tokenizing_survives_every_failure(void **state)
+{
+    static char paths[][64] = {TINY_LLAMA "/model.gguf", SMOLLM2, GEMMA3};
+    (void)state;
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        kvasir_model_params params = {.n_threads = 1, .vocab_only = true};
+        kvasir_model *model = NULL;
+        if (kvasir_model_open(paths[i], &params, &model, NULL) != KVASIR_OK)
+            fail_msg("%s is not there; run: ./kvasir get smollm2 gemma3", paths[i]);
+        fail_each("tokenizing and detokenizing", tokenize, model, 2);
+        kvasir_model_close(model);
+        fail_each("the first tokenizing", open_and_tokenize, paths[i], 10);
+    }
+}
+
+typedef struct rendering {
+    kvasir_model *model;
+    const char *source;
+} rendering;
+
+static kvasir_code render(void *ctx, uint64_t *result, kvasir_error *err)
+{
+    const rendering *r = ctx;
+    const kvasir_template_params params = {
+        .source = r->source,
+        .messages_json = "[{\"role\":\"system\",\"content\":\"Be brief.\"},{\"role\":\"user\",\"content\":\" Hello \"},"
+                         "{\"role\":\"assistant\",\"content\":\"Yes?\"},{\"role\":\"user\",\"content\":\"Bye\"}]",
+        .tools_json = "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{}}}]",
+        .extra_json = "{\"more\":[1,2.5,\"x\"]}",
+        .add_generation_prompt = true,
+    };
+    char *text = NULL;
+    size_t len = 0;
+    kvasir_code code = kvasir_template_render(r->model, &params, &text, &len, err);
+    if (code != KVASIR_OK) assert_null(text);
+    if (code == KVASIR_OK) *result = hash_bytes(text, len, 1);
+    kvasir_free(text);
+    return code;
+}
+
+/* Most kinds of value and statement that allocate. */
+static const char BUSY_TEMPLATE[] =
+    "{%- macro show(x, sep=', ') -%}[{{ x | join(sep) }}]{%- endmacro -%}"
+    "{%- set ns = namespace(n=0, seen=[]) -%}"
+    "{%- for m in messages if m.role != 'system' -%}"
+    "{%- set ns.n = ns.n + 1 -%}{%- set ns.seen = ns.seen + [m['role']] -%}"
+    "<{{ loop.index }}{{ m.role | upper }}>{{ m.content | trim | replace('e', 'E') }}{{ m.content.split(' ')[0] ~ 1 }}"
+    "{%- endfor -%}"
+    "{{ show(ns.seen) }}{{ tools | tojson(indent=2) }}{{ {'a': [1, (2, 3)], 'b': {'c': none}} | tojson }}"
+    "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | last }}"
+    "{%- for k, v in dict(x=1, y='z').items() -%}{{ k }}={{ v }};{%- endfor -%}"
+    "{{ 'abc'[::-1] }}{{ '%s' | format('x') }}{{ more[1] * 2 }}{{ range(3) | list }}";
+
+static void rendering_survives_every_failure(void **state)
+{
+    kvasir_model *model = must_open_model(TINY_LLAMA "/model.gguf", KVASIR_GEMM_NATIVE, NULL);
+    (void)state;
+    rendering r = {.model = model};
+    assert_non_null(kvasir_model_template(model));
+    fail_each("the fixture's own template", render, &r, 10);
+    r.source = BUSY_TEMPLATE;
+    fail_each("a busy template", render, &r, 50);
+    kvasir_model_close(model);
+}
+
+static char tiny_llama[] = TINY_LLAMA "/model.gguf", tiny_gemma3[] = TINY_GEMMA3 "/model.gguf";
+
+int main(void)
+{
+    json_set_alloc_funcs(malloc, free);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(opening_a_model_survives_every_failure),
+        cmocka_unit_test(opening_a_real_vocabulary_survives_every_failure),
+        cmocka_unit_test(inspecting_survives_every_failure),
+        cmocka_unit_test(estimating_survives_every_failure),
+        cmocka_unit_test_prestate(opening_a_session_survives_every_failure, tiny_llama),
+        cmocka_unit_test_prestate(opening_a_session_survives_every_failure, tiny_gemma3),
+        cmocka_unit_test_prestate(an_eval_that_fails_changes_nothing, tiny_llama),
+        cmocka_unit_test_prestate(an_eval_that_fails_changes_nothing, tiny_gemma3),
+        cmocka_unit_test_prestate(a_decode_step_allocates_nothing_but_pages, tiny_llama),
+        cmocka_unit_test_prestate(a_decode_step_allocates_nothing_but_pages, tiny_gemma3),
+        cmocka_unit_test(opening_a_sampler_survives_every_failure),
+        cmocka_unit_test(tokenizing_survives_every_failure),
+        cmocka_unit_test(rendering_survives_every_failure),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
