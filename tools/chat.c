@@ -34,7 +34,8 @@ static kvasir_code open_template(kv_chat *chat, const char **note, kvasir_error 
 {
     size_t len = 0;
     if (chat->template_file) {
-        kvasir_code code = kv_tool_read_file(chat->template_file, MAX_TEMPLATE_BYTES, &chat->template_source, &len, err);
+        kvasir_code code =
+            kv_tool_read_file(chat->template_file, MAX_TEMPLATE_BYTES, &chat->template_source, &len, err);
         if (code != KVASIR_OK) return code;
         if (strlen(chat->template_source) != len) {
             return kv_chat_error(err, KVASIR_ERR_FORMAT, "%.200s is no template: it holds a NUL byte",

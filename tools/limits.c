@@ -128,8 +128,7 @@ TARGET("avx2") static uint64_t int8_avx2(const void *data, size_t bytes, size_t 
     __m256i a = _mm256_loadu_si256(data), ones = _mm256_set1_epi16(1), acc[CHAINS];
     (void)bytes;
     for (int k = 0; k < CHAINS; k++) acc[k] = _mm256_setzero_si256();
-    for (size_t i = 0; i < steps; i++)
-        _Pragma("GCC unroll 12") for (int k = 0; k < CHAINS; k++)
+    for (size_t i = 0; i < steps; i++) _Pragma("GCC unroll 12") for (int k = 0; k < CHAINS; k++)
         {
             /* the product must depend on the chain, or it would be hoisted out of the loop */
             __m256i product = _mm256_maddubs_epi16(_mm256_or_si256(acc[k], a), a);

@@ -22,7 +22,8 @@ static inline double kv_exp2_int(int k)
 /* |x| < 700. */
 static inline double kv_exp_d(double x)
 {
-    const double log2e = 1.4426950408889634074, ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
+    const double log2e = 1.4426950408889634074, ln2_hi = 6.93147180369123816490e-01,
+                 ln2_lo = 1.90821492927058770002e-10;
     double kd = floor(x * log2e + 0.5);
     double r = (x - kd * ln2_hi) - kd * ln2_lo;
     double sum = 1.0;
@@ -65,10 +66,18 @@ static inline void kv_sincos_d(double x, double *sin_out, double *cos_out)
     s = r + r * s;
     c = 1.0 + c;
     switch ((int64_t)kd & 3) {
-    case 0: *sin_out = s, *cos_out = c; break;
-    case 1: *sin_out = c, *cos_out = -s; break;
-    case 2: *sin_out = -s, *cos_out = -c; break;
-    default: *sin_out = -c, *cos_out = s; break;
+    case 0:
+        *sin_out = s, *cos_out = c;
+        break;
+    case 1:
+        *sin_out = c, *cos_out = -s;
+        break;
+    case 2:
+        *sin_out = -s, *cos_out = -c;
+        break;
+    default:
+        *sin_out = -c, *cos_out = s;
+        break;
     }
 }
 

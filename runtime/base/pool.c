@@ -14,9 +14,9 @@
 
 #include "base/alloc.h"
 
-#define OPEN_BIT ((uint64_t)1 << 31)
+#define OPEN_BIT     ((uint64_t)1 << 31)
 #define INSIDE(word) ((uint32_t)((word) & (OPEN_BIT - 1)))
-#define EPOCH(word) ((uint32_t)((word) >> 32))
+#define EPOCH(word)  ((uint32_t)((word) >> 32))
 
 /* Roughly 30 us of pauses: longer than the gap between two stages of a layer, shorter than anyone's time slice. */
 enum { SPIN_ROUNDS = 600 };
@@ -36,7 +36,7 @@ struct kv_pool {
         kv_pool *pool;
         pthread_t thread;
         int index;
-    } *workers;
+    } * workers;
 };
 
 static inline void cpu_pause(void)
@@ -62,7 +62,8 @@ static bool try_enter(kv_pool *pool, uint32_t *seen)
 {
     uint64_t word = atomic_load_explicit(&pool->word, memory_order_acquire);
     while ((word & OPEN_BIT) && EPOCH(word) != *seen) {
-        if (atomic_compare_exchange_weak_explicit(&pool->word, &word, word + 1, memory_order_acquire, memory_order_acquire)) {
+        if (atomic_compare_exchange_weak_explicit(&pool->word, &word, word + 1, memory_order_acquire,
+                                                  memory_order_acquire)) {
             *seen = EPOCH(word);
             return true;
         }
@@ -86,7 +87,8 @@ static void *worker_main(void *arg)
             pthread_mutex_lock(&pool->mutex);
             atomic_fetch_add(&pool->n_parked, 1);
             /* Checked again after n_parked is visible: the caller either sees us parked or we see its job. */
-            while (!(inside = try_enter(pool, &seen)) && !atomic_load(&pool->quit)) pthread_cond_wait(&pool->wake, &pool->mutex);
+            while (!(inside = try_enter(pool, &seen)) && !atomic_load(&pool->quit))
+                pthread_cond_wait(&pool->wake, &pool->mutex);
             atomic_fetch_sub(&pool->n_parked, 1);
             pthread_mutex_unlock(&pool->mutex);
             if (!inside) return NULL;
@@ -133,7 +135,8 @@ void kv_pool_run(kv_pool *pool, int n_items, kv_pool_fn fn, void *ctx)
 
 kvasir_code kv_pool_open(int n_threads, kv_pool **out, kvasir_error *err)
 {
-    if (n_threads < 1 || n_threads > 1024) return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", n_threads);
+    if (n_threads < 1 || n_threads > 1024)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", n_threads);
     kv_pool *pool = kv_alloc_aligned(sizeof *pool);
     if (!pool) return kv_fail_memory(err, sizeof *pool, "the thread pool");
     memset(pool, 0, sizeof *pool);
@@ -151,7 +154,8 @@ kvasir_code kv_pool_open(int n_threads, kv_pool **out, kvasir_error *err)
         int rc = pthread_create(&w->thread, NULL, worker_main, w);
         if (rc != 0) {
             kv_pool_close(pool);
-            return kv_fail(err, KVASIR_ERR_MEMORY, "cannot start thread %d of %d: %s; use fewer with -t", i + 1, n_threads, strerror(rc));
+            return kv_fail(err, KVASIR_ERR_MEMORY, "cannot start thread %d of %d: %s; use fewer with -t", i + 1,
+                           n_threads, strerror(rc));
         }
         pool->n_threads = i + 1;
     }

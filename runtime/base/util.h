@@ -14,11 +14,14 @@ typedef struct kv_str {
 } kv_str;
 
 #define KV_STR(literal) ((kv_str){(literal), sizeof(literal) - 1})
-#define KV_STR_FMT "%.*s"
-#define KV_STR_ARG(s) (int)((s).len > 200 ? 200 : (s).len), (s).data
+#define KV_STR_FMT      "%.*s"
+#define KV_STR_ARG(s)   (int)((s).len > 200 ? 200 : (s).len), (s).data
 
 static inline kv_str kv_str_from(const char *s) { return (kv_str){s, strlen(s)}; }
-static inline bool kv_str_eq(kv_str a, kv_str b) { return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0); }
+static inline bool kv_str_eq(kv_str a, kv_str b)
+{
+    return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
+}
 
 /* Checked arithmetic: false when the result does not fit. */
 static inline bool kv_mul_size(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }

@@ -14,8 +14,19 @@
 #include "quant/types.h"
 
 typedef enum kv_gguf_type {
-    KV_GGUF_U8 = 0, KV_GGUF_I8, KV_GGUF_U16, KV_GGUF_I16, KV_GGUF_U32, KV_GGUF_I32, KV_GGUF_F32, KV_GGUF_BOOL,
-    KV_GGUF_STRING, KV_GGUF_ARRAY, KV_GGUF_U64, KV_GGUF_I64, KV_GGUF_F64,
+    KV_GGUF_U8 = 0,
+    KV_GGUF_I8,
+    KV_GGUF_U16,
+    KV_GGUF_I16,
+    KV_GGUF_U32,
+    KV_GGUF_I32,
+    KV_GGUF_F32,
+    KV_GGUF_BOOL,
+    KV_GGUF_STRING,
+    KV_GGUF_ARRAY,
+    KV_GGUF_U64,
+    KV_GGUF_I64,
+    KV_GGUF_F64,
 } kv_gguf_type;
 
 /* One metadata entry. Scalars and arrays are read in place (unaligned: use the getters). */
@@ -30,12 +41,12 @@ typedef struct kv_gguf_kv {
 
 typedef struct kv_gguf_tensor {
     kv_str name;
-    int n_dims;            /* 1..4 */
-    uint64_t dims[4];      /* dims[0] is the contiguous one (a matrix [n_out, n_in] has dims {n_in, n_out}); unused are 1 */
+    int n_dims;       /* 1..4 */
+    uint64_t dims[4]; /* dims[0] is the contiguous one (a matrix [n_out, n_in] has dims {n_in, n_out}); unused are 1 */
     kv_type type;
-    const uint8_t *data;   /* in the mapping, at least 4-byte aligned (a copy where the file's own alignment is less) */
+    const uint8_t *data; /* in the mapping, at least 4-byte aligned (a copy where the file's own alignment is less) */
     size_t bytes;
-    size_t offset;         /* from the start of the file */
+    size_t offset; /* from the start of the file */
 } kv_gguf_tensor;
 
 typedef struct kv_gguf kv_gguf;
@@ -59,13 +70,17 @@ const kv_gguf_tensor *kv_gguf_find_tensor(const kv_gguf *gguf, const char *name)
 
 /* Typed getters. Absent key: KVASIR_OK and *out unchanged (set the default first) unless `required`. A wrong type, a value outside
  * [min, max] or a NaN is ERR_FORMAT naming the key. Integers of every width are accepted where they fit; floats for _f32 only. */
-kvasir_code kv_gguf_get_u32(const kv_gguf *g, const char *key, bool required, uint32_t min, uint32_t max, uint32_t *out, kvasir_error *err);
-kvasir_code kv_gguf_get_f32(const kv_gguf *g, const char *key, bool required, float min, float max, float *out, kvasir_error *err);
+kvasir_code kv_gguf_get_u32(const kv_gguf *g, const char *key, bool required, uint32_t min, uint32_t max, uint32_t *out,
+                            kvasir_error *err);
+kvasir_code kv_gguf_get_f32(const kv_gguf *g, const char *key, bool required, float min, float max, float *out,
+                            kvasir_error *err);
 kvasir_code kv_gguf_get_bool(const kv_gguf *g, const char *key, bool required, bool *out, kvasir_error *err);
 kvasir_code kv_gguf_get_str(const kv_gguf *g, const char *key, bool required, kv_str *out, kvasir_error *err);
 /* A scalar, or an array of exactly n items: fills out[0..n). Same rules as _u32. */
-kvasir_code kv_gguf_get_u32_per_layer(const kv_gguf *g, const char *key, bool required, uint32_t min, uint32_t max, uint32_t *out, size_t n, kvasir_error *err);
-kvasir_code kv_gguf_get_bool_per_layer(const kv_gguf *g, const char *key, bool required, bool *out, size_t n, kvasir_error *err);
+kvasir_code kv_gguf_get_u32_per_layer(const kv_gguf *g, const char *key, bool required, uint32_t min, uint32_t max,
+                                      uint32_t *out, size_t n, kvasir_error *err);
+kvasir_code kv_gguf_get_bool_per_layer(const kv_gguf *g, const char *key, bool required, bool *out, size_t n,
+                                       kvasir_error *err);
 
 /* Item `idx` of a numeric array as a double/int64, unaligned-safe; the caller has checked type and idx. */
 int64_t kv_gguf_item_i64(const kv_gguf_kv *kv, uint64_t idx);

@@ -7,6 +7,8 @@
 
 enum { KV_QK = 32, KV_QK_K = 256 };
 
+/* A table: one row per block. */
+/* clang-format off */
 typedef struct { uint16_t d; uint8_t qs[16]; } kv_block_q4_0;                          /* w = d*(c-8);  low nibbles 0..15, high 16..31 */
 typedef struct { uint16_t d, m; uint8_t qs[16]; } kv_block_q4_1;                       /* w = d*c + m */
 typedef struct { uint16_t d; uint8_t qh[4]; uint8_t qs[16]; } kv_block_q5_0;           /* w = d*(c-16); qh: bit j is the fifth bit of weight j */
@@ -20,6 +22,7 @@ typedef struct { uint8_t ql[128]; uint8_t qh[64]; int8_t scales[16]; uint16_t d;
 typedef struct { uint16_t d; uint8_t qs[16]; } kv_block_iq4_nl;
 typedef struct { uint16_t d; uint16_t scales_h; uint8_t scales_l[4]; uint8_t qs[128]; } kv_block_iq4_xs;
 typedef struct { uint8_t e; uint8_t qs[16]; } kv_block_mxfp4;
+/* clang-format on */
 
 _Static_assert(sizeof(kv_block_q4_0) == 18, "Q4_0");
 _Static_assert(sizeof(kv_block_q4_1) == 20, "Q4_1");

@@ -22,7 +22,7 @@ kvasir_code kv_template_parse(const char *source, size_t len, kv_template **out,
 void kv_template_free(kv_template *tmpl);
 /* Renders with the variables of `context` (a JSON object, borrowed). `now` is what strftime_now sees (seconds since the epoch).
  * `*text` is malloc'ed. Errors: TEMPLATE (raise_exception's own text; or line and construct), MEMORY. */
-kvasir_code kv_template_render(const kv_template *tmpl, const json_t *context, const kv_template_limits *limits, int64_t now,
-                               char **text, size_t *len, kvasir_error *err);
+kvasir_code kv_template_render(const kv_template *tmpl, const json_t *context, const kv_template_limits *limits,
+                               int64_t now, char **text, size_t *len, kvasir_error *err);
 
 #endif

@@ -15,10 +15,10 @@ typedef struct kv_vocab kv_vocab;
 kvasir_code kv_vocab_open(const kv_gguf *gguf, uint32_t n_vocab, kv_vocab **out, kvasir_error *err);
 void kv_vocab_close(kv_vocab *vocab);
 
-kvasir_code kv_vocab_tokenize(const kv_vocab *vocab, const char *text, size_t len, unsigned flags, kvasir_token **tokens,
-                              size_t *n_tokens, kvasir_error *err);
-kvasir_code kv_vocab_detokenize(const kv_vocab *vocab, const kvasir_token *tokens, size_t n_tokens, bool special, char **text,
-                                size_t *len, kvasir_error *err);
+kvasir_code kv_vocab_tokenize(const kv_vocab *vocab, const char *text, size_t len, unsigned flags,
+                              kvasir_token **tokens, size_t *n_tokens, kvasir_error *err);
+kvasir_code kv_vocab_detokenize(const kv_vocab *vocab, const kvasir_token *tokens, size_t n_tokens, bool special,
+                                char **text, size_t *len, kvasir_error *err);
 size_t kv_vocab_token_bytes(const kv_vocab *vocab, kvasir_token token, bool special, char *buf, size_t cap);
 
 size_t kv_vocab_n_tokens(const kv_vocab *vocab);
