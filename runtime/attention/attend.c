@@ -9,20 +9,28 @@ typedef struct tile {
     size_t pos0;                  /* position of query 0 */
     float *q, *o, *l, *m, *scores, *k32, *v32;
     uint64_t *seen;
+    kv_q8 q8;     /* int8 rows of q, for q8_0 keys */
+    void *gemm_scratch;
 } tile;
 
 static int pad16(int n) { return (n + 15) / 16 * 16; }
 
-static int tile_queries(int group) { return kv_max_int(1, KV_TILE_ROWS / group); }
+/* As many queries as keep a tile's state within half of a small L2 (any number gives the same bits). */
+static int tile_queries(int group, int d_k, int d_v)
+{
+    const int row_bytes = (d_k + 2 * d_v + 80) * (int)sizeof(float);
+    return kv_max_int(1, kv_min_int(KV_TILE_ROWS, KV_TILE_BYTES / row_bytes) / group);
+}
 
-static int tile_rows(int group) { return kv_max_int(group, kv_max_int(tile_queries(group), KV_DECODE_ROWS) * group); }
+static int tile_rows(int group, int d_k, int d_v) { return kv_max_int(tile_queries(group, d_k, d_v), KV_DECODE_ROWS) * group; }
 
 size_t kv_attend_scratch_bytes(int n_heads, int n_kv_heads, int d_k, int d_v)
 {
-    const size_t rows = (size_t)tile_rows(n_heads / n_kv_heads);
+    const size_t rows = (size_t)tile_rows(n_heads / n_kv_heads, d_k, d_v);
     /* q, o and the merged o, l, scores, m twice, seen; page copies as float32; slack for alignment of each */
     size_t floats = rows * ((size_t)d_k + 2 * (size_t)d_v + 16 + 64 + 4 + 2) + (size_t)KV_PAGE * (size_t)(d_k + d_v);
-    return floats * sizeof(float) + 16 * 64;
+    const size_t d32 = kv_align_up((size_t)d_k, 32);
+    return floats * sizeof(float) + 20 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32);
 }
 
 /* Next aligned piece of scratch. */
@@ -35,6 +43,7 @@ static float *carve(uint8_t **at, size_t n_floats)
 
 static tile tile_make(uint8_t **at, int n_queries, int group, size_t pos0, int d_k, int d_v)
 {
+    const int d32 = (int)kv_align_up((size_t)d_k, 32);
     tile t = {.n_queries = n_queries, .group = group, .n_rows = n_queries * group, .pos0 = pos0};
     const size_t rows = (size_t)t.n_rows;
     t.q = carve(at, rows * (size_t)d_k);
@@ -45,6 +54,9 @@ static tile tile_make(uint8_t **at, int n_queries, int group, size_t pos0, int d
     t.seen = (uint64_t *)(void *)carve(at, rows * 2);
     t.k32 = carve(at, (size_t)KV_PAGE * (size_t)d_k);
     t.v32 = carve(at, (size_t)KV_PAGE * (size_t)d_v);
+    t.q8 = (kv_q8){.n = d_k, .row_bytes = kv_q8_row_bytes(d32)};
+    t.q8.base = (uint8_t *)carve(at, rows * t.q8.row_bytes / sizeof(float));
+    t.gemm_scratch = carve(at, kv_gemm_scratch_bytes(d32) / sizeof(float));
     return t;
 }
 
@@ -69,6 +81,28 @@ static void load_queries(const struct stage *s, const kv_segment *seg, int kv_he
         float *dst = t->q + (size_t)i * (size_t)t->group * (size_t)d_k;
         for (int k = 0; k < t->group * d_k; k++) dst[k] = src[k] * scale;
     }
+    if (seg->seq->cache->type_k == KV_ELEM_Q8_0)
+        for (int r = 0; r < t->n_rows; r++) s->c->kernels->quantize_q8(t->q + (size_t)r * (size_t)d_k, &t->q8, r);
+}
+
+/* Points args at a page. Many rows: 16-bit pages are widened once, not once per block of rows; the numbers are the same. Values in
+ * blocks are always widened. */
+static void read_page(const kv_kernels *kernels, const kv_cache *cache, const tile *t, const void *k, const void *v, kv_attend_args *args)
+{
+    const bool widen = t->n_rows > 16;
+    args->k = k, args->type_k = cache->type_k;
+    args->v = v, args->type_v = cache->type_v;
+    if (widen && (cache->type_k == KV_ELEM_F16 || cache->type_k == KV_ELEM_BF16)) {
+        kernels->to_f32(cache->type_k, k, t->k32, KV_PAGE * args->d_k);
+        args->k = t->k32, args->type_k = KV_ELEM_F32;
+    }
+    if (cache->type_v == KV_ELEM_Q8_0)
+        kernels->values_to_f32(v, KV_PAGE, args->d_v, t->v32);
+    else if (widen && cache->type_v != KV_ELEM_F32)
+        kernels->to_f32(cache->type_v, v, t->v32, KV_PAGE * args->d_v);
+    else
+        return;
+    args->v = t->v32, args->type_v = KV_ELEM_F32;
 }
 
 /* Runs the visible pages of one split through the online softmax; false when no row sees any. State starts anew. */
@@ -83,26 +117,15 @@ static bool attend_split(const struct stage *s, const kv_segment *seg, int kv_he
     for (int r = 0; r < t->n_rows; r++) t->m[r] = -INFINITY;
     memset(t->l, 0, (size_t)t->n_rows * 16 * sizeof(float));
     memset(t->o, 0, (size_t)t->n_rows * (size_t)d_v * sizeof(float));
-    kv_attend_args args = {.n_rows = t->n_rows, .d_k = d_k, .d_v = d_v, .q = t->q, .type_k = cache->type_k, .type_v = cache->type_v,
-                           .seen = t->seen, .softcap = s->layer->softcap, .m = t->m, .l = t->l, .o = t->o, .scores = t->scores};
+    kv_attend_args args = {.n_rows = t->n_rows, .d_k = d_k, .d_v = d_v, .q = t->q, .seen = t->seen, .softcap = s->layer->softcap, .m = t->m, .l = t->l, .o = t->o, .scores = t->scores, .q8 = &t->q8,
+                           .gemm_scratch = t->gemm_scratch};
     for (; page < end; page = pattern->ops->next_page(pattern, t->pos0, q_end, page + 1)) {
         for (int i = 0; i < t->n_queries; i++) {
             uint64_t seen = pattern->ops->seen(pattern, t->pos0 + (size_t)i, page);
             for (int g = 0; g < t->group; g++) t->seen[i * t->group + g] = seen;
         }
-        args.k = kv_seq_k(seg->seq, s->place, page, kv_head);
-        args.v = kv_seq_v(seg->seq, s->place, page, kv_head);
-        /* Many rows: widen the page once, not once per block of rows. The numbers are the same. */
-        if (t->n_rows > 16 && cache->type_k != KV_ELEM_F32) {
-            s->c->kernels->to_f32(cache->type_k, args.k, t->k32, KV_PAGE * d_k);
-            args.k = t->k32, args.type_k = KV_ELEM_F32;
-        }
-        if (t->n_rows > 16 && cache->type_v != KV_ELEM_F32) {
-            s->c->kernels->to_f32(cache->type_v, args.v, t->v32, KV_PAGE * d_v);
-            args.v = t->v32, args.type_v = KV_ELEM_F32;
-        }
+        read_page(s->c->kernels, cache, t, kv_seq_k(seg->seq, s->place, page, kv_head), kv_seq_v(seg->seq, s->place, page, kv_head), &args);
         s->c->kernels->attend_page(&args);
-        args.type_k = cache->type_k, args.type_v = cache->type_v;
     }
     return true;
 }
@@ -120,7 +143,7 @@ static void write_out(const struct stage *s, int row, int head, float l, const f
 
 static void run_tile(const struct stage *s, const kv_segment *seg, int tile_idx, int kv_head, uint8_t *scratch)
 {
-    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v, per_tile = tile_queries(s->group), first = tile_idx * per_tile;
+    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v, per_tile = tile_queries(s->group, s->place->shape.d_k, s->place->shape.d_v), first = tile_idx * per_tile;
     const int n_queries = kv_min_int(per_tile, seg->n_rows - first);
     tile t = tile_make(&scratch, n_queries, s->group, seg->pos0 + (size_t)first, d_k, d_v);
     float *m = carve(&scratch, (size_t)t.n_rows), *l = carve(&scratch, (size_t)t.n_rows),
@@ -229,7 +252,7 @@ static int plan_segment(const struct stage *s, const kv_segment *seg, int first_
 {
     const kv_pattern *pattern = &s->layer->pattern;
     const size_t q_end = seg->pos0 + (size_t)seg->n_rows;
-    const int per_tile = tile_queries(s->group), n_kv = s->place->shape.n_kv_heads;
+    const int per_tile = tile_queries(s->group, s->place->shape.d_k, s->place->shape.d_v), n_kv = s->place->shape.n_kv_heads;
     *plan = (kv_plan){.first_item = first_item, .n_tiles = (seg->n_rows + per_tile - 1) / per_tile, .partials_at = *used};
     if (seg->n_rows > KV_DECODE_ROWS) return plan->n_tiles * n_kv;
     const size_t first = pattern->ops->next_page(pattern, seg->pos0, q_end, 0) / KV_SPLIT_PAGES;

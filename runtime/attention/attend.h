@@ -17,7 +17,8 @@
 
 enum {
     KV_SPLIT_PAGES = 4,    /* pages of a split */
-    KV_TILE_ROWS = 96,     /* rows of a prefill tile at most: query x head of the group */
+    KV_TILE_ROWS = 192,    /* rows of a prefill tile at most: query x head of the group */
+    KV_TILE_BYTES = 256 << 10, /* of state per tile */
     KV_DECODE_ROWS = 8,    /* rows of one sequence up to which keys are split rather than queries tiled */
 };
 

@@ -2,6 +2,7 @@
 #include "cache/pages.h"
 
 #include "base/alloc.h"
+#include "cache/store.h"
 
 static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
 {
@@ -13,8 +14,8 @@ static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
         kv_layer_place *p = &c->layers[i];
         p->shape = shapes[i];
         p->group = g;
-        p->k_head_bytes = kv_align_up((size_t)KV_PAGE * (size_t)shapes[i].d_k * kv_elem_bytes(c->type_k), 64);
-        p->v_head_bytes = kv_align_up((size_t)KV_PAGE * (size_t)shapes[i].d_v * kv_elem_bytes(c->type_v), 64);
+        p->k_head_bytes = kv_store_k_bytes(c->type_k, shapes[i].d_k);
+        p->v_head_bytes = kv_store_v_bytes(c->type_v, shapes[i].d_v);
         p->k_at = c->groups[g].page_bytes;
         p->v_at = p->k_at + (size_t)shapes[i].n_kv_heads * p->k_head_bytes;
         c->groups[g].page_bytes = p->v_at + (size_t)shapes[i].n_kv_heads * p->v_head_bytes;
@@ -259,23 +260,11 @@ size_t kv_seq_rewind(kv_seq *seq, size_t n)
 void kv_seq_write(const kv_seq *seq, const kv_kernels *kernels, const kv_layer_place *place, size_t pos, const float *k, const float *v)
 {
     const kv_cache *c = seq->cache;
-    const size_t page = pos / KV_PAGE, t = pos % KV_PAGE;
-    const int d_k = place->shape.d_k, d_v = place->shape.d_v;
-    for (int h = 0; h < place->shape.n_kv_heads; h++) {
-        uint8_t *kd = kv_seq_k(seq, place, page, h), *vd = kv_seq_v(seq, place, page, h);
-        const float *kh = k + (size_t)h * (size_t)d_k;
-        const size_t at = t / 16 * (size_t)d_k * 16 + t % 16;
-        if (c->type_k == KV_ELEM_F32) {
-            float *dst = (float *)(void *)kd + at;
-            for (int i = 0; i < d_k; i++) dst[16 * (size_t)i] = kh[i];
-        } else {
-            uint16_t *dst = (uint16_t *)(void *)kd + at, half[64];
-            for (int i0 = 0; i0 < d_k; i0 += 64) {
-                const int n = kv_min_int(64, d_k - i0);
-                kernels->from_f32(c->type_k, kh + i0, half, n);
-                for (int i = 0; i < n; i++) dst[16 * (size_t)(i0 + i)] = half[i];
-            }
-        }
-        kernels->from_f32(c->type_v, v + (size_t)h * (size_t)d_v, vd + t * (size_t)d_v * kv_elem_bytes(c->type_v), d_v);
+    const kv_layer_shape *s = &place->shape;
+    const size_t page = pos / KV_PAGE;
+    const int t = (int)(pos % KV_PAGE);
+    for (int h = 0; h < s->n_kv_heads; h++) {
+        kv_store_k(kernels, c->type_k, kv_seq_k(seq, place, page, h), t, k + (size_t)h * (size_t)s->d_k, s->d_k);
+        kv_store_v(kernels, c->type_v, kv_seq_v(seq, place, page, h), t, v + (size_t)h * (size_t)s->d_v, s->d_v);
     }
 }

@@ -4,8 +4,7 @@
  *   group 1 (window layers)   table: [  ][  ][p2][p3]...          pages behind the horizon went back to the pool
  *
  *   one page of a group:  layer a: K heads | V heads    layer b: K heads | V heads ...
- *     K of a head  [4 sub-tiles][d_k][16 tokens]   (tokens in SIMD lanes: the order that the dot product reads)
- *     V of a head  [64 tokens][d_v]
+ *     K of a head: tokens in SIMD lanes, the order that the dot product reads; V of a head: row by row (store.h)
  *
  * Layers that keep tokens equally long share a group, so a page is one allocation for all of them. After PagedAttention (Kwon 2023). */
 #ifndef KV_CACHE_PAGES_H

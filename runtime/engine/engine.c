@@ -33,7 +33,7 @@ static bool elem_of(kvasir_kv_type type, kv_elem *out)
     case KVASIR_KV_F32: *out = KV_ELEM_F32; return true;
     case KVASIR_KV_F16: *out = KV_ELEM_F16; return true;
     case KVASIR_KV_BF16: *out = KV_ELEM_BF16; return true;
-    case KVASIR_KV_Q8_0: break;
+    case KVASIR_KV_Q8_0: *out = KV_ELEM_Q8_0; return true;
     }
     return false;
 }
@@ -46,7 +46,9 @@ kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *p,
     if (p->n_batch == 0) p->n_batch = DEFAULT_BATCH;
     kv_elem e;
     if (!elem_of(p->type_k, &e) || !elem_of(p->type_v, &e))
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "KV type q8_0 is not available yet; use f16, bf16 or f32");
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown KV type; f16, f32, bf16 and q8_0 are known");
+    if ((e == KV_ELEM_Q8_0 && m->hp.head_dim_v % 32 != 0) || (p->type_k == KVASIR_KV_Q8_0 && m->hp.head_dim_k % 32 != 0))
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "KV type q8_0 needs a head size that is a multiple of 32, not %u; use f16", m->hp.head_dim_k);
     return KVASIR_OK;
 }
 

@@ -89,6 +89,19 @@ static void impl_from_f32(kv_elem type, const float *src, void *dst, int n)
     for (; i < n; i++) h[i] = type == KV_ELEM_F16 ? kv_f32_to_f16(src[i]) : kv_f32_to_bf16(src[i]);
 }
 
+static void impl_values_to_f32(const void *page, int n_tokens, int d, float *dst)
+{
+    const int8_t *codes = page;
+    const uint16_t *scales = (const uint16_t *)(const void *)(codes + (size_t)KV_PAGE * (size_t)d);
+    for (int t = 0; t < n_tokens; t++)
+        for (int b = 0; b < d / 32; b++) {
+            const size_t at = (size_t)t * (size_t)d + 32 * (size_t)b;
+            const vf scale = vf_set1(kv_f16_to_f32(scales[(size_t)t * (size_t)(d / 32) + (size_t)b]));
+            vf_store(dst + at, vf_mul(scale, vf_from_i8(codes + at)));
+            vf_store(dst + at + 16, vf_mul(scale, vf_from_i8(codes + at + 16)));
+        }
+}
+
 /* ---- attention: one page ------------------------------------------------------------------------------- */
 
 /* Scores of one row -> probabilities in place; m, l, o move to the new maximum. Tokens not seen get probability 0. */
@@ -127,6 +140,20 @@ KV_INLINE void softmax_row(const kv_attend_args *g, int r, int t_first, int t_la
     vf_store(g->l + 16 * (size_t)r, l);
 }
 
+/* scores [n_rows][64] of sub-tiles [t_first, t_first + n). */
+static void page_scores(const kv_attend_args *g, int t_first, int n)
+{
+    if (g->type_k == KV_ELEM_Q8_0) {
+        const kv_packed keys = kv_key_panel(g->k, g->d_k);
+        impl_gemm_q8(&keys, t_first, n, g->q8, g->n_rows, g->scores, 64, g->gemm_scratch);
+        return;
+    }
+    const size_t tile = (size_t)g->d_k * 16;
+    fma_args qk = {.a = g->q, .lda = (size_t)g->d_k, .b = (const uint8_t *)g->k + (size_t)t_first * tile * kv_elem_bytes(g->type_k),
+                   .k_step = 16, .v_step = tile, .c = g->scores + 16 * t_first, .ldc = 64, .n_k = g->d_k};
+    fma_any(g->type_k, &qk, g->n_rows, n);
+}
+
 static void impl_attend_page(const kv_attend_args *g)
 {
     uint64_t any = 0;
@@ -134,10 +161,7 @@ static void impl_attend_page(const kv_attend_args *g)
     if (any == 0) return;
     const int first = __builtin_ctzll(any), last = 63 - __builtin_clzll(any);
     const int t_first = first / 16, t_last = last / 16;
-    const size_t tile = (size_t)g->d_k * 16;
-    fma_args qk = {.a = g->q, .lda = (size_t)g->d_k, .b = (const uint8_t *)g->k + (size_t)t_first * tile * kv_elem_bytes(g->type_k),
-                   .k_step = 16, .v_step = tile, .c = g->scores + 16 * t_first, .ldc = 64, .n_k = g->d_k};
-    fma_any(g->type_k, &qk, g->n_rows, t_last - t_first + 1);
+    page_scores(g, t_first, t_last - t_first + 1);
     for (int r = 0; r < g->n_rows; r++) {
         if (g->seen[r] != 0)
             softmax_row(g, r, t_first, t_last);
@@ -172,5 +196,5 @@ static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); 
     {                                                                                                                          \
         .name = NAME, .quantize_q8 = impl_quantize_q8, .gemm_q8 = impl_gemm_q8, .gemm_f32 = impl_gemm_f32,                     \
         .attend_page = impl_attend_page, .merge = impl_merge, .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul,          \
-        .gelu_mul = impl_gelu_mul, .to_f32 = impl_to_f32, .from_f32 = impl_from_f32, .exp = impl_exp,                          \
+        .gelu_mul = impl_gelu_mul, .to_f32 = impl_to_f32, .from_f32 = impl_from_f32, .values_to_f32 = impl_values_to_f32, .exp = impl_exp,                          \
     }

@@ -31,16 +31,22 @@ static inline int32_t *kv_q8_neg16(const kv_q8 *x, int row) { return kv_q8_neg32
 static inline float *kv_q8_s32(const kv_q8 *x, int row) { return (float *)(void *)(kv_q8_neg16(x, row) + x->n / 16); }
 static inline float *kv_q8_s16(const kv_q8 *x, int row) { return kv_q8_s32(x, row) + x->n / 32; }
 
-typedef enum kv_elem { KV_ELEM_F32, KV_ELEM_F16, KV_ELEM_BF16 } kv_elem;
+typedef enum kv_elem { KV_ELEM_F32, KV_ELEM_F16, KV_ELEM_BF16, KV_ELEM_Q8_0 } kv_elem;
+/* Not for Q8_0, whose values come in blocks. */
 static inline size_t kv_elem_bytes(kv_elem e) { return e == KV_ELEM_F32 ? 4 : 2; }
+
+/* A q8_0 K page as the weight matrix that it is: 64 tokens are the outputs, d_k the inputs. */
+kv_packed kv_key_panel(const void *page, int d_k);
 
 /* One KV page against some rows (query x query head of one KV head), online softmax (Milakov 2018) carried in m, l, o. */
 typedef struct kv_attend_args {
     int n_rows, d_k, d_v;     /* d_v a multiple of 16 */
     const float *q;           /* [n_rows][d_k], already scaled */
-    const void *k;            /* [4][d_k][16] of type_k: tokens in lanes */
-    const void *v;            /* [64][d_v] of type_v */
+    const void *k;            /* [4][d_k][16] of type_k: tokens in lanes; q8_0: kv_key_panel */
+    const void *v;            /* [64][d_v] of type_v; not q8_0 (values_to_f32 first) */
     kv_elem type_k, type_v;
+    const kv_q8 *q8;          /* q8_0 keys: the rows of q as int8 */
+    void *gemm_scratch;       /* q8_0 keys: kv_gemm_scratch_bytes(d_k) */
     const uint64_t *seen;     /* [n_rows]: bit t, token t of the page is visible */
     float softcap;            /* 0: none */
     float *m;                 /* [n_rows] running maximum, -inf to start */
@@ -69,6 +75,8 @@ typedef struct kv_kernels {
     /* 16-bit or 32-bit rows to float32 and back; n any. */
     void (*to_f32)(kv_elem type, const void *src, float *dst, int n);
     void (*from_f32)(kv_elem type, const float *src, void *dst, int n);
+    /* q8_0 values of a page, codes [64][d] then half scales [64][d/32], first n_tokens of them -> dst [n_tokens][d]. */
+    void (*values_to_f32)(const void *page, int n_tokens, int d, float *dst);
     /* e^x, elementwise, the polynomial that softmax uses (for tests and samplers); n any. */
     void (*exp)(float *dst, const float *x, int n);
 } kv_kernels;

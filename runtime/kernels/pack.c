@@ -2,7 +2,7 @@
  *
  * Per 32-block: `unpack` turns one row's block into 32 unsigned codes (and its scales), `interleave` spreads the codes of a row
  * over the panel's planes. Types whose file order is already right (Q4_0, Q4_1, Q8_0) copy 32 bits at a time. */
-#include "kernels/pack.h"
+#include "kernels/kernels.h"
 
 #include <string.h>
 
@@ -64,6 +64,15 @@ kvasir_code kv_packed_layout(kv_type type, int n_in, int n_out, kv_packed *out, 
 }
 
 size_t kv_packed_bytes(const kv_packed *w) { return w->panel_bytes * (size_t)w->n_panels; }
+
+kv_packed kv_key_panel(const void *page, int d_k)
+{
+    kv_packed w = {.type = KV_TYPE_Q8_0, .format = &formats[KV_TYPE_Q8_0], .n_in = d_k, .n_out = KV_PAGE, .n_panels = KV_PAGE / 16};
+    w.scales_at = (size_t)d_k * 16;
+    w.panel_bytes = kv_align_up(w.scales_at + (size_t)(d_k / 32) * 32, 64);
+    w.data = (uint8_t *)page;
+    return w;
+}
 
 /* ---- codes ------------------------------------------------------------------------------------ */
 
