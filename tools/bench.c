@@ -8,6 +8,9 @@
  *     t_min = n_prompt * operations per token / peak  +  n_gen * (weights + KV bytes) / read bandwidth
  * with operations = 2 * parameters of the layers (attention itself not counted) and peak = int8 for quantised weights, float32
  * for float weights and --gemm blas; limit_pct = t_min / t.
+ *
+ * --kernels all and --gemm both make several variants of this, one after the other, each with its model opened anew:
+ *     blas (when asked, first, so that the others have its times to be compared with)  ->  each kernel set that this CPU runs
  */
 #include <limits.h>
 #include <stdlib.h>
@@ -20,15 +23,20 @@
 #include "tools/tools.h"
 
 static const char TOOL[] = "bench";
-enum { MAX_TEST_TOKENS = 1 << 24, WARM_UP_STEPS = 2, MIN_BUFFER = 64 << 20, MAX_BUFFER = 1 << 30 };
+enum { MAX_TEST_TOKENS = 1 << 24, WARM_UP_STEPS = 2, MIN_BUFFER = 1 << 20, MAX_BUFFER = 1 << 30 };
 
 typedef struct bench_options {
     kv_common common;
     kv_ints prompts, gens, depths, pair;
-    int repeats, format;
+    int repeats, format, kernels, gemm;
 } bench_options;
 
 static const char *const FORMATS[] = {"md", "csv", "json", "jsonl", NULL}; /* in the order of kv_bench_format */
+
+enum { KERNELS_ALL = 8, GEMM_BOTH = 2 }; /* indices in the lists below */
+static const char *const KERNELS[] = {"auto", "scalar",  "avx2",     "avxvnni", "avx512",
+                                      "neon", "neondot", "neoni8mm", "all",     NULL};
+static const char *const GEMMS[] = {"native", "blas", "both", NULL}; /* the first two in the order of kvasir_gemm */
 
 #define AT(field) offsetof(bench_options, field)
 static const kv_opt BENCH_ROWS[] = {
@@ -41,9 +49,21 @@ static const kv_opt BENCH_ROWS[] = {
     {"--n-pg", "-pg", KV_OPT_INTS, AT(pair), "P,G", 0, MAX_TEST_TOKENS, NULL,
      "Also P prompt tokens and G generated ones together."},
     {"--repetitions", "-r", KV_OPT_INT, AT(repeats), "N", 1, 1000, NULL, "Repeats, after a warm-up."},
+    {"--kernels", NULL, KV_OPT_ENUM, AT(kernels), "SET", 0, 0, KERNELS,
+     "A kernel set, or all: each that this CPU runs, one after the other."},
+    {"--gemm", NULL, KV_OPT_ENUM, AT(gemm), "HOW", 0, 0, GEMMS,
+     "native, blas (OpenBLAS in float32), or both: native's speed is told as a multiple of OpenBLAS's."},
     {"--output", "-o", KV_OPT_ENUM, AT(format), "FORMAT", 0, 0, FORMATS, "md, csv, json or jsonl."},
     {0},
 };
+
+/* The rows that all tools have for loading, but for the two that mean more here. `out` has room for all of them. */
+static void rows_but_ours(const kv_opt *rows, kv_opt *out)
+{
+    for (; rows->name; rows++)
+        if (strcmp(rows->name, "--kernels") != 0 && strcmp(rows->name, "--gemm") != 0) *out++ = *rows;
+    *out = (kv_opt){0};
+}
 
 typedef struct bench_state {
     const bench_options *options;
@@ -51,7 +71,10 @@ typedef struct bench_state {
     kvasir_session *session;
     kvasir_token *tokens; /* random ids, one per position */
     kv_bench_setup setup;
-    double depth_ms; /* what reading the present depth took */
+    bool is_blas;      /* the present variant */
+    uint64_t *blas_ns; /* [tests] median times of the blas variant, when others are compared with it */
+    int i_test;        /* of the present variant */
+    double depth_ms;   /* what reading the present depth took */
     int n_rows;
 } bench_state;
 
@@ -132,7 +155,7 @@ static double limit_seconds(const bench_state *s, int n_prompt, int n_gen, size_
     const kvasir_model_info *info = &s->setup.info;
     const kv_limits *limits = &s->setup.limits;
     if (limits->int8_ops <= 0) return 0;
-    bool is_float = info->type[0] == 'F' || info->type[0] == 'B' || s->options->common.gemm == KVASIR_GEMM_BLAS;
+    bool is_float = info->type[0] == 'F' || info->type[0] == 'B' || s->is_blas;
     double embedding = (double)info->n_vocab * info->n_embd;
     /* Where the output matrix is the embedding, decode reads nearly every weight there is; else there are two such matrices, and
      * one of them is left out of what decode reads. */
@@ -142,6 +165,19 @@ static double limit_seconds(const bench_state *s, int n_prompt, int n_gen, size_
     double operations = n_prompt > 0 ? 2 * (layers * n_prompt + embedding) : 0; /* logits of the last row only */
     return operations / (is_float ? limits->fma_flops : limits->int8_ops) +
            n_gen * (double)(info->decode_weight_bytes + kv_bytes) / limits->read_bytes_per_s;
+}
+
+/* How many times as fast as OpenBLAS in the same test; 0 when that was not measured. */
+static double compare_with_blas(bench_state *s, const uint64_t *samples)
+{
+    size_t n = (size_t)s->options->repeats;
+    uint64_t *sorted = s->blas_ns ? malloc(n * sizeof *sorted) : NULL;
+    if (!sorted) return 0;
+    memcpy(sorted, samples, n * sizeof *sorted);
+    uint64_t median = kv_median_ns(sorted, (int)n), *blas = &s->blas_ns[s->i_test++];
+    free(sorted);
+    if (s->is_blas) *blas = median;
+    return s->is_blas || *blas == 0 ? 0 : (double)*blas / (double)median;
 }
 
 static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, kv_bar *bar, kvasir_error *err)
@@ -170,6 +206,7 @@ static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, k
         double sum_s = 0;
         for (int r = 0; r < o->repeats; r++) sum_s += (double)samples[r] / 1e9;
         row.limit_pct = 100 * limit_seconds(s, n_prompt, n_gen, row.kv_bytes) * o->repeats / sum_s;
+        row.vs_blas = compare_with_blas(s, samples);
         kv_bar_end(bar);
         if (!kv_bench_row_print((kv_bench_format)o->format, &s->setup, &row, s->n_rows++))
             code = kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the result");
@@ -210,51 +247,125 @@ static kvasir_code run_all(bench_state *s, kvasir_error *err)
     return code;
 }
 
-/* ---- set-up --------------------------------------------------------------------------------------------------- */
+/* ---- variants ------------------------------------------------------------------------------------------------- */
 
-static kvasir_code prepare(const bench_options *o, bench_state *s, size_t needed, kvasir_error *err)
+/* Opens model and session of one variant. ARGUMENT: this CPU has no such kernels (or an option is wrong). */
+static kvasir_code open_variant(bench_state *s, const char *path, const char *kernels, bool is_blas, kvasir_error *err)
 {
     static const char *const types[] = {"f16", "f32", "bf16", "q8_0"};
-    static char path[4096];
-    kvasir_code code = kv_model_find(o->common.model, path, sizeof path, err);
-    if (code == KVASIR_OK) code = kv_common_open_model(&o->common, false, &s->model, err);
-    if (code == KVASIR_OK) code = kv_common_open_session(&o->common, s->model, &s->session, err);
+    const kv_common *c = &s->options->common;
+    kvasir_model_params params;
+    char *attention_text;
+    kvasir_code code = kv_common_model_params(c, &params, &attention_text, err);
     if (code != KVASIR_OK) return code;
+    params.kernels = kernels;
+    params.gemm = is_blas ? KVASIR_GEMM_BLAS : KVASIR_GEMM_NATIVE;
+    code = kvasir_model_open(path, &params, &s->model, err);
+    free(attention_text);
+    if (code == KVASIR_OK) code = kv_common_open_session(c, s->model, &s->session, err);
+    if (code != KVASIR_OK) return code;
+    s->is_blas = is_blas;
+    s->i_test = 0;
+    kv_limits limits = s->setup.limits; /* measured once for all */
+    s->setup = (kv_bench_setup){
+        .model_path = path,
+        .info = kvasir_model_get_info(s->model),
+        .kernels = kvasir_model_kernels(s->model),
+        .gemm = is_blas ? "blas" : "native",
+        .type_k = types[c->type_k],
+        .type_v = types[c->type_v],
+        .n_batch = c->n_batch,
+        .n_ubatch = (int)kv_common_session_params(c).n_batch,
+        .n_threads = kvasir_session_n_threads(s->session),
+        .limits = limits,
+    };
+    return KVASIR_OK;
+}
+
+static void close_variant(bench_state *s)
+{
+    kvasir_session_close(s->session);
+    kvasir_model_close(s->model);
+    s->session = NULL;
+    s->model = NULL;
+}
+
+/* What the first variant finds out for all: the tokens, and the limits of this machine. */
+static kvasir_code prepare(bench_state *s, size_t needed, kvasir_error *err)
+{
+    if (s->tokens) return KVASIR_OK;
     if (kvasir_session_n_ctx(s->session) < needed)
         return kv_set_error(err, KVASIR_ERR_CONTEXT, "the tests need %zu tokens of context, -c gives %zu", needed,
                             kvasir_session_n_ctx(s->session));
     s->tokens = malloc((needed + 1) * sizeof *s->tokens);
     if (!s->tokens) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %zu tokens", needed);
-    s->setup = (kv_bench_setup){
-        .model_path = path,
-        .info = kvasir_model_get_info(s->model),
-        .kernels = kvasir_model_kernels(s->model),
-        .gemm = o->common.gemm == KVASIR_GEMM_BLAS ? "blas" : "native",
-        .type_k = types[o->common.type_k],
-        .type_v = types[o->common.type_v],
-        .n_batch = o->common.n_batch,
-        .n_ubatch = (int)kv_common_session_params(&o->common).n_batch,
-        .n_threads = kvasir_session_n_threads(s->session),
-    };
     fill_tokens(s->tokens, needed, s->setup.info.n_vocab);
     size_t buffer = s->setup.info.decode_weight_bytes;
     buffer = buffer < MIN_BUFFER ? MIN_BUFFER : buffer > MAX_BUFFER ? MAX_BUFFER : buffer;
-    if (!kv_limits_measure(s->setup.n_threads, buffer, &s->setup.limits) && !o->common.quiet)
+    if (!kv_limits_measure(s->setup.n_threads, buffer, &s->setup.limits) && !s->options->common.quiet)
         fprintf(stderr, "kvasir bench: this machine's limits could not be measured; no percentages\n");
+    kv_bench_begin((kv_bench_format)s->options->format, &s->setup);
     return KVASIR_OK;
+}
+
+static kvasir_code run_variant(bench_state *s, const char *path, const char *kernels, bool is_blas, size_t needed,
+                               kvasir_error *err)
+{
+    kvasir_code code = open_variant(s, path, kernels, is_blas, err);
+    if (code == KVASIR_OK) code = prepare(s, needed, err);
+    if (code == KVASIR_OK) code = run_all(s, err);
+    close_variant(s);
+    return code;
+}
+
+/* Every kernel set that this CPU runs. */
+static kvasir_code run_kernels(bench_state *s, const char *path, size_t needed, kvasir_error *err)
+{
+    const bench_options *o = s->options;
+    if (o->kernels != KERNELS_ALL) return run_variant(s, path, KERNELS[o->kernels], false, needed, err);
+    kvasir_code code = KVASIR_OK;
+    int n_run = 0;
+    for (int i = 1; i < KERNELS_ALL && (code == KVASIR_OK || code == KVASIR_ERR_ARGUMENT); i++) {
+        code = run_variant(s, path, KERNELS[i], false, needed, err);
+        n_run += code == KVASIR_OK;
+        if (code == KVASIR_ERR_ARGUMENT && o->common.verbose) fprintf(stderr, "%s: %s\n", KERNELS[i], err->message);
+    }
+    return code == KVASIR_ERR_ARGUMENT && n_run > 0 ? KVASIR_OK : code;
+}
+
+static kvasir_code run_variants(bench_state *s, size_t needed, kvasir_error *err)
+{
+    static char path[4096];
+    const bench_options *o = s->options;
+    kvasir_code code = kv_model_find(o->common.model, path, sizeof path, err);
+    if (code != KVASIR_OK) return code;
+    if (o->gemm == GEMM_BOTH) {
+        s->blas_ns = calloc((size_t)o->depths.n * (size_t)(o->prompts.n + o->gens.n + 1), sizeof *s->blas_ns);
+        if (!s->blas_ns) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the comparison");
+    }
+    const char *kernels =
+        o->kernels == KERNELS_ALL ? "auto" : KERNELS[o->kernels]; /* norms and attention beside OpenBLAS */
+    if (o->gemm != KVASIR_GEMM_NATIVE) code = run_variant(s, path, kernels, true, needed, err);
+    if (code == KVASIR_OK && o->gemm != KVASIR_GEMM_BLAS) code = run_kernels(s, path, needed, err);
+    return code;
 }
 
 int kv_tool_bench(int argc, char **argv)
 {
     bench_options o = {.common = kv_common_default(), .repeats = 5};
+    kv_opt load_rows[16];
+    kv_opt_group load = kv_group_load(&o.common);
+    rows_but_ours(load.options, load_rows);
+    load.options = load_rows;
     kv_opt_group groups[] = {{"Tests", BENCH_ROWS, &o},
                              kv_group_model(&o.common),
-                             kv_group_load(&o.common),
+                             load,
                              kv_group_context(&o.common),
                              kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
-        .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [-o md|csv|json|jsonl]",
+        .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [--kernels all] [--gemm both] "
+                 "[-o md|csv|json|jsonl]",
         .about = "Tokens per second of reading and of writing, the median of the repeats, and how much that is of what "
                  "this machine "
                  "can do: its read bandwidth and arithmetic peak are measured first. ttft is the time to read all that "
@@ -281,15 +392,10 @@ int kv_tool_bench(int argc, char **argv)
     bench_state s = {.options = &o};
     kvasir_error err = {0};
     kv_interrupt_install();
-    kvasir_code code = prepare(&o, &s, needed, &err);
-    if (code == KVASIR_OK) {
-        kv_bench_begin((kv_bench_format)o.format, &s.setup);
-        code = run_all(&s, &err);
-        kv_bench_end((kv_bench_format)o.format, &s.setup, s.n_rows);
-    }
+    kvasir_code code = run_variants(&s, needed, &err);
+    if (s.tokens) kv_bench_end((kv_bench_format)o.format, &s.setup, s.n_rows);
     status = code == KVASIR_OK ? kv_tool_finish(TOOL, KV_EXIT_OK) : kv_tool_fail_error(TOOL, &err);
-    kvasir_session_close(s.session);
-    kvasir_model_close(s.model);
     free(s.tokens);
+    free(s.blas_ns);
     return status;
 }

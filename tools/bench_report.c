@@ -106,7 +106,7 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
     }
     /* clang-format off */
     return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:s,"
-                     " s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:s}",
+                     " s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:s}",
         "engine", "kvasir",
         "build_commit", "v" KVASIR_VERSION,
         "cpu_info", cpu,
@@ -139,6 +139,7 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
         "peak_rss_bytes", (json_int_t)kv_peak_rss_bytes(),
         "limit_fma_gflops", real(setup->limits.fma_flops / 1e9, 2),
         "limit_int8_gops", real(setup->limits.int8_ops / 1e9, 2),
+        "vs_blas", row->vs_blas > 0 ? real(row->vs_blas, 3) : json_null(),
         "samples_ns", ns,
         "samples_ts", ts,
         "test", name);
@@ -171,13 +172,15 @@ static void print_csv(const json_t *json, bool is_header)
 static void print_md(const kv_bench_setup *setup, const kv_bench_row *row)
 {
     statistics s = compute(row);
-    char type[160], name[112], speed[64], limit[32] = "-";
+    char type[160], name[112], speed[64], limit[32] = "-", how[64];
     model_type(&setup->info, type, sizeof type);
     test_name(row, name, sizeof name);
     snprintf(speed, sizeof speed, "%.2f ± %.2f", s.median_ts, s.stddev_ts);
     if (row->limit_pct > 0) snprintf(limit, sizeof limit, "%.1f %%", row->limit_pct);
-    printf("| %-24s | %8.2f MiB | %7d | %-20s | %21s | %8s | %9.1f |\n", type,
-           (double)setup->info.weight_bytes / 1048576.0, setup->n_threads, name, speed, limit, row->ttft_ms);
+    snprintf(how, sizeof how, "%s", strcmp(setup->gemm, "blas") == 0 ? "blas" : setup->kernels);
+    if (row->vs_blas > 0) snprintf(how, sizeof how, "%s (%.2f x blas)", setup->kernels, row->vs_blas);
+    printf("| %-24s | %8.2f MiB | %7d | %-20s | %21s | %8s | %9.1f | %-19s |\n", type,
+           (double)setup->info.weight_bytes / 1048576.0, setup->n_threads, name, speed, limit, row->ttft_ms, how);
 }
 
 void kv_bench_begin(kv_bench_format format, const kv_bench_setup *setup)
@@ -186,8 +189,8 @@ void kv_bench_begin(kv_bench_format format, const kv_bench_setup *setup)
     if (format == KV_BENCH_JSON) fputs("[\n", stdout);
     /* clang-format off */
     if (format == KV_BENCH_MD)
-        fputs("| model                    |         size | threads | test                 |                  t/s | of limit |   ttft ms |\n"
-              "| ------------------------ | -----------: | ------: | -------------------- | -------------------: | -------: | --------: |\n",
+        fputs("| model                    |         size | threads | test                 |                  t/s | of limit |   ttft ms | kernels             |\n"
+              "| ------------------------ | -----------: | ------: | -------------------- | -------------------: | -------: | --------: | ------------------- |\n",
               stdout);
     /* clang-format on */
 }
@@ -217,8 +220,7 @@ void kv_bench_end(kv_bench_format format, const kv_bench_setup *setup, int n_row
 {
     if (format == KV_BENCH_JSON) fputs(n_rows ? "\n]\n" : "]\n", stdout);
     if (format == KV_BENCH_MD && setup->limits.int8_ops > 0)
-        printf(
-            "\nlimits of this machine, %d threads: read %.1f GB/s, float32 %.0f GFLOP/s, int8 %.0f GOP/s; kernels %s\n",
-            setup->n_threads, setup->limits.read_bytes_per_s / 1e9, setup->limits.fma_flops / 1e9,
-            setup->limits.int8_ops / 1e9, setup->kernels);
+        printf("\nlimits of this machine, %d threads: read %.1f GB/s, float32 %.0f GFLOP/s, int8 %.0f GOP/s\n",
+               setup->n_threads, setup->limits.read_bytes_per_s / 1e9, setup->limits.fma_flops / 1e9,
+               setup->limits.int8_ops / 1e9);
 }

@@ -26,6 +26,7 @@ typedef struct kv_bench_row {
     const uint64_t *samples_ns; /* [n_samples] */
     double ttft_ms;
     double limit_pct;   /* of what the limits allow; 0 when they are unknown */
+    double vs_blas;     /* times as fast as --gemm blas; 0: not compared */
     size_t kv_bytes;    /* in use at the end */
     char test_time[32]; /* UTC, ISO 8601 */
 } kv_bench_row;

@@ -22,7 +22,7 @@
 #include <immintrin.h>
 #endif
 
-enum { ROUNDS = 10, CHAINS = 12, LINE = 64, ACCUMULATORS = 8, FLOP_STEPS = 1000000, MAX_THREADS = 1024 };
+enum { ROUNDS = 10, CHAINS = 12, LINE = 64, ACCUMULATORS = 8, FLOP_STEPS = 1000000, MAX_THREADS = 1024, ROUND_BYTES = 64 << 20 };
 
 typedef uint64_t wide __attribute__((vector_size(LINE), aligned(LINE)));
 
@@ -35,9 +35,11 @@ typedef uint64_t (*loop)(const void *data, size_t bytes, size_t steps);
     const wide *p = data;                                                                                              \
     size_t n = bytes / sizeof *p;                                                                                      \
     wide sum[ACCUMULATORS] = {0};                                                                                      \
-    (void)steps;                                                                                                       \
-    for (size_t i = 0; i + ACCUMULATORS <= n; i += ACCUMULATORS)                                                       \
-        _Pragma("GCC unroll 8") for (int k = 0; k < ACCUMULATORS; k++) sum[k] ^= p[i + (size_t)k];                     \
+    for (size_t pass = 0; pass < steps; pass++) {                                                                      \
+        for (size_t i = 0; i + ACCUMULATORS <= n; i += ACCUMULATORS)                                                   \
+            _Pragma("GCC unroll 8") for (int k = 0; k < ACCUMULATORS; k++) sum[k] ^= p[i + (size_t)k];                 \
+        __asm__ volatile("" ::: "memory"); /* what was read may have changed: read it again */                         \
+    }                                                                                                                  \
     uint64_t all = 0;                                                                                                  \
     for (int k = 0; k < ACCUMULATORS; k++) all ^= sum[k][0] ^ sum[k][3] ^ sum[k][7];                                   \
     return all;
@@ -280,7 +282,8 @@ bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out)
         memcpy(data + i, &small, sizeof small); /* and the pages are there */
     loops l = choose_loops();
     double chains = (double)CHAINS * FLOP_STEPS * n_threads;
-    team read_team = {.run = l.read, .data = data, .slice_bytes = slice};
+    size_t passes = total < ROUND_BYTES ? ROUND_BYTES / total : 1; /* a round is long enough for the clock */
+    team read_team = {.run = l.read, .data = data, .slice_bytes = slice, .steps = passes};
     team fma_team = {.run = l.fma, .data = data, .slice_bytes = slice, .steps = FLOP_STEPS};
     team int8_team = {.run = l.int8, .data = data, .slice_bytes = slice, .steps = FLOP_STEPS};
     double read_s = best_round(&read_team, n_threads);
@@ -288,6 +291,6 @@ bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out)
     double int8_s = fma_s > 0 ? best_round(&int8_team, n_threads) : 0;
     free(data);
     if (int8_s <= 0) return false;
-    *out = (kv_limits){(double)total / read_s, chains * l.fma_ops / fma_s, chains * l.int8_ops / int8_s};
+    *out = (kv_limits){(double)total * (double)passes / read_s, chains * l.fma_ops / fma_s, chains * l.int8_ops / int8_s};
     return true;
 }
