@@ -229,6 +229,13 @@ typedef struct kvasir_kv_stats {
 } kvasir_kv_stats;
 KVASIR_API kvasir_kv_stats kvasir_session_kv_stats(const kvasir_session *session);
 KVASIR_API int kvasir_session_n_threads(const kvasir_session *session);
+/* Time spent in each stage of the forward pass since the last call with `reset`; the clock runs from the first call on. Returns the
+ * number of stages; writes at most `cap` of them. Names are static. */
+typedef struct kvasir_stage_time {
+    const char *name; /* "qkv", "attention", "gate+up", ... */
+    double ms;
+} kvasir_stage_time;
+KVASIR_API int kvasir_session_profile(kvasir_session *session, bool reset, kvasir_stage_time *out, int cap);
 
 /* ---- many sequences at once ------------------------------------------------------------------ */
 

@@ -45,6 +45,7 @@ struct kvasir_engine {
     size_t logits_capacity; /* floats */
     size_t *first_row;      /* [n_seqs + 1] */
     size_t n_steps;
+    uint64_t stage_ns[KV_N_STAGES]; /* when profiling */
 };
 
 struct kvasir_session {

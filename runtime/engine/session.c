@@ -36,3 +36,14 @@ const kvasir_token *kvasir_session_tokens(const kvasir_session *s) { return s->e
 size_t kvasir_session_rewind(kvasir_session *s, size_t n_tokens) { return kvasir_engine_rewind(s->engine, 0, n_tokens); }
 int kvasir_session_n_threads(const kvasir_session *s) { return kv_pool_n_threads(s->engine->pool); }
 kvasir_kv_stats kvasir_session_kv_stats(const kvasir_session *s) { return kvasir_engine_kv_stats(s->engine); }
+
+int kvasir_session_profile(kvasir_session *s, bool reset, kvasir_stage_time *out, int cap)
+{
+    kvasir_engine *e = s->engine;
+    e->compute.stage_ns = e->stage_ns;
+    for (int i = 0; i < KV_N_STAGES; i++) {
+        if (i < cap) out[i] = (kvasir_stage_time){kv_stage_name((kv_stage)i), (double)e->stage_ns[i] * 1e-6};
+        if (reset) e->stage_ns[i] = 0;
+    }
+    return KV_N_STAGES;
+}

@@ -37,6 +37,7 @@ typedef struct kv_compute {
     const struct kv_blas *blas; /* NULL: native */
     uint8_t **scratch;          /* [n_threads], each scratch_bytes, 64-byte aligned */
     size_t scratch_bytes;
+    uint64_t *stage_ns;         /* NULL, or where kv_forward adds the time of its stages up */
 } kv_compute;
 
 /* Scratch that a stage needs per thread for inputs up to n_in. */

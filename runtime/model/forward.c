@@ -18,6 +18,7 @@
 #include "model/forward.h"
 
 #include <math.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/fmath.h"
@@ -31,7 +32,30 @@ typedef struct pass {
     const kv_batch *batch;
     int n_rows, layer;
     kv_input in;
+    uint64_t mark_ns; /* when the stage that runs began */
 } pass;
+
+const char *kv_stage_name(kv_stage stage)
+{
+    static const char *const names[] = {"embed", "norm", "qkv", "rope+write", "attention", "out", "gate+up", "activation", "down", "add", "logits"};
+    return names[stage];
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* The time since the last mark belongs to `stage`. */
+static void mark(pass *p, kv_stage stage)
+{
+    if (!p->c->stage_ns) return;
+    const uint64_t now = now_ns();
+    p->c->stage_ns[stage] += now - p->mark_ns;
+    p->mark_ns = now;
+}
 
 /* ---- rows ------------------------------------------------------------------------------------------- */
 
@@ -170,13 +194,19 @@ static void attention_half(pass *p)
     const size_t n_q = (size_t)l->n_heads * hp->head_dim_k, n_k = (size_t)l->n_kv_heads * hp->head_dim_k,
                  n_v = (size_t)l->n_kv_heads * hp->head_dim_v, n_a = (size_t)l->n_heads * hp->head_dim_v;
     each_row(p, row_attn_norm);
+    mark(p, KV_STAGE_NORM);
     multiply(p, ws->h, (int)hp->n_embd, (kv_linear_job[]){{&w->q, ws->q, n_q}, {&w->k, ws->k, n_k}, {&w->v, ws->v, n_v}}, 3, p->n_rows);
+    mark(p, KV_STAGE_QKV);
     each_row(p, row_rotate_and_write);
+    mark(p, KV_STAGE_WRITE);
     /* The attention output takes the place of the gate rows, which are not in use yet. */
     float *attended = ws->gate;
     kv_attend(p->c, &p->m->attention[p->layer], &p->places[p->layer], p->batch->segments, p->batch->n_segments, ws->q, attended, &ws->partials);
+    mark(p, KV_STAGE_ATTEND);
     multiply(p, attended, (int)n_a, (kv_linear_job[]){{&w->out, ws->h, hp->n_embd}}, 1, p->n_rows);
+    mark(p, KV_STAGE_OUT);
     each_row(p, row_attn_add);
+    mark(p, KV_STAGE_ADD);
 }
 
 static void ffn_half(pass *p)
@@ -186,9 +216,13 @@ static void ffn_half(pass *p)
     kv_workspace *ws = p->ws;
     const size_t n_ff = hp->layers[p->layer].n_ff;
     multiply(p, ws->h, (int)hp->n_embd, (kv_linear_job[]){{&w->gate, ws->gate, n_ff}, {&w->up, ws->up, n_ff}}, 2, p->n_rows);
+    mark(p, KV_STAGE_GATE_UP);
     each_row(p, row_activate);
+    mark(p, KV_STAGE_ACTIVATE);
     multiply(p, ws->gate, (int)n_ff, (kv_linear_job[]){{&w->down, ws->h, hp->n_embd}}, 1, p->n_rows);
+    mark(p, KV_STAGE_DOWN);
     each_row(p, row_ffn_add);
+    mark(p, KV_STAGE_ADD);
 }
 
 static void softcap_logits(float *logits, size_t n, float cap)
@@ -218,12 +252,15 @@ void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *pl
 {
     pass p = {.m = m, .c = c, .places = places, .ws = ws, .batch = batch, .n_rows = batch->n_rows};
     p.in.q8.base = ws->q8;
+    if (c->stage_ns) p.mark_ns = now_ns();
     each_row(&p, row_embed);
+    mark(&p, KV_STAGE_EMBED);
     for (p.layer = 0; p.layer < (int)m->hp.n_layers; p.layer++) {
         attention_half(&p);
         ffn_half(&p);
     }
     logits_of(&p);
+    mark(&p, KV_STAGE_LOGITS);
 }
 
 /* ---- buffers ------------------------------------------------------------------------------------------ */

@@ -35,6 +35,14 @@ typedef struct kv_batch {
     float *logits;               /* [n_logit_rows][n_vocab] */
 } kv_batch;
 
+/* What a pass spends its time on; kv_compute.stage_ns is indexed by it. */
+typedef enum kv_stage {
+    KV_STAGE_EMBED, KV_STAGE_NORM, KV_STAGE_QKV, KV_STAGE_WRITE, KV_STAGE_ATTEND, KV_STAGE_OUT, KV_STAGE_GATE_UP, KV_STAGE_ACTIVATE,
+    KV_STAGE_DOWN, KV_STAGE_ADD, KV_STAGE_LOGITS, KV_N_STAGES,
+} kv_stage;
+/* "embed", "norm", "qkv", ... */
+const char *kv_stage_name(kv_stage stage);
+
 void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws, const kv_batch *batch);
 
 #endif
