@@ -52,12 +52,15 @@ void kv_cache_deinit(kv_cache *cache)
     *cache = (kv_cache){0};
 }
 
+/* Pages of n tokens; does not wrap, whatever n is. */
+static size_t pages_of(size_t n) { return n / KV_PAGE + (n % KV_PAGE != 0); }
+
 /* Pages of group g that a sequence holds at most: all, or the window, one page of slack for small rewinds, and the chunk. */
 static size_t max_pages(const kv_group *g, size_t n_ctx, size_t n_batch)
 {
-    size_t all = (n_ctx + KV_PAGE - 1) / KV_PAGE;
-    if (g->horizon == 0) return all;
-    return kv_min_size(all, ((size_t)g->horizon + n_batch + KV_PAGE - 1) / KV_PAGE + 2);
+    size_t all = pages_of(n_ctx), chunk;
+    if (g->horizon == 0 || !kv_add_size((size_t)g->horizon, n_batch, &chunk)) return all;
+    return kv_min_size(all, pages_of(chunk) + 2);
 }
 
 bool kv_cache_bytes_for(const kv_cache *cache, size_t n_ctx, size_t n_batch, size_t *bytes)
@@ -114,7 +117,7 @@ static void page_put(kv_cache *c, int group, kv_page *page)
 kvasir_code kv_seq_init(kv_seq *seq, kv_cache *cache, size_t max_tokens, kvasir_error *err)
 {
     kv_seq s = {.cache = cache, .max_tokens = max_tokens};
-    const size_t n = (max_tokens + KV_PAGE - 1) / KV_PAGE;
+    const size_t n = pages_of(max_tokens);
     for (int g = 0; g < cache->n_groups; g++) {
         s.tables[g].pages = kv_calloc(n, sizeof(kv_page *));
         if (!s.tables[g].pages) {
@@ -177,7 +180,7 @@ kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err)
     if (n_new > seq->max_tokens - seq->n_tokens)
         return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu tokens do not fit: the context of %zu holds %zu already", n_new, seq->max_tokens,
                        seq->n_tokens);
-    const size_t end = (seq->n_tokens + n_new + KV_PAGE - 1) / KV_PAGE;
+    const size_t end = pages_of(seq->n_tokens + n_new);
     size_t old_end[KV_MAX_GROUPS];
     for (int g = 0; g < seq->cache->n_groups; g++) old_end[g] = seq->tables[g].end;
     for (int g = 0; g < seq->cache->n_groups; g++) {
@@ -204,7 +207,7 @@ static size_t oldest_needed(const kv_group *g, size_t n)
 size_t kv_seq_share(kv_seq *to, const kv_seq *from, size_t n)
 {
     n = kv_min_size(n, kv_min_size(from->n_tokens, to->max_tokens));
-    const size_t end = (n + KV_PAGE - 1) / KV_PAGE;
+    const size_t end = pages_of(n);
     for (int g = 0; g < to->cache->n_groups; g++)
         if (from->tables[g].first * KV_PAGE > oldest_needed(&to->cache->groups[g], n)) return 0;
     for (int g = 0; g < to->cache->n_groups; g++) {
@@ -244,7 +247,7 @@ size_t kv_seq_rewind(kv_seq *seq, size_t n)
     }
     for (int g = 0; g < seq->cache->n_groups; g++) {
         struct kv_table *t = &seq->tables[g];
-        const size_t end = (n + KV_PAGE - 1) / KV_PAGE;
+        const size_t end = pages_of(n);
         if (n == 0) {
             drop_pages(seq, g, t->first, t->end);
             t->first = t->end = 0;
