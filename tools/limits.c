@@ -22,7 +22,15 @@
 #include <immintrin.h>
 #endif
 
-enum { ROUNDS = 10, CHAINS = 12, LINE = 64, ACCUMULATORS = 8, FLOP_STEPS = 1000000, MAX_THREADS = 1024, ROUND_BYTES = 64 << 20 };
+enum {
+    ROUNDS = 10,
+    CHAINS = 12,
+    LINE = 64,
+    ACCUMULATORS = 8,
+    FLOP_STEPS = 1000000,
+    MAX_THREADS = 1024,
+    ROUND_BYTES = 64 << 20
+};
 
 typedef uint64_t wide __attribute__((vector_size(LINE), aligned(LINE)));
 
@@ -291,6 +299,7 @@ bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out)
     double int8_s = fma_s > 0 ? best_round(&int8_team, n_threads) : 0;
     free(data);
     if (int8_s <= 0) return false;
-    *out = (kv_limits){(double)total * (double)passes / read_s, chains * l.fma_ops / fma_s, chains * l.int8_ops / int8_s};
+    *out =
+        (kv_limits){(double)total * (double)passes / read_s, chains * l.fma_ops / fma_s, chains * l.int8_ops / int8_s};
     return true;
 }
