@@ -87,7 +87,7 @@ build/deps-%.mk: scripts/setup
 	@mkdir -p build && scripts/setup --flags $* > $@.tmp && mv $@.tmp $@
 
 # ---- build -----------------------------------------------------------------------------------------
-.PHONY: all lib help deps chat test fuzz bench format compdb install uninstall clean FORCE
+.PHONY: all lib help deps chat test fuzz bench bench-peer format compdb install uninstall clean FORCE
 
 all: kvasir build/libkvasir.a ## build ./kvasir and build/libkvasir.a
 
@@ -161,7 +161,7 @@ $(FUZZ_OUT)/fuzz_%: $(FUZZ_OUT)/obj/tests/fuzz_%.o $(FUZZ_OUT)/libkvasir.a $(FUZ
 
 # ---- use -------------------------------------------------------------------------------------------
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
 	@echo "  settings: CC=gcc|clang  SANITIZE=address|undefined|thread  PREFIX=/usr/local  DESTDIR=  FUZZ_SECONDS=60"
 
 deps: ## install the Debian packages that building and testing need
@@ -184,9 +184,12 @@ build/venv/ready: tests/requirements.txt scripts/venv
 fuzz: $(FUZZERS) ## fuzz every target for FUZZ_SECONDS each
 	@for f in $(FUZZERS); do scripts/run-fuzz $$f $(FUZZ_SECONDS) || exit 1; done
 
-bench: all ## tokens per second of the default model on this machine
-	@./kvasir get smollm2
-	@./kvasir bench $(BENCH_ARGS)
+bench: all ## tokens per second of both models on this machine, into tests/perf/<cpu>.csv
+	@./kvasir get smollm2 gemma3
+	@scripts/bench $(BENCH_ARGS)
+
+bench-peer: all ## kvasir beside llama.cpp on both models and a synthetic 1B: the ratios (two hours, on an idle machine)
+	@scripts/bench-peer $(BENCH_ARGS)
 
 format: ## format all C sources with clang-format
 	clang-format -i $(C_FILES)
