@@ -29,7 +29,7 @@ OPTIMISE = $(if $(findstring fuzz,$(1)),-O1,$(if $(filter runtime/kernels/%,$(2)
 comma := ,
 FUZZ_SANITIZE := address,undefined
 IS_CLANG := $(findstring clang,$(CC))
-SANITIZE_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer \
+SANITIZE_FLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -DKV_NO_UNROLL \
   $(if $(findstring undefined,$(SANITIZE)),-fno-sanitize-recover=all) \
   $(if $(IS_CLANG),,-Wno-maybe-uninitialized -Wno-tsan))
 CONFIG := $(notdir $(firstword $(CC)))$(if $(SANITIZE),-$(subst $(comma),-,$(SANITIZE)))
@@ -43,10 +43,12 @@ ISA_FLAGS_runtime/kernels/avx2.c    := -mavx2 -mfma -mf16c
 ISA_FLAGS_runtime/kernels/avxvnni.c := -mavx2 -mfma -mf16c -mavxvnni
 ISA_FLAGS_runtime/kernels/avx512.c  := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
 endif
-# The other machine's rows are here too: `make test-arm` compiles for it.
-ARM_FLAGS_runtime/kernels/neon.c     := -march=armv8-a
-ARM_FLAGS_runtime/kernels/neondot.c  := -march=armv8.2-a+dotprod
-ARM_FLAGS_runtime/kernels/neoni8mm.c := -march=armv8.2-a+dotprod+i8mm
+# Rows for the machine that `make test-arm` compiles for, or that we are. gcc's first scheduling pass moves all loads of an unrolled
+# block to its top, whatever the registers: without it 24 instead of 168 spills around the 128 dots of a block.
+ARM_NO_SPILLS := $(if $(IS_CLANG),,-fno-schedule-insns)
+ARM_FLAGS_runtime/kernels/neon.c     := -march=armv8-a $(ARM_NO_SPILLS)
+ARM_FLAGS_runtime/kernels/neondot.c  := -march=armv8.2-a+dotprod $(ARM_NO_SPILLS)
+ARM_FLAGS_runtime/kernels/neoni8mm.c := -march=armv8.2-a+dotprod+i8mm $(ARM_NO_SPILLS)
 ifeq ($(MACHINE),aarch64)
 $(foreach f,neon neondot neoni8mm,$(eval ISA_FLAGS_runtime/kernels/$f.c := $(ARM_FLAGS_runtime/kernels/$f.c)))
 endif
@@ -77,7 +79,7 @@ TEST_LDFLAGS_test_sampler := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wr
 # ---- what the machine must have --------------------------------------------------------------------
 NEEDS_NOTHING := help clean format uninstall
 GOALS := $(or $(MAKECMDGOALS),all)
-DEPS_LIST := $(if $(filter test fuzz deps,$(GOALS)),test,$(if $(filter chat,$(GOALS)),chat,build))
+DEPS_LIST := $(if $(filter test fuzz deps,$(GOALS)),test,$(if $(filter test-arm,$(GOALS)),arm,$(if $(filter chat,$(GOALS)),chat,build)))
 ifneq ($(filter-out $(NEEDS_NOTHING),$(GOALS)),)
 include build/deps-$(DEPS_LIST).mk
 endif
@@ -87,7 +89,7 @@ build/deps-%.mk: scripts/setup
 	@mkdir -p build && scripts/setup --flags $* > $@.tmp && mv $@.tmp $@
 
 # ---- build -----------------------------------------------------------------------------------------
-.PHONY: all lib help deps chat test fuzz bench bench-peer format compdb install uninstall clean FORCE
+.PHONY: all lib help deps chat test test-arm fuzz bench bench-peer format compdb install uninstall clean FORCE
 
 all: kvasir build/libkvasir.a ## build ./kvasir and build/libkvasir.a
 
@@ -159,6 +161,38 @@ $(FUZZ_OUT)/fuzz_%: $(FUZZ_OUT)/obj/tests/fuzz_%.o $(FUZZ_OUT)/libkvasir.a $(FUZ
 	@$(FUZZ_CC) -pthread $(FUZZ_FLAGS) $(if $(FUZZ_IS_CLANG),-fsanitize=fuzzer) -o $@ $< $(FUZZ_MAIN) \
 	  $(FUZZ_OUT)/libkvasir.a $(DEPS_LIBS)
 
+# ---- tests for another processor: what needs no library that is missing there, run by qemu -------------
+# gcc 12 for AArch64 dies of vectorising the tests: they need not be fast. What takes minutes in qemu does fewer rounds.
+ARM_FLAGS_tests/check_attention.c := -DORACLE_SLOW=1
+ARM_CC    := aarch64-linux-gnu-gcc
+ARM_OUT   := build/arm
+ARM_TESTS := check_kernels check_attention test_quant test_pool
+ARM_LIB   := $(filter-out runtime/kernels/blas.c,$(filter runtime/base/% runtime/quant/% runtime/kernels/% runtime/cache/% \
+               runtime/attention/%,$(LIB_SRC))) tests/support/cross/plain_blas.c $(filter tests/oracle_%,$(HELP_SRC))
+ARM_PROGRAMS := $(ARM_TESTS:%=$(ARM_OUT)/%) $(ARM_OUT)/kernel_digest
+# What `make test` takes along where both tools are here; nothing on ARM, whose own tests are these.
+ARM_HERE := $(if $(filter test,$(GOALS)),$(if $(SANITIZE)$(filter aarch64,$(MACHINE)),,$(and $(shell command -v $(ARM_CC)),\
+              $(shell command -v qemu-aarch64),$(OUT)/kernel_digest $(ARM_PROGRAMS))))
+arm_compile = $(ARM_CC) $(BASE_FLAGS) $(if $(filter tests/%,$(1)),-O2 -fno-tree-vectorize -Itests -isystem tests/support/cross,\
+                $(call OPTIMISE,,$(1))) $(ARM_FLAGS_$(1))
+
+$(ARM_OUT)/flags: FORCE
+	@mkdir -p $(@D); echo '$(call arm_compile,) $(foreach f,$(ARM_LIB),$(ARM_FLAGS_$(f)))' | cmp -s - $@ || \
+	  echo '$(call arm_compile,) $(foreach f,$(ARM_LIB),$(ARM_FLAGS_$(f)))' > $@
+
+$(ARM_OUT)/obj/%.o: %.c $(ARM_OUT)/flags
+	@mkdir -p $(@D)
+	@echo "  CC    $< (arm)"
+	@$(call arm_compile,$<) -MMD -MP -c -o $@ $<
+$(ARM_OUT)/lib.a: $(call objects,$(ARM_LIB),$(ARM_OUT))
+	@rm -f $@; $(AR) rcs $@ $^
+$(ARM_TESTS:%=$(ARM_OUT)/%): $(ARM_OUT)/%: $(ARM_OUT)/obj/tests/%.o $(ARM_OUT)/lib.a
+	@$(ARM_CC) -static -pthread -o $@ $^ -lm
+$(ARM_OUT)/kernel_digest: $(ARM_OUT)/obj/tests/support/kernel_digest.o $(ARM_OUT)/lib.a
+	@$(ARM_CC) -static -pthread -o $@ $^ -lm
+$(OUT)/kernel_digest: $(OUT)/obj/tests/support/kernel_digest.o $(OUT)/libhelp.a $(OUT)/libinternal.a
+	@$(link) -o $@ $^ $(DEPS_LIBS)
+
 # ---- use -------------------------------------------------------------------------------------------
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
@@ -173,10 +207,14 @@ chat: all ## install what is missing, build, bring the default model, start chat
 
 # With a sanitizer the scripts test that binary, and ./kvasir stays what it was.
 TEST_BINARY := $(if $(SANITIZE),$(OUT)/kvasir,./kvasir)
-test: $(TEST_BINARY) build/libkvasir.a $(OUT)/libkvasir.so.$(SOVERSION) $(TESTS) $(if $(SANITIZE),,$(FUZZERS)) build/venv/ready ## install what is missing, build, run every test
+test: $(TEST_BINARY) build/libkvasir.a $(OUT)/libkvasir.so.$(SOVERSION) $(TESTS) $(if $(SANITIZE),,$(FUZZERS)) build/venv/ready $(ARM_HERE) ## install what is missing, build, run every test
 	@$(TEST_BINARY) get smollm2 gemma3
-	@KVASIR=$(TEST_BINARY) SANITIZE='$(SANITIZE)' CC='$(CC)' scripts/run-tests $(TESTS) \
+	@$(if $(ARM_HERE)$(SANITIZE),,echo "  skip arm: not without aarch64-linux-gnu-gcc and qemu-aarch64 (make test-arm installs them)")
+	@KVASIR=$(TEST_BINARY) SANITIZE='$(SANITIZE)' CC='$(CC)' ARM_PROGRAMS='$(ARM_HERE)' scripts/run-tests $(TESTS) \
 	  $(sort $(wildcard tests/test_*.py tests/test_*.sh)) $(if $(SANITIZE),,$(FUZZERS))
+
+test-arm: $(OUT)/kernel_digest $(ARM_PROGRAMS) ## build the kernel tests for AArch64, run them by qemu, and compare their bits with this machine's
+	@ARM_PROGRAMS='$^' tests/test_arm.sh
 
 build/venv/ready: tests/requirements.txt scripts/venv
 	@scripts/venv build/venv tests/requirements.txt && touch $@

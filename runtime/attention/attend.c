@@ -6,10 +6,12 @@
 /* Rows of one tile with their running state, in a thread's scratch. */
 typedef struct tile {
     int n_queries, group, n_rows; /* n_rows = n_queries * group; row = query * group + head in group */
-    size_t pos0;                  /* position of query 0 */
+    size_t *pos;                  /* [n_queries] positions, ascending within a segment */
+    int *batch_row;               /* [n_queries] */
+    size_t q_begin, q_end;        /* all positions are within */
     float *q, *o, *l, *m, *scores, *k32, *v32;
     uint64_t *seen;
-    kv_q8 q8;     /* int8 rows of q, for q8_0 keys */
+    kv_q8 q8; /* int8 rows of q, for q8_0 keys */
     void *gemm_scratch;
 } tile;
 
@@ -22,15 +24,19 @@ static int tile_queries(int group, int d_k, int d_v)
     return kv_max_int(1, kv_min_int(KV_TILE_ROWS, KV_TILE_BYTES / row_bytes) / group);
 }
 
-static int tile_rows(int group, int d_k, int d_v) { return kv_max_int(tile_queries(group, d_k, d_v), KV_DECODE_ROWS) * group; }
+static int tile_rows(int group, int d_k, int d_v)
+{
+    return kv_max_int(tile_queries(group, d_k, d_v), KV_DECODE_ROWS) * group;
+}
 
 size_t kv_attend_scratch_bytes(int n_heads, int n_kv_heads, int d_k, int d_v)
 {
     const size_t rows = (size_t)tile_rows(n_heads / n_kv_heads, d_k, d_v);
-    /* q, o and the merged o, l, scores, m twice, seen; page copies as float32; slack for alignment of each */
-    size_t floats = rows * ((size_t)d_k + 2 * (size_t)d_v + 16 + 64 + 4 + 2) + (size_t)KV_PAGE * (size_t)(d_k + d_v);
+    /* q, o and the merged o, l, scores, m twice, seen, positions; page copies as float32; slack for alignment of each */
+    size_t floats =
+        rows * ((size_t)d_k + 2 * (size_t)d_v + 16 + 64 + 4 + 2 + 3) + (size_t)KV_PAGE * (size_t)(d_k + d_v);
     const size_t d32 = kv_align_up((size_t)d_k, 32);
-    return floats * sizeof(float) + 20 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32);
+    return floats * sizeof(float) + 24 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32);
 }
 
 /* Next aligned piece of scratch. */
@@ -41,10 +47,12 @@ static float *carve(uint8_t **at, size_t n_floats)
     return p;
 }
 
-static tile tile_make(uint8_t **at, int n_queries, int group, size_t pos0, int d_k, int d_v)
+static tile tile_make(uint8_t **at, int n_queries, int group, int d_k, int d_v)
 {
     const int d32 = (int)kv_align_up((size_t)d_k, 32);
-    tile t = {.n_queries = n_queries, .group = group, .n_rows = n_queries * group, .pos0 = pos0};
+    tile t = {.n_rows = n_queries * group, .group = group, .q_begin = SIZE_MAX};
+    t.pos = (size_t *)(void *)carve(at, 2 * (size_t)n_queries);
+    t.batch_row = (int *)(void *)carve(at, (size_t)n_queries);
     const size_t rows = (size_t)t.n_rows;
     t.q = carve(at, rows * (size_t)d_k);
     t.o = carve(at, rows * (size_t)d_v);
@@ -71,23 +79,30 @@ struct stage {
     const kv_partials *partials;
 };
 
-static void load_queries(const struct stage *s, const kv_segment *seg, int kv_head, int first, tile *t)
+/* Adds queries [first, first + n) of a segment to the tile. */
+static void add_queries(const struct stage *s, const kv_segment *seg, int kv_head, int first, int n, tile *t)
 {
-    const int d_k = s->place->shape.d_k;
+    const int d_k = s->place->shape.d_k, width = t->group * d_k;
     const size_t ldq = (size_t)s->layer->n_heads * (size_t)d_k;
     const float scale = s->layer->scale;
-    for (int i = 0; i < t->n_queries; i++) {
-        const float *src = s->q + (size_t)(seg->row + first + i) * ldq + (size_t)kv_head * (size_t)t->group * (size_t)d_k;
-        float *dst = t->q + (size_t)i * (size_t)t->group * (size_t)d_k;
-        for (int k = 0; k < t->group * d_k; k++) dst[k] = src[k] * scale;
+    for (int i = 0; i < n; i++) {
+        const int query = t->n_queries++;
+        t->pos[query] = seg->pos0 + (size_t)(first + i);
+        t->batch_row[query] = seg->row + first + i;
+        const float *src = s->q + (size_t)t->batch_row[query] * ldq + (size_t)kv_head * (size_t)width;
+        float *dst = t->q + (size_t)query * (size_t)width;
+        for (int k = 0; k < width; k++) dst[k] = src[k] * scale;
+        for (int g = 0; seg->seq->cache->type_k == KV_ELEM_Q8_0 && g < t->group; g++)
+            s->c->kernels->quantize_q8(dst + g * d_k, &t->q8, query * t->group + g);
     }
-    if (seg->seq->cache->type_k == KV_ELEM_Q8_0)
-        for (int r = 0; r < t->n_rows; r++) s->c->kernels->quantize_q8(t->q + (size_t)r * (size_t)d_k, &t->q8, r);
+    t->q_begin = kv_min_size(t->q_begin, seg->pos0 + (size_t)first);
+    t->q_end = kv_max_size(t->q_end, seg->pos0 + (size_t)(first + n));
 }
 
 /* Points args at a page. Many rows: 16-bit pages are widened once, not once per block of rows; the numbers are the same. Values in
  * blocks are always widened. */
-static void read_page(const kv_kernels *kernels, const kv_cache *cache, const tile *t, const void *k, const void *v, kv_attend_args *args)
+static void read_page(const kv_kernels *kernels, const kv_cache *cache, const tile *t, const void *k, const void *v,
+                      kv_attend_args *args)
 {
     const bool widen = t->n_rows > 16;
     args->k = k, args->type_k = cache->type_k;
@@ -111,20 +126,31 @@ static bool attend_split(const struct stage *s, const kv_segment *seg, int kv_he
     const kv_pattern *pattern = &s->layer->pattern;
     const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v;
     const kv_cache *cache = seg->seq->cache;
-    const size_t end = (split + 1) * KV_SPLIT_PAGES, q_end = t->pos0 + (size_t)t->n_queries;
-    size_t page = pattern->ops->next_page(pattern, t->pos0, q_end, split * KV_SPLIT_PAGES);
+    const size_t end = (split + 1) * KV_SPLIT_PAGES;
+    size_t page = pattern->ops->next_page(pattern, t->q_begin, t->q_end, split * KV_SPLIT_PAGES);
     if (page >= end) return false;
     for (int r = 0; r < t->n_rows; r++) t->m[r] = -INFINITY;
     memset(t->l, 0, (size_t)t->n_rows * 16 * sizeof(float));
     memset(t->o, 0, (size_t)t->n_rows * (size_t)d_v * sizeof(float));
-    kv_attend_args args = {.n_rows = t->n_rows, .d_k = d_k, .d_v = d_v, .q = t->q, .seen = t->seen, .softcap = s->layer->softcap, .m = t->m, .l = t->l, .o = t->o, .scores = t->scores, .q8 = &t->q8,
+    kv_attend_args args = {.n_rows = t->n_rows,
+                           .d_k = d_k,
+                           .d_v = d_v,
+                           .q = t->q,
+                           .seen = t->seen,
+                           .softcap = s->layer->softcap,
+                           .m = t->m,
+                           .l = t->l,
+                           .o = t->o,
+                           .scores = t->scores,
+                           .q8 = &t->q8,
                            .gemm_scratch = t->gemm_scratch};
-    for (; page < end; page = pattern->ops->next_page(pattern, t->pos0, q_end, page + 1)) {
+    for (; page < end; page = pattern->ops->next_page(pattern, t->q_begin, t->q_end, page + 1)) {
         for (int i = 0; i < t->n_queries; i++) {
-            uint64_t seen = pattern->ops->seen(pattern, t->pos0 + (size_t)i, page);
+            uint64_t seen = pattern->ops->seen(pattern, t->pos[i], page);
             for (int g = 0; g < t->group; g++) t->seen[i * t->group + g] = seen;
         }
-        read_page(s->c->kernels, cache, t, kv_seq_k(seg->seq, s->place, page, kv_head), kv_seq_v(seg->seq, s->place, page, kv_head), &args);
+        read_page(s->c->kernels, cache, t, kv_seq_k(seg->seq, s->place, page, kv_head),
+                  kv_seq_v(seg->seq, s->place, page, kv_head), &args);
         s->c->kernels->attend_page(&args);
     }
     return true;
@@ -143,27 +169,29 @@ static void write_out(const struct stage *s, int row, int head, float l, const f
 
 static void run_tile(const struct stage *s, const kv_segment *seg, int tile_idx, int kv_head, uint8_t *scratch)
 {
-    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v, per_tile = tile_queries(s->group, s->place->shape.d_k, s->place->shape.d_v), first = tile_idx * per_tile;
+    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v, per_tile = tile_queries(s->group, d_k, d_v),
+              first = tile_idx * per_tile;
     const int n_queries = kv_min_int(per_tile, seg->n_rows - first);
-    tile t = tile_make(&scratch, n_queries, s->group, seg->pos0 + (size_t)first, d_k, d_v);
+    tile t = tile_make(&scratch, n_queries, s->group, d_k, d_v);
     float *m = carve(&scratch, (size_t)t.n_rows), *l = carve(&scratch, (size_t)t.n_rows),
           *o = carve(&scratch, (size_t)t.n_rows * (size_t)d_v);
     for (int r = 0; r < t.n_rows; r++) m[r] = -INFINITY, l[r] = 0.0f;
-    load_queries(s, seg, kv_head, first, &t);
-    const size_t last_split = (t.pos0 + (size_t)n_queries - 1) / (KV_SPLIT_PAGES * KV_PAGE);
+    add_queries(s, seg, kv_head, first, n_queries, &t);
+    const size_t last_split = (t.q_end - 1) / (KV_SPLIT_PAGES * KV_PAGE);
     const kv_pattern *pattern = &s->layer->pattern;
-    size_t split = pattern->ops->next_page(pattern, t.pos0, t.pos0 + (size_t)n_queries, 0) / KV_SPLIT_PAGES;
+    size_t split = pattern->ops->next_page(pattern, t.q_begin, t.q_end, 0) / KV_SPLIT_PAGES;
     for (; split <= last_split; split++) {
         if (!attend_split(s, seg, kv_head, split, &t)) continue;
         for (int r = 0; r < t.n_rows; r++) {
             const size_t at_o = (size_t)r * (size_t)d_v;
-            s->c->kernels->merge(&m[r], &l[r], o + at_o, t.m[r], s->c->kernels->sum_lanes(t.l + 16 * (size_t)r), t.o + at_o, d_v);
+            s->c->kernels->merge(&m[r], &l[r], o + at_o, t.m[r], s->c->kernels->sum_lanes(t.l + 16 * (size_t)r),
+                                 t.o + at_o, d_v);
         }
     }
     for (int i = 0; i < n_queries; i++)
         for (int g = 0; g < s->group; g++) {
             const int r = i * s->group + g;
-            write_out(s, seg->row + first + i, kv_head * s->group + g, l[r], o + (size_t)r * (size_t)d_v);
+            write_out(s, t.batch_row[i], kv_head * s->group + g, l[r], o + (size_t)r * (size_t)d_v);
         }
 }
 
@@ -175,21 +203,48 @@ static size_t partial_floats(int d_v) { return (size_t)pad16(d_v) + 16; }
 static float *partial_at(const struct stage *s, const kv_plan *plan, int row, int head, size_t split)
 {
     return s->partials->data + plan->partials_at +
-           (((size_t)row * (size_t)s->layer->n_heads + (size_t)head) * plan->n_splits + split) * partial_floats(s->place->shape.d_v);
+           (((size_t)row * (size_t)s->layer->n_heads + (size_t)head) * plan->n_splits + split) *
+               partial_floats(s->place->shape.d_v);
 }
 
-static void run_split(const struct stage *s, const kv_segment *seg, const kv_plan *plan, size_t split, int kv_head, uint8_t *scratch)
+/* True when segment i's split (absolute) is computed among the rows of `owner`. */
+static bool joins(const kv_plan *plan, int owner, size_t split)
 {
-    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v;
-    tile t = tile_make(&scratch, seg->n_rows, s->group, seg->pos0, d_k, d_v);
-    load_queries(s, seg, kv_head, 0, &t);
-    const bool any = attend_split(s, seg, kv_head, plan->first_split + split, &t);
-    for (int r = 0; r < t.n_rows; r++) {
-        float *p = partial_at(s, plan, r / s->group, kv_head * s->group + r % s->group, split);
-        p[d_v] = any ? t.m[r] : -INFINITY;
+    return plan->n_splits != 0 && plan->owner == owner && split >= plan->first_split && split < plan->own_split;
+}
+
+/* Partials of rows [row0, ...) of the tile, which are all rows of one segment. */
+static void store_partials(const struct stage *s, const kv_plan *plan, const tile *t, bool any, int first_query,
+                           int n_queries, int kv_head, size_t split)
+{
+    const int d_v = s->place->shape.d_v;
+    for (int i = 0; i < n_queries * s->group; i++) {
+        const int r = first_query * s->group + i;
+        float *p = partial_at(s, plan, i / s->group, kv_head * s->group + i % s->group, split - plan->first_split);
+        p[d_v] = any ? t->m[r] : -INFINITY;
         if (!any) continue;
-        p[d_v + 1] = s->c->kernels->sum_lanes(t.l + 16 * (size_t)r);
-        memcpy(p, t.o + (size_t)r * (size_t)d_v, (size_t)d_v * sizeof(float));
+        p[d_v + 1] = s->c->kernels->sum_lanes(t->l + 16 * (size_t)r);
+        memcpy(p, t->o + (size_t)r * (size_t)d_v, (size_t)d_v * sizeof(float));
+    }
+}
+
+/* One split of segment `owner` and of those that share its pages. */
+static void run_split(const struct stage *s, int owner, size_t split, int kv_head, uint8_t *scratch)
+{
+    const kv_plan *plans = s->partials->plans;
+    const bool alone = plans[owner].n_queries == s->segments[owner].n_rows;
+    tile t = tile_make(&scratch, plans[owner].n_queries, s->group, s->place->shape.d_k, s->place->shape.d_v);
+    add_queries(s, &s->segments[owner], kv_head, 0, s->segments[owner].n_rows, &t);
+    for (int i = owner + 1; i < s->n_segments && !alone; i++)
+        if (joins(&plans[i], owner, split)) add_queries(s, &s->segments[i], kv_head, 0, s->segments[i].n_rows, &t);
+    t.n_rows = t.n_queries * s->group;
+    const bool any = attend_split(s, &s->segments[owner], kv_head, split, &t);
+    int query = s->segments[owner].n_rows;
+    store_partials(s, &plans[owner], &t, any, 0, query, kv_head, split);
+    for (int i = owner + 1; i < s->n_segments && !alone; i++) {
+        if (!joins(&plans[i], owner, split)) continue;
+        store_partials(s, &plans[i], &t, any, query, s->segments[i].n_rows, kv_head, split);
+        query += s->segments[i].n_rows;
     }
 }
 
@@ -242,9 +297,40 @@ static void attend_item(void *ctx, int item, int thread)
     plan += lo;
     item -= plan->first_item;
     if (plan->n_splits != 0)
-        run_split(s, &s->segments[lo], plan, (size_t)(item / n_kv), item % n_kv, s->c->scratch[thread]);
+        run_split(s, lo, plan->own_split + (size_t)(item / n_kv), item % n_kv, s->c->scratch[thread]);
     else /* The last tiles see the most keys: they go first, so that no long item is left for the end. */
         run_tile(s, &s->segments[lo], plan->n_tiles - 1 - item / n_kv, item % n_kv, s->c->scratch[thread]);
+}
+
+/* How many whole splits from `first` on lie in the same pages for both sequences. */
+static size_t common_splits(const kv_seq *a, const kv_seq *b, int group, size_t first, size_t end)
+{
+    const struct kv_table *x = &a->tables[group], *y = &b->tables[group];
+    size_t split = first;
+    for (; split < end; split++)
+        for (size_t page = split * KV_SPLIT_PAGES; page < (split + 1) * KV_SPLIT_PAGES; page++)
+            if (page >= x->end || page >= y->end || !x->pages[page] || x->pages[page] != y->pages[page]) return split;
+    return split;
+}
+
+/* Lets segment i's leading splits be done together with an earlier segment that holds the same pages. */
+static void find_owner(const struct stage *s, int i)
+{
+    kv_plan *plans = s->partials->plans, *plan = &plans[i];
+    const int cap = tile_rows(s->group, s->place->shape.d_k, s->place->shape.d_v) / s->group;
+    for (int j = 0; j < i; j++) {
+        kv_plan *o = &plans[j];
+        if (o->n_splits == 0 || o->owner != j || o->own_split > plan->first_split ||
+            o->n_queries + s->segments[i].n_rows > cap)
+            continue;
+        const size_t end = kv_min_size(o->first_split + o->n_splits, plan->first_split + plan->n_splits);
+        const size_t same =
+            common_splits(s->segments[j].seq, s->segments[i].seq, s->place->group, plan->first_split, end);
+        if (same == plan->first_split) continue;
+        plan->owner = j, plan->own_split = same;
+        o->n_queries += s->segments[i].n_rows;
+        return;
+    }
 }
 
 /* Splits for few rows whose partials fit, else tiles. Returns items; *used counts floats of partials. */
@@ -252,23 +338,37 @@ static int plan_segment(const struct stage *s, const kv_segment *seg, int first_
 {
     const kv_pattern *pattern = &s->layer->pattern;
     const size_t q_end = seg->pos0 + (size_t)seg->n_rows;
-    const int per_tile = tile_queries(s->group, s->place->shape.d_k, s->place->shape.d_v), n_kv = s->place->shape.n_kv_heads;
-    *plan = (kv_plan){.first_item = first_item, .n_tiles = (seg->n_rows + per_tile - 1) / per_tile, .partials_at = *used};
+    const int per_tile = tile_queries(s->group, s->place->shape.d_k, s->place->shape.d_v),
+              n_kv = s->place->shape.n_kv_heads;
+    const int self = (int)(seg - s->segments);
+    *plan = (kv_plan){.first_item = first_item,
+                      .owner = self,
+                      .n_queries = seg->n_rows,
+                      .n_tiles = (seg->n_rows + per_tile - 1) / per_tile,
+                      .partials_at = *used};
     if (seg->n_rows > KV_DECODE_ROWS) return plan->n_tiles * n_kv;
     const size_t first = pattern->ops->next_page(pattern, seg->pos0, q_end, 0) / KV_SPLIT_PAGES;
     const size_t n = (q_end - 1) / (KV_SPLIT_PAGES * KV_PAGE) - first + 1;
     const size_t floats = (size_t)seg->n_rows * (size_t)s->layer->n_heads * n * partial_floats(s->place->shape.d_v);
     if ((*used + floats) * sizeof(float) > s->partials->capacity_bytes) return plan->n_tiles * n_kv;
-    plan->first_split = first, plan->n_splits = n;
+    plan->first_split = plan->own_split = first, plan->n_splits = n;
     *used += floats;
-    return (int)n * n_kv;
+    if (self > 0) find_owner(s, self);
+    return (int)(first + n - plan->own_split) * n_kv;
 }
 
 void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_place *place, const kv_segment *segments,
                int n_segments, const float *q, float *out, const kv_partials *partials)
 {
-    struct stage s = {.c = c, .layer = layer, .place = place, .segments = segments, .n_segments = n_segments,
-                      .group = layer->n_heads / place->shape.n_kv_heads, .q = q, .out = out, .partials = partials};
+    struct stage s = {.c = c,
+                      .layer = layer,
+                      .place = place,
+                      .segments = segments,
+                      .n_segments = n_segments,
+                      .group = layer->n_heads / place->shape.n_kv_heads,
+                      .q = q,
+                      .out = out,
+                      .partials = partials};
     int n_items = 0;
     size_t used = 0;
     for (int i = 0; i < n_segments; i++) n_items += plan_segment(&s, &segments[i], n_items, &used, &partials->plans[i]);

@@ -3,6 +3,7 @@
  *            keys   |--- split 0 (256 tokens) ---|--- split 1 ---|--- ...          absolute positions
  *   prefill  item = (KV head, tile of queries):  for each split: partial (m, l, o); merge in ascending order -> out
  *   decode   item = (KV head, split):            partial -> table; then for each row merge in ascending order -> out
+ *            sequences that share a split's pages (a common prefix) are rows of one item: the pages are read once
  *
  * A tile's rows are query x query head of one KV head: they share every read of K and V. Pages within a split run through the
  * online softmax (kernels: attend_page). Since a partial depends only on its split and its row, and the merge order is fixed, the
@@ -42,6 +43,10 @@ typedef struct kv_plan {
     int first_item, n_tiles;
     size_t first_split, n_splits;
     size_t partials_at; /* floats */
+    /* Splits [first_split, own_split) are items of segment `owner`, which has the same pages there. */
+    int owner;
+    size_t own_split;
+    int n_queries; /* of this segment and those that it is the owner of */
 } kv_plan;
 
 /* Space for the plans and decode partials of one stage. A segment whose partials do not fit is tiled instead: the same bits. */

@@ -10,8 +10,8 @@
  * float scales in scratch (L1/L2), then run over it in blocks of KV_DOT_ROWS rows. Same operations, same bits. */
 
 #define KV_INLINE static inline __attribute__((always_inline))
-#if defined(KV_SIMD_SCALAR_H)
-#define KV_UNROLL /* plain loops: small code, and the compiler sees lanes */
+#if defined(KV_SIMD_SCALAR_H) || defined(KV_NO_UNROLL)
+#define KV_UNROLL /* plain loops: small code, and the compiler sees lanes; sanitizer builds want them too */
 #elif defined(__clang__)
 #define KV_UNROLL _Pragma("unroll")
 #else

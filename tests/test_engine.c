@@ -1,0 +1,177 @@
+/* test_engine.c - many sequences in one pass: each has the bits it has alone, shared pages or not. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kvasir.h"
+
+static const char *const fixtures[] = {"tests/golden/fixtures/llama/model.gguf", "tests/golden/fixtures/gemma3_text/model.gguf"};
+
+enum { N_PREFIX = 600, N_STEPS = 12, N_SEQS = 9 };
+
+static kvasir_token token_of(int seq, size_t pos, int n_vocab)
+{
+    uint64_t x = (pos < N_PREFIX ? 77u : (uint64_t)seq * 1000003u + 5u) + pos * 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 31)) * 0xBF58476D1CE4E5B9u;
+    return (kvasir_token)((x >> 33) % (uint64_t)n_vocab);
+}
+
+static kvasir_model *open_model(const char *path)
+{
+    kvasir_model *m = NULL;
+    kvasir_error err = {0};
+    if (kvasir_model_open(path, NULL, &m, &err) != KVASIR_OK) fail_msg("%s", err.message);
+    return m;
+}
+
+/* Logits of sequence `seq` after its prefix and N_STEPS single tokens, from a session of its own. */
+static void alone(kvasir_model *m, int seq, kvasir_kv_type type, float *out)
+{
+    const int n_vocab = kvasir_model_get_info(m).n_vocab;
+    kvasir_session *s = NULL;
+    kvasir_session_params p = kvasir_session_params_default();
+    p.n_ctx = N_PREFIX + N_STEPS, p.type_k = p.type_v = type, p.n_threads = 1;
+    assert_int_equal(kvasir_session_open(m, &p, &s, NULL), KVASIR_OK);
+    kvasir_token tokens[N_PREFIX + N_STEPS];
+    for (size_t i = 0; i < N_PREFIX + N_STEPS; i++) tokens[i] = token_of(seq, i, n_vocab);
+    assert_int_equal(kvasir_session_eval(s, tokens, N_PREFIX + N_STEPS, KVASIR_LOGITS_LAST, NULL, NULL, NULL), KVASIR_OK);
+    memcpy(out, kvasir_session_logits(s, 0), (size_t)n_vocab * sizeof *out);
+    kvasir_session_close(s);
+}
+
+static kvasir_engine *open_engine(kvasir_model *m, kvasir_kv_type type, int n_threads)
+{
+    kvasir_engine *e = NULL;
+    kvasir_session_params p = kvasir_session_params_default();
+    p.n_ctx = N_PREFIX + N_STEPS, p.type_k = p.type_v = type, p.n_threads = n_threads;
+    assert_int_equal(kvasir_engine_open(m, &p, N_SEQS, &e, NULL), KVASIR_OK);
+    return e;
+}
+
+static void feed(kvasir_engine *e, int seq, size_t from, size_t n, int n_vocab)
+{
+    kvasir_token tokens[N_PREFIX];
+    for (size_t i = 0; i < n; i++) tokens[i] = token_of(seq, from + i, n_vocab);
+    const kvasir_step step = {.seq = seq, .tokens = tokens, .n_tokens = n};
+    assert_int_equal(kvasir_engine_eval(e, &step, 1, NULL), KVASIR_OK);
+}
+
+/* All sequences step together; the last logits equal those alone. */
+static void together(kvasir_model *m, kvasir_engine *e, kvasir_kv_type type)
+{
+    const int n_vocab = kvasir_model_get_info(m).n_vocab;
+    for (size_t i = 0; i < N_STEPS; i++) {
+        kvasir_token tokens[N_SEQS];
+        kvasir_step steps[N_SEQS];
+        for (int s = 0; s < N_SEQS; s++) {
+            tokens[s] = token_of(s, N_PREFIX + i, n_vocab);
+            steps[s] = (kvasir_step){.seq = s, .tokens = &tokens[s], .n_tokens = 1, .want = KVASIR_LOGITS_LAST};
+        }
+        assert_int_equal(kvasir_engine_eval(e, steps, N_SEQS, NULL), KVASIR_OK);
+    }
+    float *expect = malloc((size_t)n_vocab * sizeof *expect);
+    for (int s = 0; s < N_SEQS; s++) {
+        alone(m, s, type, expect);
+        assert_memory_equal(kvasir_engine_logits(e, (size_t)s, 0), expect, (size_t)n_vocab * sizeof *expect);
+    }
+    free(expect);
+}
+
+static void sequences_that_share_a_prefix_have_the_bits_they_have_alone(void **state)
+{
+    (void)state;
+    static const kvasir_kv_type types[] = {KVASIR_KV_F16, KVASIR_KV_F32};
+    for (size_t f = 0; f < 2; f++) {
+        kvasir_model *m = open_model(fixtures[f]);
+        const int n_vocab = kvasir_model_get_info(m).n_vocab;
+        for (size_t t = 0; t < 2; t++) {
+            kvasir_engine *e = open_engine(m, types[t], 2);
+            feed(e, 0, 0, N_PREFIX, n_vocab);
+            const size_t one = kvasir_engine_kv_stats(e).pages;
+            for (int s = 1; s < N_SEQS; s++) assert_int_equal(kvasir_engine_share(e, 0, s, N_PREFIX), N_PREFIX);
+            assert_int_equal(kvasir_engine_kv_stats(e).pages, one);
+            together(m, e, types[t]);
+            kvasir_engine_close(e);
+        }
+        kvasir_model_close(m);
+    }
+}
+
+static void sequences_with_prefixes_of_their_own_have_the_bits_they_have_alone(void **state)
+{
+    (void)state;
+    for (size_t f = 0; f < 2; f++) {
+        kvasir_model *m = open_model(fixtures[f]);
+        const int n_vocab = kvasir_model_get_info(m).n_vocab;
+        kvasir_engine *e = open_engine(m, KVASIR_KV_F16, 3);
+        for (int s = 0; s < N_SEQS; s++) feed(e, s, 0, N_PREFIX, n_vocab);
+        together(m, e, KVASIR_KV_F16);
+        kvasir_engine_close(e);
+        kvasir_model_close(m);
+    }
+}
+
+static void a_prompt_in_the_pass_of_others_changes_nobody(void **state)
+{
+    (void)state;
+    kvasir_model *m = open_model(fixtures[0]);
+    const int n_vocab = kvasir_model_get_info(m).n_vocab;
+    kvasir_engine *e = open_engine(m, KVASIR_KV_F16, 2);
+    for (int s = 0; s < N_SEQS - 1; s++) feed(e, s, 0, N_PREFIX, n_vocab);
+    /* The last sequence prefills in the same eval in which the others take their first step, then all go on. */
+    kvasir_token prompt[N_PREFIX + N_STEPS], one[N_SEQS];
+    kvasir_step steps[N_SEQS];
+    for (size_t i = 0; i < N_PREFIX + N_STEPS; i++) prompt[i] = token_of(N_SEQS - 1, i, n_vocab);
+    float *expect = malloc((size_t)n_vocab * sizeof *expect);
+    for (size_t i = 0; i < N_STEPS; i++) {
+        for (int s = 0; s < N_SEQS - 1; s++) {
+            one[s] = token_of(s, N_PREFIX + i, n_vocab);
+            steps[s] = (kvasir_step){.seq = s, .tokens = &one[s], .n_tokens = 1, .want = KVASIR_LOGITS_LAST};
+        }
+        steps[N_SEQS - 1] = (kvasir_step){.seq = N_SEQS - 1, .tokens = prompt, .n_tokens = N_PREFIX + N_STEPS, .want = KVASIR_LOGITS_LAST};
+        assert_int_equal(kvasir_engine_eval(e, steps, i == 0 ? N_SEQS : N_SEQS - 1, NULL), KVASIR_OK);
+        if (i != 0) continue;
+        alone(m, N_SEQS - 1, KVASIR_KV_F16, expect);
+        assert_memory_equal(kvasir_engine_logits(e, N_SEQS - 1, 0), expect, (size_t)n_vocab * sizeof *expect);
+    }
+    for (int s = 0; s < N_SEQS - 1; s++) {
+        alone(m, s, KVASIR_KV_F16, expect);
+        assert_memory_equal(kvasir_engine_logits(e, (size_t)s, 0), expect, (size_t)n_vocab * sizeof *expect);
+    }
+    free(expect);
+    kvasir_engine_close(e);
+    kvasir_model_close(m);
+}
+
+static void steps_that_make_no_sense_are_refused(void **state)
+{
+    (void)state;
+    kvasir_model *m = open_model(fixtures[0]);
+    kvasir_engine *e = open_engine(m, KVASIR_KV_F16, 1);
+    const kvasir_token t = 1;
+    const kvasir_step twice[] = {{.seq = 1, .tokens = &t, .n_tokens = 1}, {.seq = 1, .tokens = &t, .n_tokens = 1}};
+    const kvasir_step outside = {.seq = N_SEQS, .tokens = &t, .n_tokens = 1};
+    assert_int_equal(kvasir_engine_eval(e, twice, 2, NULL), KVASIR_ERR_ARGUMENT);
+    assert_int_equal(kvasir_engine_eval(e, &outside, 1, NULL), KVASIR_ERR_ARGUMENT);
+    assert_int_equal(kvasir_engine_eval(e, twice, 0, NULL), KVASIR_ERR_ARGUMENT);
+    assert_int_equal(kvasir_engine_n_tokens(e, 1), 0);
+    assert_null(kvasir_engine_logits(e, 0, 0));
+    kvasir_engine_close(e);
+    kvasir_model_close(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sequences_that_share_a_prefix_have_the_bits_they_have_alone),
+        cmocka_unit_test(sequences_with_prefixes_of_their_own_have_the_bits_they_have_alone),
+        cmocka_unit_test(a_prompt_in_the_pass_of_others_changes_nobody),
+        cmocka_unit_test(steps_that_make_no_sense_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
