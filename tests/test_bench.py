@@ -126,6 +126,21 @@ def both_ways_to_multiply_give_the_ratio():
 
 
 @test
+def profile_tells_where_the_time_of_a_test_went():
+    rows = json_lines(kvasir("bench", "-m", GEMMA3, "-p", "64", "-n", "16", "-d", "0,128", "-r", "2", "--profile", "-o", "jsonl"))
+    assert len(rows) == 4
+    for r in rows:
+        stages = r["stages_ms"]
+        assert len(stages) >= 5 and {"qkv", "attention"} <= set(stages) and all(ms >= 0 for ms in stages.values()), stages
+        total = r["avg_ns"] / 1e6 # the stages are nearly all of a test, and never more
+        assert 0.3 * total <= sum(stages.values()) <= 1.01 * total + 0.01, (sum(stages.values()), total)
+    assert "stages_ms" not in json_lines(kvasir("bench", "-m", LLAMA, "-p", "16", "-n", "0", "-r", "1", "-o", "jsonl"))[0]
+    lines = kvasir("bench", "-m", LLAMA, "-p", "16", "-n", "0", "-r", "1", "--profile").splitlines()
+    shares = [float(line.split("|")[6].split()[0]) for line in lines[3:3 + len(stages)]]
+    assert abs(sum(shares) - 100) < 0.1 * len(shares)
+
+
+@test
 def a_small_model_is_compared_with_the_cache_it_fits_in():
     (row,) = json_lines(kvasir("bench", "-m", LLAMA, "-p", "0", "-n", "32", "-r", "3", "-o", "jsonl"))
     assert 0 < row["limit_pct"] <= 110, row["limit_pct"]

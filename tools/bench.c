@@ -23,12 +23,13 @@
 #include "tools/tools.h"
 
 static const char TOOL[] = "bench";
-enum { MAX_TEST_TOKENS = 1 << 24, WARM_UP_STEPS = 2, MIN_BUFFER = 1 << 20, MAX_BUFFER = 1 << 30 };
+enum { MAX_TEST_TOKENS = 1 << 24, WARM_UP_STEPS = 2, MIN_BUFFER = 1 << 20, MAX_BUFFER = 1 << 30, MAX_STAGES = 16 };
 
 typedef struct bench_options {
     kv_common common;
     kv_ints prompts, gens, depths, pair;
     int repeats, format, kernels, gemm;
+    bool profile;
 } bench_options;
 
 static const char *const FORMATS[] = {"md", "csv", "json", "jsonl", NULL}; /* in the order of kv_bench_format */
@@ -53,6 +54,8 @@ static const kv_opt BENCH_ROWS[] = {
      "A kernel set, or all: each that this CPU runs, one after the other."},
     {"--gemm", NULL, KV_OPT_ENUM, AT(gemm), "HOW", 0, 0, GEMMS,
      "native, blas (OpenBLAS in float32), or both: native's speed is told as a multiple of OpenBLAS's."},
+    {"--profile", NULL, KV_OPT_FLAG, AT(profile), NULL, 0, 0, NULL,
+     "Also the time of each stage of the forward pass, per token and layer."},
     {"--output", "-o", KV_OPT_ENUM, AT(format), "FORMAT", 0, 0, FORMATS, "md, csv, json or jsonl."},
     {0},
 };
@@ -75,6 +78,8 @@ typedef struct bench_state {
     uint64_t *blas_ns; /* [tests] median times of the blas variant, when others are compared with it */
     int i_test;        /* of the present variant */
     double depth_ms;   /* what reading the present depth took */
+    kvasir_stage_time stages[MAX_STAGES]; /* of the present test, all repeats */
+    int n_stages;
     int n_rows;
 } bench_state;
 
@@ -180,6 +185,21 @@ static double compare_with_blas(bench_state *s, const uint64_t *samples)
     return s->is_blas || *blas == 0 ? 0 : (double)*blas / (double)median;
 }
 
+/* Around what is timed: reading the depth again is not part of it. */
+static void profile_begin(bench_state *s)
+{
+    if (s->options->profile) kvasir_session_profile(s->session, true, NULL, 0);
+}
+
+static void profile_end(bench_state *s)
+{
+    kvasir_stage_time now[MAX_STAGES];
+    int n = s->options->profile ? kvasir_session_profile(s->session, false, now, MAX_STAGES) : 0;
+    s->n_stages = n < MAX_STAGES ? n : MAX_STAGES;
+    for (int i = 0; i < s->n_stages; i++) now[i].ms += s->stages[i].ms;
+    memcpy(s->stages, now, (size_t)s->n_stages * sizeof *now);
+}
+
 static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, kv_bar *bar, kvasir_error *err)
 {
     const bench_options *o = s->options;
@@ -195,7 +215,10 @@ static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, k
         int gen = r < 0 && n_gen > WARM_UP_STEPS ? WARM_UP_STEPS : n_gen;
         uint64_t ns = 0;
         code = seek(s, (size_t)depth, err);
+        if (r <= 0) memset(s->stages, 0, sizeof s->stages);
+        profile_begin(s);
         if (code == KVASIR_OK) code = once(s, n_prompt, gen, &ns, &prompt_ms, err);
+        profile_end(s);
         if (r >= 0) samples[r] = ns;
         if (r >= 0) firsts[r] = (uint64_t)(prompt_ms * 1e6);
         kv_bar_update(bar, (size_t)(r + 2), (size_t)o->repeats + 1);
@@ -207,6 +230,8 @@ static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, k
         for (int r = 0; r < o->repeats; r++) sum_s += (double)samples[r] / 1e9;
         row.limit_pct = 100 * limit_seconds(s, n_prompt, n_gen, row.kv_bytes) * o->repeats / sum_s;
         row.vs_blas = compare_with_blas(s, samples);
+        row.stages = s->stages;
+        row.n_stages = s->n_stages;
         kv_bar_end(bar);
         if (!kv_bench_row_print((kv_bench_format)o->format, &s->setup, &row, s->n_rows++))
             code = kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the result");
@@ -364,7 +389,7 @@ int kv_tool_bench(int argc, char **argv)
                              kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
-        .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [--kernels all] [--gemm both] "
+        .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [--kernels all] [--gemm both] [--profile] "
                  "[-o md|csv|json|jsonl]",
         .about = "Tokens per second of reading and of writing, the median of the repeats, and how much that is of what "
                  "this machine "

@@ -146,6 +146,15 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
     /* clang-format on */
 }
 
+/* Milliseconds of each stage in one repeat. */
+static void add_stages(json_t *json, const kv_bench_row *row)
+{
+    json_t *stages = row->n_stages > 0 ? json_object() : NULL;
+    for (int i = 0; stages && i < row->n_stages; i++)
+        json_object_set_new(stages, row->stages[i].name, real(row->stages[i].ms / row->n_samples, 4));
+    if (json && stages) json_object_set_new(json, "stages_ms", stages);
+}
+
 static void print_csv(const json_t *json, bool is_header)
 {
     const char *key;
@@ -153,7 +162,7 @@ static void print_csv(const json_t *json, bool is_header)
     bool is_first = true;
     json_object_foreach((json_t *)json, key, value)
     {
-        if (json_is_array(value)) continue; /* samples stay in JSON, as in llama-bench */
+        if (json_is_array(value) || json_is_object(value)) continue; /* samples stay in JSON, as in llama-bench */
         fputs(is_first ? "\"" : ",\"", stdout);
         is_first = false;
         char number[64] = "";
@@ -183,6 +192,21 @@ static void print_md(const kv_bench_setup *setup, const kv_bench_row *row)
            (double)setup->info.weight_bytes / 1048576.0, setup->n_threads, name, speed, limit, row->ttft_ms, how);
 }
 
+/* Under its row: a stage per line. */
+static void print_stages(const kv_bench_setup *setup, const kv_bench_row *row)
+{
+    double total_ms = 0, n_tokens = (double)(row->n_prompt + row->n_gen) * row->n_samples;
+    for (int i = 0; i < row->n_stages; i++) total_ms += row->stages[i].ms;
+    for (int i = 0; i < row->n_stages && total_ms > 0; i++) {
+        double us = row->stages[i].ms * 1e3 / n_tokens;
+        char share[16], per_layer[48];
+        snprintf(share, sizeof share, "%.1f %%", 100 * row->stages[i].ms / total_ms);
+        snprintf(per_layer, sizeof per_layer, "%.3f us/layer", us / setup->info.n_layers);
+        printf("|   %-22s | %12s | %7s | %-20s | %18.2f us | %8s | %9s | %-19s |\n", row->stages[i].name, "", "",
+               per_layer, us, share, "", "of each token");
+    }
+}
+
 void kv_bench_begin(kv_bench_format format, const kv_bench_setup *setup)
 {
     (void)setup;
@@ -199,10 +223,12 @@ bool kv_bench_row_print(kv_bench_format format, const kv_bench_setup *setup, con
 {
     if (format == KV_BENCH_MD) {
         print_md(setup, row);
+        print_stages(setup, row);
         return true;
     }
     json_t *json = row_json(setup, row);
     if (!json) return false;
+    add_stages(json, row);
     if (format == KV_BENCH_CSV) {
         if (index == 0) print_csv(json, true);
         print_csv(json, false);

@@ -24,6 +24,8 @@ typedef struct kv_bench_row {
     int n_prompt, n_gen, n_depth;
     int n_samples;
     const uint64_t *samples_ns; /* [n_samples] */
+    const kvasir_stage_time *stages; /* [n_stages] of all samples together; 0: not asked for */
+    int n_stages;
     double ttft_ms;
     double limit_pct;   /* of what the limits allow; 0 when they are unknown */
     double vs_blas;     /* times as fast as --gemm blas; 0: not compared */
