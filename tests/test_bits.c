@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "tests/model_support.h"
+#include "tests/oracle_core.h"
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
@@ -198,8 +199,8 @@ static void the_split_between_prefill_and_decode_changes_no_bit(void **state)
         set_reference(&s, kv_types[k]);
         try_split(&s, 0, s.n_tokens, 1, kv_types[k]); /* all token by token */
         try_split(&s, 0, s.n_tokens, 3, kv_types[k]);
-        for (size_t split = 1; split < s.n_tokens; split += kv_types[k] == KVASIR_KV_F16 ? 1 : 15)
-            try_split(&s, split, 3, 2, kv_types[k]);
+        const size_t step = ORACLE_ROUNDS(1, 7) * (kv_types[k] == KVASIR_KV_F16 ? 1 : 15);
+        for (size_t split = 1; split < s.n_tokens; split += step) try_split(&s, split, 3, 2, kv_types[k]);
         try_uneven_pieces(&s, kv_types[k]);
         close_subject(&s);
     }
