@@ -10,11 +10,16 @@
  */
 #include "tools/limits.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include "tools/term.h"
 #include "tools/tools.h"
 
 #if defined(__x86_64__)
@@ -278,7 +283,7 @@ static double best_round(team *t, int n_threads)
     return seconds;
 }
 
-bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out)
+static bool measure_here(int n_threads, size_t buffer_bytes, kv_limits *out)
 {
     if (n_threads < 1 || n_threads > MAX_THREADS) return false;
     size_t slice = (buffer_bytes / (size_t)n_threads + LINE * ACCUMULATORS) & ~(size_t)(LINE * ACCUMULATORS - 1);
@@ -301,5 +306,32 @@ bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out)
     if (int8_s <= 0) return false;
     *out =
         (kv_limits){(double)total * (double)passes / read_s, chains * l.fma_ops / fma_s, chains * l.int8_ops / int8_s};
+    return true;
+}
+
+/* In a child process: a buffer as large as the model must not count as memory that the model took. The child ends by _exit, so
+ * nothing is flushed twice. */
+bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out)
+{
+    int ends[2];
+    if (pipe(ends) != 0) return false;
+    pid_t child = fork();
+    if (child == 0) {
+        kv_limits found;
+        bool is_done = measure_here(n_threads, buffer_bytes, &found) &&
+                       write(ends[1], &found, sizeof found) == (ssize_t)sizeof found;
+        _exit(is_done ? 0 : 1);
+    }
+    close(ends[1]);
+    kv_limits found;
+    ssize_t got = 0;
+    do got = child > 0 ? read(ends[0], &found, sizeof found) : 0; /* a pipe gives so few bytes at once */
+    while (got < 0 && errno == EINTR && !kv_interrupted());
+    close(ends[0]);
+    if (child > 0 && got != (ssize_t)sizeof found) kill(child, SIGKILL);
+    if (child > 0) waitpid(child, NULL, 0);
+    if (got != (ssize_t)sizeof found) /* no processes to be had, or none that may have threads (thread sanitizer) */
+        return !kv_interrupted() && measure_here(n_threads, buffer_bytes, out);
+    *out = found;
     return true;
 }
