@@ -122,7 +122,7 @@ $(OUT)/%.a:
 
 $(OUT)/libkvasir.so.$(SOVERSION): $(LIB_OBJ)
 	@echo "  LINK  $@"
-	@$(link) -shared -Wl,-soname,$(@F) -Wl,--no-undefined -o $@ $^ $(DEPS_LIBS)
+	@$(link) -shared -Wl,-soname,$(@F) $(if $(SANITIZE),,-Wl$(comma)--no-undefined) -o $@ $^ $(DEPS_LIBS)
 
 $(OUT)/kvasir: $(TOOL_OBJ) $(OUT)/libkvasir.a
 	@echo "  LINK  $@"
