@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__)
-#define KVASIR_API __attribute__((visibility("default")))
+#define KVASIR_API          __attribute__((visibility("default")))
 #define KVASIR_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define KVASIR_API
@@ -71,11 +71,11 @@ typedef enum kvasir_gemm {
 } kvasir_gemm;
 
 typedef struct kvasir_model_params {
-    int n_threads;           /* for packing at load and as default of its sessions; 0: physical cores available */
+    int n_threads; /* for packing at load and as default of its sessions; 0: physical cores available */
     kvasir_gemm gemm;
-    const char *kernels;     /* "auto" (or NULL), "scalar", "avx2", "avx512", "neon"; all give the same bits */
-    const char *attention;   /* attention specification (spec/attention.md) over the checkpoint's own; NULL: none */
-    bool vocab_only;         /* open tokenizer and metadata only: no weights are read */
+    const char *kernels;   /* "auto" (or NULL), "scalar", "avx2", "avx512", "neon"; all give the same bits */
+    const char *attention; /* attention specification (spec/attention.md) over the checkpoint's own; NULL: none */
+    bool vocab_only;       /* open tokenizer and metadata only: no weights are read */
 } kvasir_model_params;
 
 /* All defaults: native, auto, physical cores. */
@@ -83,8 +83,8 @@ KVASIR_API kvasir_model_params kvasir_model_params_default(void);
 
 /* Opens the GGUF checkpoint at `path`. `params` may be NULL. The file stays mapped until close.
  * Errors: IO, FORMAT (malformed), UNSUPPORTED (unknown architecture or tensor type), MEMORY, ARGUMENT. */
-KVASIR_API kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *params,
-                                         kvasir_model **out, kvasir_error *err);
+KVASIR_API kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *params, kvasir_model **out,
+                                         kvasir_error *err);
 /* Closes the model; its sessions must be closed first. NULL is fine. */
 KVASIR_API void kvasir_model_close(kvasir_model *model);
 
@@ -94,16 +94,16 @@ typedef struct kvasir_model_info {
     int n_vocab;              /* rows of the output matrix */
     int n_layers;
     int n_embd;
-    int n_heads;              /* of layer 0 */
-    int n_kv_heads;           /* of layer 0 */
-    int head_dim;             /* of layer 0 */
-    int n_ctx_train;          /* context length that the checkpoint declares */
-    uint64_t n_params;        /* weights of all tensors */
+    int n_heads;       /* of layer 0 */
+    int n_kv_heads;    /* of layer 0 */
+    int head_dim;      /* of layer 0 */
+    int n_ctx_train;   /* context length that the checkpoint declares */
+    uint64_t n_params; /* weights of all tensors */
     size_t file_bytes;
-    size_t weight_bytes;      /* all tensors as stored */
+    size_t weight_bytes;        /* all tensors as stored */
     size_t decode_weight_bytes; /* weights that one decode step reads (layers, norms, output matrix) */
-    const char *type;         /* dominant type of the weight matrices, e.g. "Q4_1" */
-    double load_ms;           /* wall time of kvasir_model_open */
+    const char *type;           /* dominant type of the weight matrices, e.g. "Q4_1" */
+    double load_ms;             /* wall time of kvasir_model_open */
 } kvasir_model_info;
 
 KVASIR_API kvasir_model_info kvasir_model_get_info(const kvasir_model *model);
@@ -133,7 +133,8 @@ KVASIR_API kvasir_code kvasir_detokenize(const kvasir_model *model, const kvasir
 
 /* Bytes of one token as they appear in running text (a leading space included). Writes at most `cap` bytes, returns the
  * full length. Ids without text (control tokens unless `special`, ids outside the vocabulary) give 0. */
-KVASIR_API size_t kvasir_token_bytes(const kvasir_model *model, kvasir_token token, bool special, char *buf, size_t cap);
+KVASIR_API size_t kvasir_token_bytes(const kvasir_model *model, kvasir_token token, bool special, char *buf,
+                                     size_t cap);
 
 /* Streaming: holds back the bytes of an unfinished UTF-8 character until it is complete. Plain struct, zero to start. */
 typedef struct kvasir_utf8_stream {
@@ -188,9 +189,9 @@ typedef enum kvasir_kv_type { KVASIR_KV_F16 = 0, KVASIR_KV_F32, KVASIR_KV_BF16, 
 KVASIR_API bool kvasir_kv_type_parse(const char *name, kvasir_kv_type *out);
 
 typedef struct kvasir_session_params {
-    int n_ctx;          /* tokens the session can hold; 0: what the checkpoint declares */
-    int n_threads;      /* 0: the model's default */
-    int n_batch;        /* rows per prefill chunk (-ub); 0: 512 */
+    int n_ctx;     /* tokens the session can hold; 0: what the checkpoint declares */
+    int n_threads; /* 0: the model's default */
+    int n_batch;   /* rows per prefill chunk (-ub); 0: 512 */
     kvasir_kv_type type_k, type_v;
     size_t kv_budget_bytes; /* most memory that KV pages may take; 0: what n_ctx needs */
 } kvasir_session_params;
@@ -258,7 +259,8 @@ typedef struct kvasir_step {
 
 /* Runs all steps (each sequence at most once) in as few passes as n_batch rows allow. Errors: as kvasir_session_eval; on error no
  * sequence has changed, except that window layers may have to start anew (n_tokens says). */
-KVASIR_API kvasir_code kvasir_engine_eval(kvasir_engine *engine, const kvasir_step *steps, size_t n_steps, kvasir_error *err);
+KVASIR_API kvasir_code kvasir_engine_eval(kvasir_engine *engine, const kvasir_step *steps, size_t n_steps,
+                                          kvasir_error *err);
 /* Logits [n_vocab] of row `row` (LAST: 0; ALL: 0 .. n_tokens-1) of step `step` of the last eval, or NULL. */
 KVASIR_API float *kvasir_engine_logits(kvasir_engine *engine, size_t step, size_t row);
 KVASIR_API size_t kvasir_engine_n_tokens(const kvasir_engine *engine, int seq);
@@ -276,8 +278,10 @@ typedef struct kvasir_synth_params {
     const char *size; /* "tiny" (or NULL), "135m", "1b", ...; an unknown one is answered with the list */
     const char *type; /* of the matrices: "Q8_0" (or NULL), "F16", "Q4_1", ..., or a mix: "Q4_K_M" */
     uint64_t seed;    /* the same parameters give the same bytes */
-    const char *const *set; /* [n_set] "key=value" over the size: n_embd, n_layers, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, */
-    size_t n_set;           /* n_ctx, window, tied, rope_base, norm_eps, embd_type */
+    /* [n_set] "key=value" over the size: n_embd, n_layers, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx, window,
+     * tied, rope_base, norm_eps, embd_type */
+    const char *const *set;
+    size_t n_set;
 } kvasir_synth_params;
 
 /* Writes a random GGUF checkpoint of a given shape, with a byte-level tokenizer, for tests and benchmarks. The file appears under
@@ -306,15 +310,15 @@ typedef struct kvasir_logit_bias {
 
 typedef struct kvasir_sampler_params {
     uint64_t seed;
-    float temperature;       /* <= 0: greedy */
-    int top_k;               /* 0: off */
-    float top_p;             /* 1: off */
-    float min_p;             /* 0: off */
-    float typical_p;         /* 1: off */
-    float repeat_penalty;    /* 1: off */
-    float presence_penalty;  /* 0: off */
-    float frequency_penalty; /* 0: off */
-    int repeat_last_n;       /* tokens that the penalties look back on; 0: off, -1: everything accepted */
+    float temperature;                   /* <= 0: greedy */
+    int top_k;                           /* 0: off */
+    float top_p;                         /* 1: off */
+    float min_p;                         /* 0: off */
+    float typical_p;                     /* 1: off */
+    float repeat_penalty;                /* 1: off */
+    float presence_penalty;              /* 0: off */
+    float frequency_penalty;             /* 0: off */
+    int repeat_last_n;                   /* tokens that the penalties look back on; 0: off, -1: everything accepted */
     const kvasir_logit_bias *logit_bias; /* copied */
     size_t n_logit_bias;
 } kvasir_sampler_params;
@@ -324,8 +328,8 @@ typedef struct kvasir_sampler kvasir_sampler;
 /* temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, penalties off, last_n 64, seed 0. */
 KVASIR_API kvasir_sampler_params kvasir_sampler_params_default(void);
 /* Errors: ARGUMENT (NaN or out of range, names the parameter), MEMORY. */
-KVASIR_API kvasir_code kvasir_sampler_open(const kvasir_sampler_params *params, int n_vocab,
-                                           kvasir_sampler **out, kvasir_error *err);
+KVASIR_API kvasir_code kvasir_sampler_open(const kvasir_sampler_params *params, int n_vocab, kvasir_sampler **out,
+                                           kvasir_error *err);
 KVASIR_API void kvasir_sampler_close(kvasir_sampler *sampler);
 /* Tells the sampler of a token that is now part of the text (prompt tokens and chosen ones), for the penalties. */
 KVASIR_API void kvasir_sampler_accept(kvasir_sampler *sampler, kvasir_token token);

@@ -10,7 +10,8 @@
 
 #include "kvasir.h"
 
-static const char *const fixtures[] = {"tests/golden/fixtures/llama/model.gguf", "tests/golden/fixtures/gemma3_text/model.gguf"};
+static const char *const fixtures[] = {"tests/golden/fixtures/llama/model.gguf",
+                                       "tests/golden/fixtures/gemma3_text/model.gguf"};
 
 enum { N_PREFIX = 600, N_STEPS = 12, N_SEQS = 9 };
 
@@ -39,7 +40,8 @@ static void alone(kvasir_model *m, int seq, kvasir_kv_type type, float *out)
     assert_int_equal(kvasir_session_open(m, &p, &s, NULL), KVASIR_OK);
     kvasir_token tokens[N_PREFIX + N_STEPS];
     for (size_t i = 0; i < N_PREFIX + N_STEPS; i++) tokens[i] = token_of(seq, i, n_vocab);
-    assert_int_equal(kvasir_session_eval(s, tokens, N_PREFIX + N_STEPS, KVASIR_LOGITS_LAST, NULL, NULL, NULL), KVASIR_OK);
+    assert_int_equal(kvasir_session_eval(s, tokens, N_PREFIX + N_STEPS, KVASIR_LOGITS_LAST, NULL, NULL, NULL),
+                     KVASIR_OK);
     memcpy(out, kvasir_session_logits(s, 0), (size_t)n_vocab * sizeof *out);
     kvasir_session_close(s);
 }
@@ -133,7 +135,8 @@ static void a_prompt_in_the_pass_of_others_changes_nobody(void **state)
             one[s] = token_of(s, N_PREFIX + i, n_vocab);
             steps[s] = (kvasir_step){.seq = s, .tokens = &one[s], .n_tokens = 1, .want = KVASIR_LOGITS_LAST};
         }
-        steps[N_SEQS - 1] = (kvasir_step){.seq = N_SEQS - 1, .tokens = prompt, .n_tokens = N_PREFIX + N_STEPS, .want = KVASIR_LOGITS_LAST};
+        steps[N_SEQS - 1] = (kvasir_step){
+            .seq = N_SEQS - 1, .tokens = prompt, .n_tokens = N_PREFIX + N_STEPS, .want = KVASIR_LOGITS_LAST};
         assert_int_equal(kvasir_engine_eval(e, steps, i == 0 ? N_SEQS : N_SEQS - 1, NULL), KVASIR_OK);
         if (i != 0) continue;
         alone(m, N_SEQS - 1, KVASIR_KV_F16, expect);

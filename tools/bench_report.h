@@ -23,7 +23,7 @@ typedef struct kv_bench_setup {
 typedef struct kv_bench_row {
     int n_prompt, n_gen, n_depth;
     int n_samples;
-    const uint64_t *samples_ns; /* [n_samples] */
+    const uint64_t *samples_ns;      /* [n_samples] */
     const kvasir_stage_time *stages; /* [n_stages] of all samples together; 0: not asked for */
     int n_stages;
     double ttft_ms;

@@ -17,16 +17,26 @@ typedef struct binder {
 static uint64_t dim_size(const kv_hparams *hp, const kv_layer_hparams *l, kv_dim dim)
 {
     switch (dim) {
-    case KV_DIM_EMBD: return hp->n_embd;
-    case KV_DIM_VOCAB: return hp->n_vocab;
-    case KV_DIM_Q: return (uint64_t)l->n_heads * hp->head_dim_k;
-    case KV_DIM_K: return (uint64_t)l->n_kv_heads * hp->head_dim_k;
-    case KV_DIM_V: return (uint64_t)l->n_kv_heads * hp->head_dim_v;
-    case KV_DIM_ATTN: return (uint64_t)l->n_heads * hp->head_dim_v;
-    case KV_DIM_FF: return l->n_ff;
-    case KV_DIM_HEAD: return hp->head_dim_k;
-    case KV_DIM_ROPE_HALF: return hp->rope_dim / 2;
-    case KV_DIM_NONE: break;
+    case KV_DIM_EMBD:
+        return hp->n_embd;
+    case KV_DIM_VOCAB:
+        return hp->n_vocab;
+    case KV_DIM_Q:
+        return (uint64_t)l->n_heads * hp->head_dim_k;
+    case KV_DIM_K:
+        return (uint64_t)l->n_kv_heads * hp->head_dim_k;
+    case KV_DIM_V:
+        return (uint64_t)l->n_kv_heads * hp->head_dim_v;
+    case KV_DIM_ATTN:
+        return (uint64_t)l->n_heads * hp->head_dim_v;
+    case KV_DIM_FF:
+        return l->n_ff;
+    case KV_DIM_HEAD:
+        return hp->head_dim_k;
+    case KV_DIM_ROPE_HALF:
+        return hp->rope_dim / 2;
+    case KV_DIM_NONE:
+        break;
     }
     return 1;
 }
@@ -35,9 +45,9 @@ static kvasir_code check_shape(binder *b, const kv_gguf_tensor *t, uint64_t n_ou
 {
     const uint64_t want0 = vector ? n_out : n_in, want1 = vector ? 1 : n_out;
     if (t->dims[0] == want0 && t->dims[1] == want1 && t->dims[2] == 1 && t->dims[3] == 1) return KVASIR_OK;
-    return kv_fail(b->err, KVASIR_ERR_FORMAT, "tensor " KV_STR_FMT " has shape [%llu, %llu], but %s needs [%llu, %llu]", KV_STR_ARG(t->name),
-                   (unsigned long long)t->dims[0], (unsigned long long)t->dims[1], b->arch->name, (unsigned long long)want0,
-                   (unsigned long long)want1);
+    return kv_fail(b->err, KVASIR_ERR_FORMAT, "tensor " KV_STR_FMT " has shape [%llu, %llu], but %s needs [%llu, %llu]",
+                   KV_STR_ARG(t->name), (unsigned long long)t->dims[0], (unsigned long long)t->dims[1], b->arch->name,
+                   (unsigned long long)want0, (unsigned long long)want1);
 }
 
 /* Vectors are read as float32 in place where the file allows, else copied. */
@@ -75,7 +85,8 @@ static kvasir_code bind_matrix(binder *b, const kv_gguf_tensor *t, kv_linear *ou
 }
 
 /* One row of a table into `base` (kv_layer or kv_weights). */
-static kvasir_code bind_row(binder *b, const kv_tensor_row *row, const char *name, const kv_layer_hparams *l, void *base)
+static kvasir_code bind_row(binder *b, const kv_tensor_row *row, const char *name, const kv_layer_hparams *l,
+                            void *base)
 {
     const kv_gguf_tensor *t = kv_gguf_find_tensor(b->gguf, name);
     if (!t) {
@@ -97,7 +108,8 @@ static kvasir_code bind_globals(binder *b)
         {"token_embd.weight", offsetof(kv_weights, token_embd), KV_DIM_VOCAB, KV_DIM_EMBD, 0},
         {"output.weight", offsetof(kv_weights, output), KV_DIM_VOCAB, KV_DIM_EMBD, KV_TENSOR_OPTIONAL},
         {"output_norm.weight", offsetof(kv_weights, output_norm), KV_DIM_EMBD, KV_DIM_NONE, KV_TENSOR_VECTOR},
-        {"rope_freqs.weight", offsetof(kv_weights, rope_factors), KV_DIM_ROPE_HALF, KV_DIM_NONE, KV_TENSOR_VECTOR | KV_TENSOR_OPTIONAL},
+        {"rope_freqs.weight", offsetof(kv_weights, rope_factors), KV_DIM_ROPE_HALF, KV_DIM_NONE,
+         KV_TENSOR_VECTOR | KV_TENSOR_OPTIONAL},
     };
     kv_weights *w = &b->bound->w;
     for (size_t i = 0; i < KV_COUNT(rows); i++) KV_TRY(bind_row(b, &rows[i], rows[i].name, &b->hp->layers[0], w));
@@ -130,8 +142,11 @@ static kvasir_code fail_unknown(binder *b)
         bool known = strcmp(name, "token_embd.weight") == 0 || strcmp(name, "output.weight") == 0 ||
                      strcmp(name, "output_norm.weight") == 0 || strcmp(name, "rope_freqs.weight") == 0;
         if (sscanf(name, "blk.%u.%n", &layer, &n) == 1 && n > 0 && layer < b->hp->n_layers)
-            for (const kv_tensor_row *row = b->arch->layer_tensors; row->name; row++) known |= strcmp(name + n, row->name) == 0;
-        if (!known) return kv_fail(b->err, KVASIR_ERR_UNSUPPORTED, "tensor %s is not part of architecture %s as kvasir knows it", name, b->arch->name);
+            for (const kv_tensor_row *row = b->arch->layer_tensors; row->name; row++)
+                known |= strcmp(name + n, row->name) == 0;
+        if (!known)
+            return kv_fail(b->err, KVASIR_ERR_UNSUPPORTED,
+                           "tensor %s is not part of architecture %s as kvasir knows it", name, b->arch->name);
     }
     return kv_fail(b->err, KVASIR_ERR_FORMAT, "the file holds a tensor twice");
 }
@@ -224,7 +239,8 @@ static void pack_item(void *ctx, int item, int thread)
             hi = mid;
     }
     const kv_linear *w = job->matrices[lo];
-    const int panel = (item - job->first_item[lo]) * PACK_PANELS, n = kv_min_int(PACK_PANELS, w->packed.n_panels - panel);
+    const int panel = (item - job->first_item[lo]) * PACK_PANELS,
+              n = kv_min_int(PACK_PANELS, w->packed.n_panels - panel);
     kv_pack_panels(&w->packed, w->rows, panel, n);
     /* Given back piece by piece, so that file and panels never stand in memory together. */
     const size_t first = 16 * (size_t)panel, end = kv_min_size(first + 16 * (size_t)n, (size_t)w->packed.n_out);

@@ -37,7 +37,8 @@ typedef struct pass {
 
 const char *kv_stage_name(kv_stage stage)
 {
-    static const char *const names[] = {"embed", "norm", "qkv", "rope+write", "attention", "out", "gate+up", "activation", "down", "add", "logits"};
+    static const char *const names[] = {"embed",   "norm",       "qkv",  "rope+write", "attention", "out",
+                                        "gate+up", "activation", "down", "add",        "logits"};
     return names[stage];
 }
 
@@ -111,7 +112,8 @@ static void row_embed(const pass *p, int row)
         for (uint32_t i = 0; i < hp->n_embd; i++) x[i] *= hp->embd_scale;
     const int n_pairs = p->m->rope[0].n_pairs;
     for (int i = 0; i < 2; i++)
-        kv_rope_angles(&p->m->rope[i], row_position(p, row), at(p->ws->cos[i], row, n_pairs), at(p->ws->sin[i], row, n_pairs));
+        kv_rope_angles(&p->m->rope[i], row_position(p, row), at(p->ws->cos[i], row, n_pairs),
+                       at(p->ws->sin[i], row, n_pairs));
 }
 
 static const kv_layer *layer_of(const pass *p) { return &p->m->bound.w.layers[p->layer]; }
@@ -135,11 +137,14 @@ static void row_rotate_and_write(const pass *p, int row)
 {
     const kv_hparams *hp = &p->m->hp;
     const kv_layer_hparams *l = &hp->layers[p->layer];
-    const int d_k = (int)hp->head_dim_k, n_heads = (int)l->n_heads, n_kv = (int)l->n_kv_heads, n_pairs = p->m->rope[0].n_pairs;
-    float *q = at(p->ws->q, row, n_heads * d_k), *k = at(p->ws->k, row, n_kv * d_k), *v = at(p->ws->v, row, n_kv * (int)hp->head_dim_v);
+    const int d_k = (int)hp->head_dim_k, n_heads = (int)l->n_heads, n_kv = (int)l->n_kv_heads,
+              n_pairs = p->m->rope[0].n_pairs;
+    float *q = at(p->ws->q, row, n_heads * d_k), *k = at(p->ws->k, row, n_kv * d_k),
+          *v = at(p->ws->v, row, n_kv * (int)hp->head_dim_v);
     norm_heads(p, q, n_heads, layer_of(p)->q_norm);
     norm_heads(p, k, n_kv, layer_of(p)->k_norm);
-    const float *cosines = at(p->ws->cos[l->local_rope], row, n_pairs), *sines = at(p->ws->sin[l->local_rope], row, n_pairs);
+    const float *cosines = at(p->ws->cos[l->local_rope], row, n_pairs),
+                *sines = at(p->ws->sin[l->local_rope], row, n_pairs);
     kv_rope_apply(p->m->arch->rope, n_pairs, cosines, sines, q, n_heads, d_k);
     kv_rope_apply(p->m->arch->rope, n_pairs, cosines, sines, k, n_kv, d_k);
     kv_seq_write(row_segment(p, row)->seq, p->c->kernels, &p->places[p->layer], row_position(p, row), k, v);
@@ -195,13 +200,15 @@ static void attention_half(pass *p)
                  n_v = (size_t)l->n_kv_heads * hp->head_dim_v, n_a = (size_t)l->n_heads * hp->head_dim_v;
     each_row(p, row_attn_norm);
     mark(p, KV_STAGE_NORM);
-    multiply(p, ws->h, (int)hp->n_embd, (kv_linear_job[]){{&w->q, ws->q, n_q}, {&w->k, ws->k, n_k}, {&w->v, ws->v, n_v}}, 3, p->n_rows);
+    multiply(p, ws->h, (int)hp->n_embd,
+             (kv_linear_job[]){{&w->q, ws->q, n_q}, {&w->k, ws->k, n_k}, {&w->v, ws->v, n_v}}, 3, p->n_rows);
     mark(p, KV_STAGE_QKV);
     each_row(p, row_rotate_and_write);
     mark(p, KV_STAGE_WRITE);
     /* The attention output takes the place of the gate rows, which are not in use yet. */
     float *attended = ws->gate;
-    kv_attend(p->c, &p->m->attention[p->layer], &p->places[p->layer], p->batch->segments, p->batch->n_segments, ws->q, attended, &ws->partials);
+    kv_attend(p->c, &p->m->attention[p->layer], &p->places[p->layer], p->batch->segments, p->batch->n_segments, ws->q,
+              attended, &ws->partials);
     mark(p, KV_STAGE_ATTEND);
     multiply(p, attended, (int)n_a, (kv_linear_job[]){{&w->out, ws->h, hp->n_embd}}, 1, p->n_rows);
     mark(p, KV_STAGE_OUT);
@@ -215,7 +222,8 @@ static void ffn_half(pass *p)
     const kv_layer *w = layer_of(p);
     kv_workspace *ws = p->ws;
     const size_t n_ff = hp->layers[p->layer].n_ff;
-    multiply(p, ws->h, (int)hp->n_embd, (kv_linear_job[]){{&w->gate, ws->gate, n_ff}, {&w->up, ws->up, n_ff}}, 2, p->n_rows);
+    multiply(p, ws->h, (int)hp->n_embd, (kv_linear_job[]){{&w->gate, ws->gate, n_ff}, {&w->up, ws->up, n_ff}}, 2,
+             p->n_rows);
     mark(p, KV_STAGE_GATE_UP);
     each_row(p, row_activate);
     mark(p, KV_STAGE_ACTIVATE);
@@ -248,7 +256,8 @@ static void logits_of(pass *p)
     if (hp->logit_softcap != 0.0f) softcap_logits(b->logits, (size_t)b->n_logit_rows * hp->n_vocab, hp->logit_softcap);
 }
 
-void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws, const kv_batch *batch)
+void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws,
+                const kv_batch *batch)
 {
     pass p = {.m = m, .c = c, .places = places, .ws = ws, .batch = batch, .n_rows = batch->n_rows};
     p.in.q8.base = ws->q8;
@@ -277,16 +286,27 @@ static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, int max
         n_k = kv_max_size(n_k, (size_t)l->n_kv_heads * hp->head_dim_k);
         n_v = kv_max_size(n_v, (size_t)l->n_kv_heads * hp->head_dim_v);
         n_ff = kv_max_size(n_ff, kv_max_size(l->n_ff, (size_t)l->n_heads * hp->head_dim_v));
-        n_partials = kv_max_size(n_partials, kv_partials_bytes(kv_min_int(max_rows, kv_max_int(max_seqs, KV_DECODE_ROWS)), (int)l->n_heads, (int)hp->head_dim_v, max_tokens));
+        n_partials =
+            kv_max_size(n_partials, kv_partials_bytes(kv_min_int(max_rows, kv_max_int(max_seqs, KV_DECODE_ROWS)),
+                                                      (int)l->n_heads, (int)hp->head_dim_v, max_tokens));
     }
     const size_t pairs = hp->rope_dim / 2;
     struct {
         float **field;
         size_t floats;
     } parts[] = {
-        {&ws->x, rows * hp->n_embd}, {&ws->h, rows * hp->n_embd}, {&ws->q, rows * n_q}, {&ws->k, rows * n_k}, {&ws->v, rows * n_v},
-        {&ws->gate, rows * n_ff}, {&ws->up, rows * n_ff}, {&ws->cos[0], rows * pairs}, {&ws->cos[1], rows * pairs},
-        {&ws->sin[0], rows * pairs}, {&ws->sin[1], rows * pairs}, {&ws->partials.data, n_partials / sizeof(float)},
+        {&ws->x, rows * hp->n_embd},
+        {&ws->h, rows * hp->n_embd},
+        {&ws->q, rows * n_q},
+        {&ws->k, rows * n_k},
+        {&ws->v, rows * n_v},
+        {&ws->gate, rows * n_ff},
+        {&ws->up, rows * n_ff},
+        {&ws->cos[0], rows * pairs},
+        {&ws->cos[1], rows * pairs},
+        {&ws->sin[0], rows * pairs},
+        {&ws->sin[1], rows * pairs},
+        {&ws->partials.data, n_partials / sizeof(float)},
         {(float **)(void *)&ws->partials.plans, (rows + 1) * sizeof(kv_plan) / sizeof(float)},
         {(float **)(void *)&ws->q8, rows * kv_q8_row_bytes((int)kv_align_up(wide, 32)) / sizeof(float)},
     };
@@ -304,7 +324,8 @@ size_t kv_workspace_bytes(const kv_model *m, int max_rows, int max_seqs, size_t 
     return lay_out(&ws, m, max_rows, max_seqs, max_tokens);
 }
 
-kvasir_code kv_workspace_init(kv_workspace *out, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens, kvasir_error *err)
+kvasir_code kv_workspace_init(kv_workspace *out, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens,
+                              kvasir_error *err)
 {
     kv_workspace ws = {.max_rows = max_rows, .bytes = kv_workspace_bytes(m, max_rows, max_seqs, max_tokens)};
     ws.memory = kv_alloc_aligned(ws.bytes);
@@ -324,7 +345,8 @@ size_t kv_forward_scratch_bytes(const kv_model *m, bool blas)
 {
     size_t bytes = kv_linear_scratch_bytes(kv_model_max_inputs(m), blas);
     for (uint32_t i = 0; i < m->hp.n_layers; i++)
-        bytes = kv_max_size(bytes, kv_attend_scratch_bytes((int)m->hp.layers[i].n_heads, (int)m->hp.layers[i].n_kv_heads,
-                                                           (int)m->hp.head_dim_k, (int)m->hp.head_dim_v));
+        bytes =
+            kv_max_size(bytes, kv_attend_scratch_bytes((int)m->hp.layers[i].n_heads, (int)m->hp.layers[i].n_kv_heads,
+                                                       (int)m->hp.head_dim_k, (int)m->hp.head_dim_v));
     return bytes;
 }

@@ -9,40 +9,52 @@ typedef struct kv_workspace {
     int max_rows;
     uint8_t *memory;
     size_t bytes;
-    float *x;                /* [rows][n_embd] residual stream */
-    float *h;                /* [rows][widest] normalised rows, attention output, branch output */
-    float *q, *k, *v;        /* [rows][heads * d] */
-    float *gate, *up;        /* [rows][n_ff] */
-    float *cos[2], *sin[2];  /* [rows][rope pairs] */
-    uint8_t *q8;             /* int8 rows of the widest matrix input */
+    float *x;               /* [rows][n_embd] residual stream */
+    float *h;               /* [rows][widest] normalised rows, attention output, branch output */
+    float *q, *k, *v;       /* [rows][heads * d] */
+    float *gate, *up;       /* [rows][n_ff] */
+    float *cos[2], *sin[2]; /* [rows][rope pairs] */
+    uint8_t *q8;            /* int8 rows of the widest matrix input */
     kv_partials partials;
 } kv_workspace;
 
 /* max_seqs sequences of up to max_tokens tokens (for decode partials). */
 size_t kv_workspace_bytes(const kv_model *m, int max_rows, int max_seqs, size_t max_tokens);
-kvasir_code kv_workspace_init(kv_workspace *ws, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens, kvasir_error *err);
+kvasir_code kv_workspace_init(kv_workspace *ws, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens,
+                              kvasir_error *err);
 void kv_workspace_deinit(kv_workspace *ws);
 /* Scratch bytes per thread that kv_forward needs. */
 size_t kv_forward_scratch_bytes(const kv_model *m, bool blas);
 
 typedef struct kv_batch {
-    int n_rows;                  /* <= max_rows */
-    const kvasir_token *tokens;  /* [n_rows], checked against n_vocab by the caller */
-    const kv_segment *segments;  /* cover all rows, in order; pages reserved */
+    int n_rows;                 /* <= max_rows */
+    const kvasir_token *tokens; /* [n_rows], checked against n_vocab by the caller */
+    const kv_segment *segments; /* cover all rows, in order; pages reserved */
     int n_segments;
-    const int *logit_rows;       /* rows whose logits are wanted, ascending */
+    const int *logit_rows; /* rows whose logits are wanted, ascending */
     int n_logit_rows;
-    float *logits;               /* [n_logit_rows][n_vocab] */
+    float *logits; /* [n_logit_rows][n_vocab] */
 } kv_batch;
 
 /* What a pass spends its time on; kv_compute.stage_ns is indexed by it. */
 typedef enum kv_stage {
-    KV_STAGE_EMBED, KV_STAGE_NORM, KV_STAGE_QKV, KV_STAGE_WRITE, KV_STAGE_ATTEND, KV_STAGE_OUT, KV_STAGE_GATE_UP, KV_STAGE_ACTIVATE,
-    KV_STAGE_DOWN, KV_STAGE_ADD, KV_STAGE_LOGITS, KV_N_STAGES,
+    KV_STAGE_EMBED,
+    KV_STAGE_NORM,
+    KV_STAGE_QKV,
+    KV_STAGE_WRITE,
+    KV_STAGE_ATTEND,
+    KV_STAGE_OUT,
+    KV_STAGE_GATE_UP,
+    KV_STAGE_ACTIVATE,
+    KV_STAGE_DOWN,
+    KV_STAGE_ADD,
+    KV_STAGE_LOGITS,
+    KV_N_STAGES,
 } kv_stage;
 /* "embed", "norm", "qkv", ... */
 const char *kv_stage_name(kv_stage stage);
 
-void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws, const kv_batch *batch);
+void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws,
+                const kv_batch *batch);
 
 #endif

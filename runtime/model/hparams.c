@@ -7,7 +7,14 @@
 
 #include "base/alloc.h"
 
-enum { MAX_EMBD = 1 << 20, MAX_HEADS = 1 << 14, MAX_HEAD_DIM = 1 << 12, MAX_FF = 1 << 24, MAX_CTX = 1 << 30, MAX_VOCAB = 1 << 26 };
+enum {
+    MAX_EMBD = 1 << 20,
+    MAX_HEADS = 1 << 14,
+    MAX_HEAD_DIM = 1 << 12,
+    MAX_FF = 1 << 24,
+    MAX_CTX = 1 << 30,
+    MAX_VOCAB = 1 << 26
+};
 
 /* "<arch>.<key>" */
 static kvasir_code full_key(const kv_gguf *g, const char *key, char out[128], kvasir_error *err)
@@ -19,14 +26,16 @@ static kvasir_code full_key(const kv_gguf *g, const char *key, char out[128], kv
     return KVASIR_OK;
 }
 
-kvasir_code kv_hparam_u32(const kv_gguf *g, const char *key, bool required, uint32_t min, uint32_t max, uint32_t *out, kvasir_error *err)
+kvasir_code kv_hparam_u32(const kv_gguf *g, const char *key, bool required, uint32_t min, uint32_t max, uint32_t *out,
+                          kvasir_error *err)
 {
     char name[128];
     KV_TRY(full_key(g, key, name, err));
     return kv_gguf_get_u32(g, name, required, min, max, out, err);
 }
 
-kvasir_code kv_hparam_f32(const kv_gguf *g, const char *key, bool required, float min, float max, float *out, kvasir_error *err)
+kvasir_code kv_hparam_f32(const kv_gguf *g, const char *key, bool required, float min, float max, float *out,
+                          kvasir_error *err)
 {
     char name[128];
     KV_TRY(full_key(g, key, name, err));
@@ -39,14 +48,16 @@ static bool has_key(const kv_gguf *g, const char *key)
     return full_key(g, key, name, NULL) == KVASIR_OK && kv_gguf_find(g, name) != NULL;
 }
 
-static kvasir_code per_layer_u32(const kv_gguf *g, const char *key, bool required, uint32_t max, uint32_t *values, uint32_t n, kvasir_error *err)
+static kvasir_code per_layer_u32(const kv_gguf *g, const char *key, bool required, uint32_t max, uint32_t *values,
+                                 uint32_t n, kvasir_error *err)
 {
     char name[128];
     KV_TRY(full_key(g, key, name, err));
     return kv_gguf_get_u32_per_layer(g, name, required, 1, max, values, n, err);
 }
 
-kvasir_code kv_hparam_window_pattern(const kv_gguf *g, kv_hparams *hp, uint32_t window, uint32_t period, kvasir_error *err)
+kvasir_code kv_hparam_window_pattern(const kv_gguf *g, kv_hparams *hp, uint32_t window, uint32_t period,
+                                     kvasir_error *err)
 {
     char name[128];
     KV_TRY(full_key(g, "attention.sliding_window_pattern", name, err));
@@ -70,7 +81,8 @@ kvasir_code kv_hparam_window_pattern(const kv_gguf *g, kv_hparams *hp, uint32_t 
 
 static kvasir_code read_rope_scaling(const kv_gguf *g, kv_rope_params *rope, uint32_t n_ctx_train, kvasir_error *err)
 {
-    rope->factor = 1.0f, rope->attn_factor = 1.0f, rope->beta_fast = 32.0f, rope->beta_slow = 1.0f, rope->original_ctx = n_ctx_train;
+    rope->factor = 1.0f, rope->attn_factor = 1.0f, rope->beta_fast = 32.0f, rope->beta_slow = 1.0f,
+    rope->original_ctx = n_ctx_train;
     rope->base = 10000.0f;
     KV_TRY(kv_hparam_f32(g, "rope.freq_base", false, 1e-3f, 1e12f, &rope->base, err));
     char name[128];
@@ -82,7 +94,8 @@ static kvasir_code read_rope_scaling(const kv_gguf *g, kv_rope_params *rope, uin
     else if (kv_str_eq(type, KV_STR("yarn")))
         rope->scaling = KV_SCALING_YARN;
     else if (!kv_str_eq(type, KV_STR("none")))
-        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "%s: '" KV_STR_FMT "' is not supported (none, linear, yarn are)", name, KV_STR_ARG(type));
+        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "%s: '" KV_STR_FMT "' is not supported (none, linear, yarn are)",
+                       name, KV_STR_ARG(type));
     KV_TRY(kv_hparam_f32(g, "rope.scaling.factor", false, 0.0f, 1e6f, &rope->factor, err));
     /* An older key for linear scaling; 0 means "not set" in both. */
     if (!has_key(g, "rope.scaling.type") && has_key(g, "rope.scale_linear")) {
@@ -127,8 +140,10 @@ static kvasir_code read_heads(const kv_gguf *g, kv_hparams *hp, kvasir_error *er
 {
     const uint32_t heads = hp->layers[0].n_heads;
     if (hp->n_embd % heads != 0 && !has_key(g, "attention.key_length"))
-        return kv_fail(err, KVASIR_ERR_FORMAT, "attention.head_count %u does not divide embedding_length %u, and attention.key_length is absent",
-                       heads, hp->n_embd);
+        return kv_fail(
+            err, KVASIR_ERR_FORMAT,
+            "attention.head_count %u does not divide embedding_length %u, and attention.key_length is absent", heads,
+            hp->n_embd);
     hp->head_dim_k = hp->head_dim_v = kv_max_int(1, (int)(hp->n_embd / heads));
     KV_TRY(kv_hparam_u32(g, "attention.key_length", false, 1, MAX_HEAD_DIM, &hp->head_dim_k, err));
     KV_TRY(kv_hparam_u32(g, "attention.value_length", false, 1, MAX_HEAD_DIM, &hp->head_dim_v, err));
@@ -140,16 +155,21 @@ static kvasir_code read_heads(const kv_gguf *g, kv_hparams *hp, kvasir_error *er
 static kvasir_code validate(const kv_hparams *hp, kvasir_error *err)
 {
     if (hp->rope_dim > hp->head_dim_k || hp->rope_dim % 2 != 0)
-        return kv_fail(err, KVASIR_ERR_FORMAT, "rope.dimension_count %u must be even and at most the head size %u", hp->rope_dim, hp->head_dim_k);
+        return kv_fail(err, KVASIR_ERR_FORMAT, "rope.dimension_count %u must be even and at most the head size %u",
+                       hp->rope_dim, hp->head_dim_k);
     if (hp->head_dim_v % 16 != 0)
-        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "attention.value_length %u is not a multiple of 16", hp->head_dim_v);
+        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "attention.value_length %u is not a multiple of 16",
+                       hp->head_dim_v);
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         const kv_layer_hparams *l = &hp->layers[i];
         if (l->n_kv_heads > l->n_heads || l->n_heads % l->n_kv_heads != 0)
-            return kv_fail(err, KVASIR_ERR_FORMAT, "attention.head_count_kv %u does not divide attention.head_count %u (layer %u)", l->n_kv_heads,
-                           l->n_heads, i);
-        if ((uint64_t)l->n_heads * hp->head_dim_k > 16u * MAX_EMBD || (uint64_t)l->n_heads * hp->head_dim_v > 16u * MAX_EMBD)
-            return kv_fail(err, KVASIR_ERR_FORMAT, "attention.head_count %u x key_length %u is too large (layer %u)", l->n_heads, hp->head_dim_k, i);
+            return kv_fail(err, KVASIR_ERR_FORMAT,
+                           "attention.head_count_kv %u does not divide attention.head_count %u (layer %u)",
+                           l->n_kv_heads, l->n_heads, i);
+        if ((uint64_t)l->n_heads * hp->head_dim_k > 16u * MAX_EMBD ||
+            (uint64_t)l->n_heads * hp->head_dim_v > 16u * MAX_EMBD)
+            return kv_fail(err, KVASIR_ERR_FORMAT, "attention.head_count %u x key_length %u is too large (layer %u)",
+                           l->n_heads, hp->head_dim_k, i);
     }
     return KVASIR_OK;
 }
@@ -160,7 +180,9 @@ kvasir_code kv_hparams_read(const kv_gguf *g, const kv_arch **arch, kv_hparams *
     KV_TRY(kv_gguf_get_str(g, "general.architecture", true, &name, err));
     char known[256];
     const kv_arch *a = kv_arch_find(name.data, name.len, known, sizeof known);
-    if (!a) return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "architecture '" KV_STR_FMT "' is not supported (known: %s)", KV_STR_ARG(name), known);
+    if (!a)
+        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "architecture '" KV_STR_FMT "' is not supported (known: %s)",
+                       KV_STR_ARG(name), known);
 
     kv_hparams h = {.embd_scale = 1.0f};
     KV_TRY(kv_hparam_u32(g, "block_count", true, 1, KV_MAX_LAYERS, &h.n_layers, err));

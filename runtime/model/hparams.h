@@ -10,5 +10,4 @@
 kvasir_code kv_hparams_read(const kv_gguf *gguf, const kv_arch **arch, kv_hparams *hp, kvasir_error *err);
 void kv_hparams_deinit(kv_hparams *hp);
 
-
 #endif

@@ -11,7 +11,8 @@ static kvasir_code init_attention(kv_model *m, kvasir_error *err)
         const kv_layer_hparams *l = &m->hp.layers[i];
         kv_attention *a = &m->attention[i];
         *a = (kv_attention){.n_heads = (int)l->n_heads, .scale = m->hp.attn_scale, .softcap = m->hp.attn_softcap};
-        a->pattern = l->window ? (kv_pattern){.ops = &kv_pattern_window, .window = l->window} : (kv_pattern){.ops = &kv_pattern_full};
+        a->pattern = l->window ? (kv_pattern){.ops = &kv_pattern_window, .window = l->window}
+                               : (kv_pattern){.ops = &kv_pattern_full};
     }
     return KVASIR_OK;
 }
@@ -44,7 +45,9 @@ void kv_model_deinit(kv_model *m)
 kv_layer_shape kv_model_layer_shape(const kv_model *m, int layer)
 {
     const kv_pattern *p = &m->attention[layer].pattern;
-    return (kv_layer_shape){.n_kv_heads = (int)m->hp.layers[layer].n_kv_heads, .d_k = (int)m->hp.head_dim_k, .d_v = (int)m->hp.head_dim_v,
+    return (kv_layer_shape){.n_kv_heads = (int)m->hp.layers[layer].n_kv_heads,
+                            .d_k = (int)m->hp.head_dim_k,
+                            .d_v = (int)m->hp.head_dim_v,
                             .horizon = (int)p->ops->horizon(p)};
 }
 

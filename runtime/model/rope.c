@@ -59,7 +59,8 @@ void kv_rope_angles(const kv_rope *rope, size_t pos, float *cos_out, float *sin_
     }
 }
 
-void kv_rope_apply(kv_rope_style style, int n_pairs, const float *cos_in, const float *sin_in, float *x, int n_heads, int head_dim)
+void kv_rope_apply(kv_rope_style style, int n_pairs, const float *cos_in, const float *sin_in, float *x, int n_heads,
+                   int head_dim)
 {
     for (int h = 0; h < n_heads; h++, x += head_dim) {
         if (style == KV_ROPE_HALVES) {

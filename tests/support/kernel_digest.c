@@ -52,7 +52,8 @@ static void digest_gemm(const kv_kernels *k, kv_type type, oracle_rng *rng, dige
     static const int rows[] = {1, 2, 3, 4, 5, 7, 12, 16, 31, 64};
     const kv_type_info *info = kv_type_get(type);
     for (int t = 0; t < 10; t++) {
-        const int n_rows = rows[t], n_in = info->block_size == 256 ? 256 * (1 + t % 3) : 32 * (1 + 3 * t), n_out = 5 + 13 * t;
+        const int n_rows = rows[t], n_in = info->block_size == 256 ? 256 * (1 + t % 3) : 32 * (1 + 3 * t),
+                  n_out = 5 + 13 * t;
         const size_t n = (size_t)n_in * (size_t)n_out;
         kv_packed w;
         size_t bytes;
@@ -108,8 +109,8 @@ static void digest_attend(const kv_kernels *k, int types, oracle_rng *rng, diges
     for (int t = 0; t < 12; t++) {
         const int n_rows = 1 + 5 * t % 23, d_k = 16 + 24 * t, d_v = 16 * (1 + t);
         const size_t rows = (size_t)n_rows, n_k = 64 * (size_t)d_k, n_v = 64 * (size_t)d_v;
-        float *q = get(rows * (size_t)d_k * 4), *wide = get((n_k > n_v ? n_k : n_v) * 4), *m = get(rows * 4), *l = get(rows * 64),
-              *o = get(rows * (size_t)d_v * 4), *scores = get(rows * 256);
+        float *q = get(rows * (size_t)d_k * 4), *wide = get((n_k > n_v ? n_k : n_v) * 4), *m = get(rows * 4),
+              *l = get(rows * 64), *o = get(rows * (size_t)d_v * 4), *scores = get(rows * 256);
         void *key = get(n_k * 4), *value = get(n_v * 4);
         uint64_t *seen = get(rows * 8);
         for (size_t r = 0; r < rows; r++) m[r] = -INFINITY;
@@ -120,9 +121,22 @@ static void digest_attend(const kv_kernels *k, int types, oracle_rng *rng, diges
             k->from_f32(type_k, wide, key, (int)n_k);
             random_floats(rng, wide, n_v, 1.0f);
             k->from_f32(type_v, wide, value, (int)n_v);
-            for (size_t r = 0; r < rows; r++) seen[r] = t % 3 == 0 ? ~0ull : t % 3 == 1 ? oracle_bits(rng) : oracle_bits(rng) << (r % 60);
-            kv_attend_args a = {.n_rows = n_rows, .d_k = d_k, .d_v = d_v, .q = q, .k = key, .v = value, .type_k = type_k, .type_v = type_v,
-                                .seen = seen, .softcap = t % 5 == 4 ? 20.0f : 0.0f, .m = m, .l = l, .o = o, .scores = scores};
+            for (size_t r = 0; r < rows; r++)
+                seen[r] = t % 3 == 0 ? ~0ull : t % 3 == 1 ? oracle_bits(rng) : oracle_bits(rng) << (r % 60);
+            kv_attend_args a = {.n_rows = n_rows,
+                                .d_k = d_k,
+                                .d_v = d_v,
+                                .q = q,
+                                .k = key,
+                                .v = value,
+                                .type_k = type_k,
+                                .type_v = type_v,
+                                .seen = seen,
+                                .softcap = t % 5 == 4 ? 20.0f : 0.0f,
+                                .m = m,
+                                .l = l,
+                                .o = o,
+                                .scores = scores};
             k->attend_page(&a);
         }
         add_floats(d, m, rows), add_floats(d, l, rows * 16), add_floats(d, o, rows * (size_t)d_v);
@@ -185,7 +199,10 @@ static void digest_convert(const kv_kernels *k, int type, oracle_rng *rng, diges
 
 typedef void digest_fn(const kv_kernels *, int, oracle_rng *, digest *);
 
-static void digest_type(const kv_kernels *k, int type, oracle_rng *rng, digest *d) { digest_gemm(k, (kv_type)type, rng, d); }
+static void digest_type(const kv_kernels *k, int type, oracle_rng *rng, digest *d)
+{
+    digest_gemm(k, (kv_type)type, rng, d);
+}
 
 /* The same for every table that runs here; returns how many differ from the first, which is scalar. */
 static int print_line(const char *what, digest_fn *f, int arg, uint64_t seed)
