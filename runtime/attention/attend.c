@@ -120,6 +120,14 @@ static void read_page(const kv_kernels *kernels, const kv_cache *cache, const ti
     args->v = t->v32, args->type_v = KV_ELEM_F32;
 }
 
+/* Asks for a head's part of a page while the page before it is computed: pages lie apart, so the hardware cannot guess. */
+static void prefetch_page(const struct stage *s, const kv_segment *seg, size_t page, int kv_head)
+{
+    const uint8_t *k = kv_seq_k(seg->seq, s->place, page, kv_head), *v = kv_seq_v(seg->seq, s->place, page, kv_head);
+    for (size_t i = 0; i < s->place->k_head_bytes; i += 64) __builtin_prefetch(k + i, 0, 2);
+    for (size_t i = 0; i < s->place->v_head_bytes; i += 64) __builtin_prefetch(v + i, 0, 2);
+}
+
 /* Runs the visible pages of one split through the online softmax; false when no row sees any. State starts anew. */
 static bool attend_split(const struct stage *s, const kv_segment *seg, int kv_head, size_t split, tile *t)
 {
@@ -144,7 +152,9 @@ static bool attend_split(const struct stage *s, const kv_segment *seg, int kv_he
                            .scores = t->scores,
                            .q8 = &t->q8,
                            .gemm_scratch = t->gemm_scratch};
-    for (; page < end; page = pattern->ops->next_page(pattern, t->q_begin, t->q_end, page + 1)) {
+    for (size_t next; page < end; page = next) {
+        next = pattern->ops->next_page(pattern, t->q_begin, t->q_end, page + 1);
+        if (next < end) prefetch_page(s, seg, next, kv_head);
         for (int i = 0; i < t->n_queries; i++) {
             uint64_t seen = pattern->ops->seen(pattern, t->pos[i], page);
             for (int g = 0; g < t->group; g++) t->seen[i * t->group + g] = seen;

@@ -17,10 +17,10 @@
 #include "kernels/linear.h"
 
 enum {
-    KV_SPLIT_PAGES = 4,    /* pages of a split */
-    KV_TILE_ROWS = 192,    /* rows of a prefill tile at most: query x head of the group */
+    KV_SPLIT_PAGES = 4,        /* pages of a split */
+    KV_TILE_ROWS = 192,        /* rows of a prefill tile at most: query x head of the group */
     KV_TILE_BYTES = 256 << 10, /* of state per tile */
-    KV_DECODE_ROWS = 8,    /* rows of one sequence up to which keys are split rather than queries tiled */
+    KV_DECODE_ROWS = 8,        /* rows of one sequence up to which keys are split rather than queries tiled */
 };
 
 /* How one layer attends. */

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/util.h"
 #include "kvasir.h"
@@ -42,6 +43,17 @@ void *kv_alloc_aligned(size_t bytes)
 {
     void *ptr = NULL;
     return posix_memalign(&ptr, ALIGN_SIMD, bytes ? bytes : 1) == 0 ? ptr : NULL;
+}
+
+void *kv_alloc_huge(size_t bytes)
+{
+    enum { HUGE_PAGE = 2 << 20 };
+    void *ptr = NULL;
+    if (bytes < 2 * HUGE_PAGE) return kv_alloc_aligned(bytes);
+    if (posix_memalign(&ptr, HUGE_PAGE, bytes) != 0) return NULL;
+    /* Advice only: a kernel without huge pages says no, and nothing changes. */
+    madvise(ptr, bytes, MADV_HUGEPAGE);
+    return ptr;
 }
 
 void kv_free(void *ptr) { free(ptr); }

@@ -13,6 +13,8 @@ void *kv_malloc_array(size_t count, size_t size);
 void *kv_realloc_array(void *ptr, size_t count, size_t size);
 /* 64-byte aligned, uninitialised; released with kv_free. */
 void *kv_alloc_aligned(size_t bytes);
+/* The same for what is read from end to end again and again (weights): on huge pages where the system grants them. */
+void *kv_alloc_huge(size_t bytes);
 void kv_free(void *ptr);
 /* Copies len bytes and adds a NUL. */
 char *kv_strndup(const char *data, size_t len);

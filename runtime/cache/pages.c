@@ -31,7 +31,8 @@ kvasir_code kv_cache_init(kv_cache *cache, const kv_layer_shape *shapes, int n_l
     if (!c.layers) return kv_fail_memory(err, (size_t)n_layers * sizeof *c.layers, "the KV cache");
     if (!lay_out(&c, shapes, n_layers)) {
         kv_free(c.layers);
-        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "more than %d different attention windows in one model", KV_MAX_GROUPS);
+        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "more than %d different attention windows in one model",
+                       KV_MAX_GROUPS);
     }
     *cache = c;
     return KVASIR_OK;
@@ -68,7 +69,8 @@ bool kv_cache_bytes_for(const kv_cache *cache, size_t n_ctx, size_t n_batch, siz
     size_t total = 0;
     for (int g = 0; g < cache->n_groups; g++) {
         size_t b;
-        if (!kv_mul_size(max_pages(&cache->groups[g], n_ctx, n_batch), cache->groups[g].page_bytes, &b) || !kv_add_size(total, b, &total))
+        if (!kv_mul_size(max_pages(&cache->groups[g], n_ctx, n_batch), cache->groups[g].page_bytes, &b) ||
+            !kv_add_size(total, b, &total))
             return false;
     }
     *bytes = total;
@@ -178,8 +180,8 @@ static bool extend(kv_seq *seq, int group, size_t end)
 kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err)
 {
     if (n_new > seq->max_tokens - seq->n_tokens)
-        return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu tokens do not fit: the context of %zu holds %zu already", n_new, seq->max_tokens,
-                       seq->n_tokens);
+        return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu tokens do not fit: the context of %zu holds %zu already", n_new,
+                       seq->max_tokens, seq->n_tokens);
     const size_t end = pages_of(seq->n_tokens + n_new);
     size_t old_end[KV_MAX_GROUPS];
     for (int g = 0; g < seq->cache->n_groups; g++) old_end[g] = seq->tables[g].end;
@@ -190,7 +192,8 @@ kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err)
             seq->tables[u].end = old_end[u];
         }
         if (seq->cache->budget_bytes)
-            return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu more tokens do not fit the KV budget of %zu MiB (%zu tokens are held)", n_new,
+            return kv_fail(err, KVASIR_ERR_CONTEXT,
+                           "%zu more tokens do not fit the KV budget of %zu MiB (%zu tokens are held)", n_new,
                            seq->cache->budget_bytes >> 20, seq->n_tokens);
         return kv_fail_memory(err, seq->cache->groups[g].page_bytes, "a KV page");
     }
@@ -260,7 +263,8 @@ size_t kv_seq_rewind(kv_seq *seq, size_t n)
     return n;
 }
 
-void kv_seq_write(const kv_seq *seq, const kv_kernels *kernels, const kv_layer_place *place, size_t pos, const float *k, const float *v)
+void kv_seq_write(const kv_seq *seq, const kv_kernels *kernels, const kv_layer_place *place, size_t pos, const float *k,
+                  const float *v)
 {
     const kv_cache *c = seq->cache;
     const kv_layer_shape *s = &place->shape;

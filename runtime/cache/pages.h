@@ -36,7 +36,7 @@ typedef struct kv_group {
 /* Where a layer's heads lie in the pages of its group. */
 typedef struct kv_layer_place {
     int group;
-    size_t k_at, v_at;         /* offsets of head 0 */
+    size_t k_at, v_at; /* offsets of head 0 */
     size_t k_head_bytes, v_head_bytes;
     kv_layer_shape shape;
 } kv_layer_place;
@@ -46,9 +46,9 @@ typedef struct kv_cache {
     kv_group groups[KV_MAX_GROUPS];
     kv_layer_place *layers;
     kv_elem type_k, type_v;
-    size_t budget_bytes; /* 0: unlimited */
-    size_t bytes, pages, peak_bytes, peak_pages;   /* in use by sequences */
-    size_t held_bytes;                             /* in use or on a free list */
+    size_t budget_bytes;                         /* 0: unlimited */
+    size_t bytes, pages, peak_bytes, peak_pages; /* in use by sequences */
+    size_t held_bytes;                           /* in use or on a free list */
 } kv_cache;
 
 kvasir_code kv_cache_init(kv_cache *cache, const kv_layer_shape *shapes, int n_layers, kv_elem type_k, kv_elem type_v,

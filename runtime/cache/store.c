@@ -13,7 +13,8 @@ size_t kv_store_k_bytes(kv_elem type, int d)
 
 size_t kv_store_v_bytes(kv_elem type, int d)
 {
-    if (type == KV_ELEM_Q8_0) return kv_align_up((size_t)KV_PAGE * (size_t)d + (size_t)KV_PAGE * (size_t)(d / 32) * sizeof(uint16_t), 64);
+    if (type == KV_ELEM_Q8_0)
+        return kv_align_up((size_t)KV_PAGE * (size_t)d + (size_t)KV_PAGE * (size_t)(d / 32) * sizeof(uint16_t), 64);
     return kv_align_up((size_t)KV_PAGE * (size_t)d * kv_elem_bytes(type), 64);
 }
 
@@ -23,7 +24,8 @@ enum { CHUNK = 256 };
 static void convert_chunk(const kv_kernels *kernels, kv_elem type, const float *x, int n, void *dst)
 {
     float held[CHUNK];
-    for (int i = 0; i < n && type == KV_ELEM_F16; i++) held[i] = x[i] > 65504.0f ? 65504.0f : x[i] < -65504.0f ? -65504.0f : x[i];
+    for (int i = 0; i < n && type == KV_ELEM_F16; i++)
+        held[i] = x[i] > 65504.0f ? 65504.0f : x[i] < -65504.0f ? -65504.0f : x[i];
     kernels->from_f32(type, type == KV_ELEM_F16 ? held : x, dst, n);
 }
 

@@ -14,11 +14,15 @@
 
 enum { DEFAULT_BATCH = 512, MAX_BATCH = 1 << 14, MAX_SEQS = 1024 };
 
-kvasir_session_params kvasir_session_params_default(void) { return (kvasir_session_params){.type_k = KVASIR_KV_F16, .type_v = KVASIR_KV_F16}; }
+kvasir_session_params kvasir_session_params_default(void)
+{
+    return (kvasir_session_params){.type_k = KVASIR_KV_F16, .type_v = KVASIR_KV_F16};
+}
 
 bool kvasir_kv_type_parse(const char *name, kvasir_kv_type *out)
 {
-    static const char *const names[] = {[KVASIR_KV_F16] = "f16", [KVASIR_KV_F32] = "f32", [KVASIR_KV_BF16] = "bf16", [KVASIR_KV_Q8_0] = "q8_0"};
+    static const char *const names[] = {
+        [KVASIR_KV_F16] = "f16", [KVASIR_KV_F32] = "f32", [KVASIR_KV_BF16] = "bf16", [KVASIR_KV_Q8_0] = "q8_0"};
     for (size_t i = 0; i < KV_COUNT(names); i++)
         if (strcmp(name, names[i]) == 0) {
             *out = (kvasir_kv_type)i;
@@ -30,10 +34,18 @@ bool kvasir_kv_type_parse(const char *name, kvasir_kv_type *out)
 static bool elem_of(kvasir_kv_type type, kv_elem *out)
 {
     switch (type) {
-    case KVASIR_KV_F32: *out = KV_ELEM_F32; return true;
-    case KVASIR_KV_F16: *out = KV_ELEM_F16; return true;
-    case KVASIR_KV_BF16: *out = KV_ELEM_BF16; return true;
-    case KVASIR_KV_Q8_0: *out = KV_ELEM_Q8_0; return true;
+    case KVASIR_KV_F32:
+        *out = KV_ELEM_F32;
+        return true;
+    case KVASIR_KV_F16:
+        *out = KV_ELEM_F16;
+        return true;
+    case KVASIR_KV_BF16:
+        *out = KV_ELEM_BF16;
+        return true;
+    case KVASIR_KV_Q8_0:
+        *out = KV_ELEM_Q8_0;
+        return true;
     }
     return false;
 }
@@ -41,21 +53,25 @@ static bool elem_of(kvasir_kv_type type, kv_elem *out)
 kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *p, kvasir_error *err)
 {
     if (p->n_ctx < 0 || p->n_batch < 0 || p->n_batch > MAX_BATCH || p->n_threads < 0 || p->n_threads > 1024)
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "a session needs n_ctx >= 0, n_batch 0 to %d and 0 to 1024 threads", MAX_BATCH);
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "a session needs n_ctx >= 0, n_batch 0 to %d and 0 to 1024 threads",
+                       MAX_BATCH);
     if (p->n_ctx == 0) p->n_ctx = (int)kv_min_size(m->hp.n_ctx_train, 1u << 30);
     if (p->n_batch == 0) p->n_batch = DEFAULT_BATCH;
     kv_elem e;
     if (!elem_of(p->type_k, &e) || !elem_of(p->type_v, &e))
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown KV type; f16, f32, bf16 and q8_0 are known");
-    if ((e == KV_ELEM_Q8_0 && m->hp.head_dim_v % 32 != 0) || (p->type_k == KVASIR_KV_Q8_0 && m->hp.head_dim_k % 32 != 0))
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "KV type q8_0 needs a head size that is a multiple of 32, not %u; use f16", m->hp.head_dim_k);
+    if ((e == KV_ELEM_Q8_0 && m->hp.head_dim_v % 32 != 0) ||
+        (p->type_k == KVASIR_KV_Q8_0 && m->hp.head_dim_k % 32 != 0))
+        return kv_fail(err, KVASIR_ERR_ARGUMENT,
+                       "KV type q8_0 needs a head size that is a multiple of 32, not %u; use f16", m->hp.head_dim_k);
     return KVASIR_OK;
 }
 
 kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *params, kv_cache *cache, kvasir_error *err)
 {
     kv_elem type_k, type_v;
-    if (!elem_of(params->type_k, &type_k) || !elem_of(params->type_v, &type_v)) return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown KV type");
+    if (!elem_of(params->type_k, &type_k) || !elem_of(params->type_v, &type_v))
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown KV type");
     kv_layer_shape *shapes = kv_calloc(m->hp.n_layers, sizeof *shapes);
     if (!shapes) return kv_fail_memory(err, m->hp.n_layers * sizeof *shapes, "layer shapes");
     for (uint32_t i = 0; i < m->hp.n_layers; i++) shapes[i] = kv_model_layer_shape(m, (int)i);
@@ -115,10 +131,12 @@ static kvasir_code open_parts(kvasir_engine *e, const kvasir_session_params *p, 
     return KVASIR_OK;
 }
 
-kvasir_code kvasir_engine_open(kvasir_model *model, const kvasir_session_params *params, int n_seqs, kvasir_engine **out, kvasir_error *err)
+kvasir_code kvasir_engine_open(kvasir_model *model, const kvasir_session_params *params, int n_seqs,
+                               kvasir_engine **out, kvasir_error *err)
 {
     if (model->vocab_only) return kv_fail(err, KVASIR_ERR_ARGUMENT, "the model was opened for its vocabulary only");
-    if (n_seqs < 1 || n_seqs > MAX_SEQS) return kv_fail(err, KVASIR_ERR_ARGUMENT, "an engine holds 1 to %d sequences, not %d", MAX_SEQS, n_seqs);
+    if (n_seqs < 1 || n_seqs > MAX_SEQS)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "an engine holds 1 to %d sequences, not %d", MAX_SEQS, n_seqs);
     kvasir_session_params p = params ? *params : kvasir_session_params_default();
     KV_TRY(kv_session_params_check(&model->model, &p, err));
     kvasir_engine *e = kv_calloc(1, sizeof *e);
@@ -160,14 +178,17 @@ void kvasir_engine_close(kvasir_engine *e)
 static kvasir_code check_step(const kvasir_engine *e, const kvasir_step *s, kvasir_error *err)
 {
     const int n_vocab = (int)e->model->model.hp.n_vocab;
-    if (s->seq < 0 || s->seq >= e->n_seqs) return kv_fail(err, KVASIR_ERR_ARGUMENT, "there is no sequence %d, only 0 to %d", s->seq, e->n_seqs - 1);
+    if (s->seq < 0 || s->seq >= e->n_seqs)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "there is no sequence %d, only 0 to %d", s->seq, e->n_seqs - 1);
     if (s->n_tokens == 0) return kv_fail(err, KVASIR_ERR_ARGUMENT, "no tokens to evaluate");
     for (size_t i = 0; i < s->n_tokens; i++)
         if (s->tokens[i] < 0 || s->tokens[i] >= n_vocab)
-            return kv_fail(err, KVASIR_ERR_ARGUMENT, "token %d is outside the vocabulary of %d", (int)s->tokens[i], n_vocab);
+            return kv_fail(err, KVASIR_ERR_ARGUMENT, "token %d is outside the vocabulary of %d", (int)s->tokens[i],
+                           n_vocab);
     const size_t held = e->seqs[s->seq].kv.n_tokens;
     if (s->n_tokens > e->n_ctx - held)
-        return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu tokens do not fit: the context of %zu holds %zu already", s->n_tokens, e->n_ctx, held);
+        return kv_fail(err, KVASIR_ERR_CONTEXT, "%zu tokens do not fit: the context of %zu holds %zu already",
+                       s->n_tokens, e->n_ctx, held);
     return KVASIR_OK;
 }
 
@@ -177,7 +198,9 @@ static kvasir_code place_logits(kvasir_engine *e, const kvasir_step *steps, size
     size_t rows = 0, floats;
     for (size_t i = 0; i < n_steps; i++) {
         e->first_row[i] = rows;
-        if (!kv_add_size(rows, steps[i].want == KVASIR_LOGITS_ALL ? steps[i].n_tokens : steps[i].want == KVASIR_LOGITS_LAST, &rows))
+        if (!kv_add_size(rows,
+                         steps[i].want == KVASIR_LOGITS_ALL ? steps[i].n_tokens : steps[i].want == KVASIR_LOGITS_LAST,
+                         &rows))
             return kv_fail_memory(err, SIZE_MAX, "logits");
     }
     e->first_row[n_steps] = rows;
@@ -198,7 +221,10 @@ typedef struct cursor {
 static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, cursor *at, kvasir_error *err)
 {
     const size_t n_vocab = e->model->model.hp.n_vocab;
-    kv_batch batch = {.tokens = e->pass_tokens, .segments = e->segments, .logit_rows = e->logit_rows, .logits = e->logits + at->logit_row * n_vocab};
+    kv_batch batch = {.tokens = e->pass_tokens,
+                      .segments = e->segments,
+                      .logit_rows = e->logit_rows,
+                      .logits = e->logits + at->logit_row * n_vocab};
     while (at->step < n_steps && batch.n_rows < e->n_batch) {
         const kvasir_step *s = &steps[at->step];
         kv_engine_seq *seq = &e->seqs[s->seq];
@@ -206,28 +232,33 @@ static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n
         KV_TRY(kv_seq_reserve(&seq->kv, (size_t)n, err));
         memcpy(e->pass_tokens + batch.n_rows, s->tokens + at->done, (size_t)n * sizeof(kvasir_token));
         memcpy(seq->tokens + seq->kv.n_tokens, s->tokens + at->done, (size_t)n * sizeof(kvasir_token));
-        e->segments[batch.n_segments++] = (kv_segment){.seq = &seq->kv, .pos0 = seq->kv.n_tokens, .row = batch.n_rows, .n_rows = n};
+        e->segments[batch.n_segments++] =
+            (kv_segment){.seq = &seq->kv, .pos0 = seq->kv.n_tokens, .row = batch.n_rows, .n_rows = n};
         at->done += (size_t)n;
         for (int i = 0; i < n; i++)
-            if (s->want == KVASIR_LOGITS_ALL || (s->want == KVASIR_LOGITS_LAST && at->done == s->n_tokens && i == n - 1))
+            if (s->want == KVASIR_LOGITS_ALL ||
+                (s->want == KVASIR_LOGITS_LAST && at->done == s->n_tokens && i == n - 1))
                 e->logit_rows[batch.n_logit_rows++] = batch.n_rows + i;
         batch.n_rows += n;
         if (at->done == s->n_tokens) at->step++, at->done = 0;
     }
     kv_forward(&e->model->model, &e->compute, e->cache.layers, &e->ws, &batch);
-    for (int i = 0; i < batch.n_segments; i++) kv_seq_commit((kv_seq *)e->segments[i].seq, (size_t)e->segments[i].n_rows);
+    for (int i = 0; i < batch.n_segments; i++)
+        kv_seq_commit((kv_seq *)e->segments[i].seq, (size_t)e->segments[i].n_rows);
     at->logit_row += (size_t)batch.n_logit_rows;
     return KVASIR_OK;
 }
 
 /* Runs passes while `progress` (may be NULL) agrees. Sequences must be distinct. */
-kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress, void *user, kvasir_error *err)
+kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress,
+                          void *user, kvasir_error *err)
 {
     size_t total = 0, done = 0;
     for (size_t i = 0; i < n_steps; i++) {
         KV_TRY(check_step(e, &steps[i], err));
         for (size_t j = 0; j < i; j++)
-            if (steps[j].seq == steps[i].seq) return kv_fail(err, KVASIR_ERR_ARGUMENT, "sequence %d has two steps in one eval", steps[i].seq);
+            if (steps[j].seq == steps[i].seq)
+                return kv_fail(err, KVASIR_ERR_ARGUMENT, "sequence %d has two steps in one eval", steps[i].seq);
         total += steps[i].n_tokens;
     }
     KV_TRY(place_logits(e, steps, n_steps, err));
@@ -241,7 +272,8 @@ kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_s
             e->n_steps = 0;
             return code;
         }
-        for (done = 0, i = 0; i < n_steps; i++) done += e->seqs[steps[i].seq].kv.n_tokens - e->seqs[steps[i].seq].before;
+        for (done = 0, i = 0; i < n_steps; i++)
+            done += e->seqs[steps[i].seq].kv.n_tokens - e->seqs[steps[i].seq].before;
         if (progress && !progress(user, done, total) && at.step < n_steps) {
             e->n_steps = 0; /* no logits */
             return kv_fail(err, KVASIR_ERR_CANCELLED, "stopped after %zu of %zu tokens", done, total);
@@ -252,7 +284,8 @@ kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_s
 
 kvasir_code kvasir_engine_eval(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_error *err)
 {
-    if (n_steps == 0 || n_steps > (size_t)e->n_seqs) return kv_fail(err, KVASIR_ERR_ARGUMENT, "an eval takes 1 to %d steps, not %zu", e->n_seqs, n_steps);
+    if (n_steps == 0 || n_steps > (size_t)e->n_seqs)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "an eval takes 1 to %d steps, not %zu", e->n_seqs, n_steps);
     return kv_engine_run(e, steps, n_steps, NULL, NULL, err);
 }
 
@@ -262,7 +295,10 @@ float *kvasir_engine_logits(kvasir_engine *e, size_t step, size_t row)
     return e->logits + (e->first_row[step] + row) * e->model->model.hp.n_vocab;
 }
 
-size_t kvasir_engine_n_tokens(const kvasir_engine *e, int seq) { return seq >= 0 && seq < e->n_seqs ? e->seqs[seq].kv.n_tokens : 0; }
+size_t kvasir_engine_n_tokens(const kvasir_engine *e, int seq)
+{
+    return seq >= 0 && seq < e->n_seqs ? e->seqs[seq].kv.n_tokens : 0;
+}
 
 size_t kvasir_engine_rewind(kvasir_engine *e, int seq, size_t n_tokens)
 {

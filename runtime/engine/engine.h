@@ -8,7 +8,7 @@
 struct kvasir_model {
     kv_gguf *gguf;
     kv_vocab *vocab;
-    kv_model model;           /* unless vocab_only */
+    kv_model model; /* unless vocab_only */
     bool vocab_only, use_blas;
     kv_blas blas;
     const kv_kernels *kernels;
@@ -53,10 +53,12 @@ struct kvasir_session {
 };
 
 /* Opens the cache of a session with these parameters, or only measures it. */
-kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *params, kv_cache *cache, kvasir_error *err);
+kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *params, kv_cache *cache,
+                             kvasir_error *err);
 
 /* kvasir_engine_eval with progress between passes; on CANCELLED the tokens done so far stay. */
-kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress, void *user, kvasir_error *err);
+kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress,
+                          void *user, kvasir_error *err);
 
 /* Defaults filled in and checked. Errors: ARGUMENT. */
 kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *params, kvasir_error *err);

@@ -10,22 +10,28 @@
 
 static json_t *json_str(kv_str s)
 {
-    return kv_utf8_valid_prefix(s.data, s.len) == s.len ? json_stringn_nocheck(s.data, s.len) : json_string("(not UTF-8)");
+    return kv_utf8_valid_prefix(s.data, s.len) == s.len ? json_stringn_nocheck(s.data, s.len)
+                                                        : json_string("(not UTF-8)");
 }
 
 /* Takes `value` over. A NULL anywhere is memory that ran out; *ok then says so in the end. */
-static void put(bool *ok, json_t *object, const char *key, json_t *value) { *ok &= json_object_set_new(object, key, value) == 0; }
+static void put(bool *ok, json_t *object, const char *key, json_t *value)
+{
+    *ok &= json_object_set_new(object, key, value) == 0;
+}
 static void append(bool *ok, json_t *array, json_t *value) { *ok &= json_array_append_new(array, value) == 0; }
 
 static void add_general(const kv_gguf *g, json_t *root, bool *ok)
 {
-    static const char *const keys[] = {"general.architecture", "general.name", "general.basename", "general.size_label", "general.license"};
+    static const char *const keys[] = {"general.architecture", "general.name", "general.basename", "general.size_label",
+                                       "general.license"};
     put(ok, root, "file_bytes", json_integer((json_int_t)kv_gguf_mapping(g)->size));
     put(ok, root, "gguf_version", json_integer(kv_gguf_version(g)));
     put(ok, root, "alignment", json_integer(kv_gguf_alignment(g)));
     for (size_t i = 0; i < KV_COUNT(keys); i++) {
         kv_str s = {NULL, 0};
-        if (kv_gguf_get_str(g, keys[i], false, &s, NULL) == KVASIR_OK && s.data) put(ok, root, keys[i] + 8, json_str(s));
+        if (kv_gguf_get_str(g, keys[i], false, &s, NULL) == KVASIR_OK && s.data)
+            put(ok, root, keys[i] + 8, json_str(s));
     }
     put(ok, root, "n_keys", json_integer((json_int_t)kv_gguf_n_kv(g)));
     put(ok, root, "n_tensors", json_integer((json_int_t)kv_gguf_n_tensors(g)));
@@ -68,8 +74,9 @@ static void add_model(const kv_model *m, json_t *root, bool *ok)
     const struct {
         const char *key;
         json_int_t value;
-    } sizes[] = {{"n_layers", hp->n_layers}, {"n_embd", hp->n_embd}, {"n_vocab", hp->n_vocab}, {"n_ctx_train", hp->n_ctx_train},
-                 {"head_dim_k", hp->head_dim_k}, {"head_dim_v", hp->head_dim_v}, {"rope_dim", hp->rope_dim}};
+    } sizes[] = {{"n_layers", hp->n_layers},       {"n_embd", hp->n_embd},         {"n_vocab", hp->n_vocab},
+                 {"n_ctx_train", hp->n_ctx_train}, {"head_dim_k", hp->head_dim_k}, {"head_dim_v", hp->head_dim_v},
+                 {"rope_dim", hp->rope_dim}};
     for (size_t i = 0; i < KV_COUNT(sizes); i++) put(ok, root, sizes[i].key, json_integer(sizes[i].value));
     put(ok, root, "norm_eps", json_real(hp->norm_eps));
     put(ok, root, "tied_output", json_boolean(m->bound.w.output.rows == m->bound.w.token_embd.rows));
@@ -102,7 +109,11 @@ static void add_tokenizer(const kv_gguf *g, uint32_t n_vocab, json_t *root, bool
         static const struct {
             const char *key;
             kvasir_special which;
-        } ids[] = {{"bos", KVASIR_TOKEN_BOS}, {"eos", KVASIR_TOKEN_EOS}, {"eot", KVASIR_TOKEN_EOT}, {"unk", KVASIR_TOKEN_UNK}, {"pad", KVASIR_TOKEN_PAD}};
+        } ids[] = {{"bos", KVASIR_TOKEN_BOS},
+                   {"eos", KVASIR_TOKEN_EOS},
+                   {"eot", KVASIR_TOKEN_EOT},
+                   {"unk", KVASIR_TOKEN_UNK},
+                   {"pad", KVASIR_TOKEN_PAD}};
         put(ok, t, "model", json_str((kv_str){kv_vocab_describe(vocab), strlen(kv_vocab_describe(vocab))}));
         put(ok, t, "n_tokens", json_integer((json_int_t)kv_vocab_n_tokens(vocab)));
         for (size_t i = 0; i < KV_COUNT(ids); i++) {
@@ -111,7 +122,8 @@ static void add_tokenizer(const kv_gguf *g, uint32_t n_vocab, json_t *root, bool
             char text[160];
             kv_str s = kv_vocab_token_text(vocab, id);
             snprintf(text, sizeof text, "%d %.*s", (int)id, (int)kv_min_size(s.len, 120), s.data);
-            const bool is_text = kv_utf8_valid_prefix(text, strlen(text)) == strlen(text); /* the cut at 120 may not be */
+            const bool is_text =
+                kv_utf8_valid_prefix(text, strlen(text)) == strlen(text); /* the cut at 120 may not be */
             put(ok, t, ids[i].key, is_text ? json_string(text) : json_integer(id));
         }
         put(ok, t, "chat_template", json_boolean(kv_vocab_chat_template(vocab) != NULL));
@@ -171,7 +183,8 @@ static size_t meminfo(const char *key)
     size_t bytes = 0;
     while (f && fgets(line, sizeof line, f)) {
         unsigned long long kib;
-        if (strncmp(line, key, strlen(key)) == 0 && sscanf(line + strlen(key), " %llu", &kib) == 1) bytes = (size_t)kib << 10;
+        if (strncmp(line, key, strlen(key)) == 0 && sscanf(line + strlen(key), " %llu", &kib) == 1)
+            bytes = (size_t)kib << 10;
     }
     if (f) fclose(f);
     return bytes;
@@ -195,7 +208,8 @@ static size_t available_bytes(void)
     return bytes;
 }
 
-static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, const kvasir_session_params *sp, kvasir_estimate *e, kvasir_error *err)
+static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, const kvasir_session_params *sp,
+                            kvasir_estimate *e, kvasir_error *err)
 {
     kv_model m = {0};
     kv_cache cache = {0};
@@ -207,11 +221,14 @@ static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, con
         code = kv_fail(err, KVASIR_ERR_ARGUMENT, "a context of %d does not fit any memory", p.n_ctx);
     if (code == KVASIR_OK) {
         const bool blas = mp && mp->gemm == KVASIR_GEMM_BLAS;
-        const int n_threads = p.n_threads ? p.n_threads : mp && mp->n_threads > 0 ? mp->n_threads : kv_pool_default_threads();
+        const int n_threads = p.n_threads               ? p.n_threads
+                              : mp && mp->n_threads > 0 ? mp->n_threads
+                                                        : kv_pool_default_threads();
         if (p.kv_budget_bytes) e->kv_bytes = kv_min_size(e->kv_bytes, p.kv_budget_bytes);
         e->weight_bytes = blas ? kv_gguf_mapping(g)->size : kv_bound_packed_bytes(&m.bound, &m.hp);
-        e->compute_bytes = kv_workspace_bytes(&m, p.n_batch, 1, (size_t)p.n_ctx) + (size_t)m.hp.n_vocab * sizeof(float) +
-                           (size_t)n_threads * kv_forward_scratch_bytes(&m, blas) + (size_t)p.n_ctx * sizeof(kvasir_token);
+        e->compute_bytes =
+            kv_workspace_bytes(&m, p.n_batch, 1, (size_t)p.n_ctx) + (size_t)m.hp.n_vocab * sizeof(float) +
+            (size_t)n_threads * kv_forward_scratch_bytes(&m, blas) + (size_t)p.n_ctx * sizeof(kvasir_token);
         e->total_bytes = e->weight_bytes + e->kv_bytes + e->compute_bytes;
         e->available_bytes = available_bytes();
         kv_cache_deinit(&cache);

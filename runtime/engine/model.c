@@ -33,7 +33,8 @@ static void summarise(kvasir_model *m)
         m->n_params += n;
         m->weight_bytes += t->bytes;
         /* The embedding table would win in every small model, but it is not what the layers are made of. */
-        if (t->n_dims >= 2 && strncmp(t->name.data, "token_embd", kv_min_size(t->name.len, 10)) != 0) by_type[t->type] += t->bytes;
+        if (t->n_dims >= 2 && strncmp(t->name.data, "token_embd", kv_min_size(t->name.len, 10)) != 0)
+            by_type[t->type] += t->bytes;
     }
     int best = KV_TYPE_F32;
     for (int i = 0; i < KV_TYPE_LIMIT; i++)
@@ -70,7 +71,9 @@ static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_mo
     if (params->n_threads < 0 || params->n_threads > 1024)
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", params->n_threads);
     if (params->attention)
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "attention specifications are not available yet; the checkpoint's own attention is used without one");
+        return kv_fail(
+            err, KVASIR_ERR_ARGUMENT,
+            "attention specifications are not available yet; the checkpoint's own attention is used without one");
     KV_TRY(kv_gguf_open(path, &m->gguf, err));
     KV_TRY(copy_string(m->gguf, "general.architecture", &m->architecture, err));
     KV_TRY(copy_string(m->gguf, "general.name", &m->name, err));
@@ -81,7 +84,8 @@ static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_mo
     return kv_vocab_open(m->gguf, m->model.hp.n_vocab, &m->vocab, err);
 }
 
-kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *params, kvasir_model **out, kvasir_error *err)
+kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *params, kvasir_model **out,
+                              kvasir_error *err)
 {
     const double start = now_ms();
     const kvasir_model_params defaults = kvasir_model_params_default();
@@ -114,9 +118,15 @@ void kvasir_model_close(kvasir_model *m)
 kvasir_model_info kvasir_model_get_info(const kvasir_model *m)
 {
     kvasir_model_info info = {
-        .architecture = m->architecture, .name = m->name, .n_vocab = (int)kv_vocab_n_tokens(m->vocab),
-        .n_params = m->n_params, .file_bytes = kv_gguf_mapping(m->gguf)->size, .weight_bytes = m->weight_bytes,
-        .decode_weight_bytes = m->decode_weight_bytes, .type = m->type_name, .load_ms = m->load_ms,
+        .architecture = m->architecture,
+        .name = m->name,
+        .n_vocab = (int)kv_vocab_n_tokens(m->vocab),
+        .n_params = m->n_params,
+        .file_bytes = kv_gguf_mapping(m->gguf)->size,
+        .weight_bytes = m->weight_bytes,
+        .decode_weight_bytes = m->decode_weight_bytes,
+        .type = m->type_name,
+        .load_ms = m->load_ms,
     };
     if (m->vocab_only) return info;
     const kv_hparams *hp = &m->model.hp;

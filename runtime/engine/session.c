@@ -2,7 +2,8 @@
 #include "base/alloc.h"
 #include "engine/engine.h"
 
-kvasir_code kvasir_session_open(kvasir_model *model, const kvasir_session_params *params, kvasir_session **out, kvasir_error *err)
+kvasir_code kvasir_session_open(kvasir_model *model, const kvasir_session_params *params, kvasir_session **out,
+                                kvasir_error *err)
 {
     kvasir_session *s = kv_calloc(1, sizeof *s);
     if (!s) return kv_fail_memory(err, sizeof *s, "the session");
@@ -33,7 +34,10 @@ float *kvasir_session_logits(kvasir_session *s, size_t row) { return kvasir_engi
 size_t kvasir_session_n_tokens(const kvasir_session *s) { return kvasir_engine_n_tokens(s->engine, 0); }
 size_t kvasir_session_n_ctx(const kvasir_session *s) { return s->engine->n_ctx; }
 const kvasir_token *kvasir_session_tokens(const kvasir_session *s) { return s->engine->seqs[0].tokens; }
-size_t kvasir_session_rewind(kvasir_session *s, size_t n_tokens) { return kvasir_engine_rewind(s->engine, 0, n_tokens); }
+size_t kvasir_session_rewind(kvasir_session *s, size_t n_tokens)
+{
+    return kvasir_engine_rewind(s->engine, 0, n_tokens);
+}
 int kvasir_session_n_threads(const kvasir_session *s) { return kv_pool_n_threads(s->engine->pool); }
 kvasir_kv_stats kvasir_session_kv_stats(const kvasir_session *s) { return kvasir_engine_kv_stats(s->engine); }
 

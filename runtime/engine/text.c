@@ -7,14 +7,14 @@
 #include "text/template.h"
 #include "text/utf8.h"
 
-kvasir_code kvasir_tokenize(const kvasir_model *model, const char *text, size_t len, unsigned flags, kvasir_token **tokens,
-                            size_t *n_tokens, kvasir_error *err)
+kvasir_code kvasir_tokenize(const kvasir_model *model, const char *text, size_t len, unsigned flags,
+                            kvasir_token **tokens, size_t *n_tokens, kvasir_error *err)
 {
     return kv_vocab_tokenize(model->vocab, text, len, flags, tokens, n_tokens, err);
 }
 
-kvasir_code kvasir_detokenize(const kvasir_model *model, const kvasir_token *tokens, size_t n_tokens, bool special, char **text,
-                              size_t *len, kvasir_error *err)
+kvasir_code kvasir_detokenize(const kvasir_model *model, const kvasir_token *tokens, size_t n_tokens, bool special,
+                              char **text, size_t *len, kvasir_error *err)
 {
     return kv_vocab_detokenize(model->vocab, tokens, n_tokens, special, text, len, err);
 }
@@ -24,7 +24,10 @@ size_t kvasir_token_bytes(const kvasir_model *model, kvasir_token token, bool sp
     return kv_vocab_token_bytes(model->vocab, token, special, buf, cap);
 }
 
-kvasir_token kvasir_special_token(const kvasir_model *model, kvasir_special which) { return kv_vocab_special(model->vocab, which); }
+kvasir_token kvasir_special_token(const kvasir_model *model, kvasir_special which)
+{
+    return kv_vocab_special(model->vocab, which);
+}
 bool kvasir_token_is_eog(const kvasir_model *model, kvasir_token token) { return kv_vocab_is_eog(model->vocab, token); }
 const char *kvasir_model_template(const kvasir_model *model) { return kv_vocab_chat_template(model->vocab); }
 
@@ -38,7 +41,9 @@ static kvasir_code load_json(const char *text, const char *what, bool array, jso
     json_t *value = json_loadb(text, kv_min_size(strlen(text), MAX_JSON_BYTES), JSON_ALLOW_NUL, &je);
     /* jansson names no place when it was memory that failed. */
     if (!value && je.line < 0) return kv_fail_memory(err, strlen(text), what);
-    if (!value) return kv_fail(err, KVASIR_ERR_ARGUMENT, "%s: not valid JSON: %s (line %d, column %d)", what, je.text, je.line, je.column);
+    if (!value)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "%s: not valid JSON: %s (line %d, column %d)", what, je.text, je.line,
+                       je.column);
     if (array ? !json_is_array(value) : !json_is_object(value)) {
         json_decref(value);
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "%s must be a JSON %s", what, array ? "array" : "object");
@@ -54,7 +59,8 @@ static kvasir_code put(json_t *context, const char *key, json_t *value, kvasir_e
     return KVASIR_OK;
 }
 
-static kvasir_code put_special(json_t *context, const char *key, const char *text, const kvasir_model *model, kvasir_special which, kvasir_error *err)
+static kvasir_code put_special(json_t *context, const char *key, const char *text, const kvasir_model *model,
+                               kvasir_special which, kvasir_error *err)
 {
     if (text) return put(context, key, json_string(text), err);
     const kvasir_token id = model ? kv_vocab_special(model->vocab, which) : -1;
@@ -63,7 +69,8 @@ static kvasir_code put_special(json_t *context, const char *key, const char *tex
     return put(context, key, is_text ? json_stringn_nocheck(s.data, s.len) : json_string(""), err);
 }
 
-static kvasir_code fill_context(json_t *context, const kvasir_model *model, const kvasir_template_params *p, kvasir_error *err)
+static kvasir_code fill_context(json_t *context, const kvasir_model *model, const kvasir_template_params *p,
+                                kvasir_error *err)
 {
     json_t *value = NULL;
     KV_TRY(load_json(p->messages_json ? p->messages_json : "[]", "messages", true, &value, err));
@@ -82,13 +89,17 @@ static kvasir_code fill_context(json_t *context, const kvasir_model *model, cons
     return rc == 0 ? KVASIR_OK : kv_fail_memory(err, 0, "template variables");
 }
 
-kvasir_code kvasir_template_render(const kvasir_model *model, const kvasir_template_params *params, char **text, size_t *len, kvasir_error *err)
+kvasir_code kvasir_template_render(const kvasir_model *model, const kvasir_template_params *params, char **text,
+                                   size_t *len, kvasir_error *err)
 {
     const char *source = params->source ? params->source : model ? kvasir_model_template(model) : NULL;
-    if (!source) return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "the model has no chat template; give one with --chat-template-file");
+    if (!source)
+        return kv_fail(err, KVASIR_ERR_UNSUPPORTED,
+                       "the model has no chat template; give one with --chat-template-file");
     kv_template *tmpl = NULL;
     json_t *context = json_object();
-    kvasir_code code = context ? fill_context(context, model, params, err) : kv_fail_memory(err, 0, "template variables");
+    kvasir_code code =
+        context ? fill_context(context, model, params, err) : kv_fail_memory(err, 0, "template variables");
     if (code == KVASIR_OK) code = kv_template_parse(source, strlen(source), &tmpl, err);
     if (code == KVASIR_OK) {
         const kv_template_limits limits = kv_template_limits_default();

@@ -7,8 +7,10 @@ kvasir_code kv_blas_open(kv_blas *out, kvasir_error *err)
 {
     static const char *const names[] = {"libopenblas.so.0", "libopenblas.so", "libblas.so.3"};
     void *handle = NULL;
-    for (size_t i = 0; i < sizeof names / sizeof names[0] && !handle; i++) handle = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-    if (!handle) return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "--gemm blas needs OpenBLAS (Debian: apt install libopenblas0)");
+    for (size_t i = 0; i < sizeof names / sizeof names[0] && !handle; i++)
+        handle = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+    if (!handle)
+        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "--gemm blas needs OpenBLAS (Debian: apt install libopenblas0)");
     kv_blas blas = {.handle = handle};
     *(void **)&blas.sgemm = dlsym(handle, "cblas_sgemm");
     if (!blas.sgemm) {

@@ -17,7 +17,8 @@ static bool runnable_avx2(void)
 {
     unsigned a, b, c, d;
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+           (c & bit_F16C);
 }
 
 static bool runnable_avxvnni(void)
@@ -29,7 +30,8 @@ static bool runnable_avxvnni(void)
 static bool runnable_avx512(void)
 {
     return runnable_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
 }
 #endif
 #if defined(__aarch64__)
@@ -77,14 +79,17 @@ kvasir_code kv_kernels_select(const char *name, const kv_kernels **out, kvasir_e
     static const char *const known[] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "neondot", "neoni8mm"};
     for (size_t i = 0; name && i < KV_COUNT(sets); i++) {
         if (strcmp(name, sets[i].option) != 0) continue;
-        if (!sets[i].runnable()) return kv_fail(err, KVASIR_ERR_ARGUMENT, "this CPU cannot run the %s kernels; use --kernels auto", name);
+        if (!sets[i].runnable())
+            return kv_fail(err, KVASIR_ERR_ARGUMENT, "this CPU cannot run the %s kernels; use --kernels auto", name);
         *out = sets[i].table;
         return KVASIR_OK;
     }
     for (size_t i = 0; name && i < KV_COUNT(known); i++)
         if (strcmp(name, known[i]) == 0)
-            return kv_fail(err, KVASIR_ERR_ARGUMENT, "the %s kernels are for another processor; use --kernels auto", name);
-    return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown kernels '%s'; known: auto, scalar, avx2, avxvnni, avx512, neon, neondot, neoni8mm",
+            return kv_fail(err, KVASIR_ERR_ARGUMENT, "the %s kernels are for another processor; use --kernels auto",
+                           name);
+    return kv_fail(err, KVASIR_ERR_ARGUMENT,
+                   "unknown kernels '%s'; known: auto, scalar, avx2, avxvnni, avx512, neon, neondot, neoni8mm",
                    name ? name : "");
 }
 

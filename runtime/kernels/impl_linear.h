@@ -52,7 +52,8 @@ KV_INLINE vf load_scale(const kv_pack_format f, const uint8_t *scales, int b, co
     if (!f.super) {
         const uint8_t *p = scales + (size_t)b * kv_pack_small_scale_bytes(&f);
         if (f.has_min) *min = vf_load_f16((const uint16_t *)(const void *)(p + 32));
-        return f.bf16_d ? vf_load_bf16((const uint16_t *)(const void *)p) : vf_load_f16((const uint16_t *)(const void *)p);
+        return f.bf16_d ? vf_load_bf16((const uint16_t *)(const void *)p)
+                        : vf_load_f16((const uint16_t *)(const void *)p);
     }
     const uint8_t *sup = scales + (size_t)(b / 8) * kv_pack_super_scale_bytes(&f);
     const int per_block = 32 / f.sub;
@@ -71,7 +72,8 @@ typedef struct row_fields {
 
 KV_INLINE row_fields fields_of(const int sub, int n)
 {
-    const size_t nb = (size_t)n / 32, d = (size_t)n, neg32 = d + 4 * nb, neg16 = neg32 + 4 * nb, s32 = neg16 + 8 * nb, s16 = s32 + 4 * nb;
+    const size_t nb = (size_t)n / 32, d = (size_t)n, neg32 = d + 4 * nb, neg16 = neg32 + 4 * nb, s32 = neg16 + 8 * nb,
+                 s16 = s32 + 4 * nb;
     return sub == 32 ? (row_fields){d, neg32, s32} : (row_fields){d, neg16, s16};
 }
 
@@ -103,19 +105,14 @@ KV_INLINE size_t expanded_bytes(int n_in, int sub) { return (size_t)n_in * 16 + 
 KV_INLINE void store_outputs(const kv_packed *w, int panel, vf acc, float *y)
 {
     const int first = 16 * panel, n = w->n_out - first;
-    if (n >= 16) {
-        vf_store(y + first, acc);
-    } else {
-        float tmp[16];
-        vf_store(tmp, acc);
-        memcpy(y + first, tmp, (size_t)n * sizeof(float));
-    }
+    vf_store_first(y + first, acc, n < 16 ? n : 16);
 }
 
 /* R rows x P panels. `packed`: read panel data directly (P must be 1), else the expanded copies; then only sub, has_min,
  * zero_shift and wide matter of f, and zero_shift may be a run-time value. Types with minima have no zero point. */
-KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const int packed, const int wide, const kv_packed *w,
-                         int panel, const expanded *ex, const kv_q8 *x, int row0, float *y, size_t ldy)
+KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const int packed, const int wide,
+                         const kv_packed *w, int panel, const expanded *ex, const kv_q8 *x, int row0, float *y,
+                         size_t ldy)
 {
     const int per_block = 32 / f.sub, nb = w->n_in / 32;
     const uint8_t *data = w->data + (size_t)panel * w->panel_bytes, *scales = data + w->scales_at;
@@ -136,14 +133,14 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
             vi dot[MAX_R][MAX_P];
             KV_UNROLL for (int r = 0; r < R; r++)
             {
-                KV_UNROLL for (int p = 0; p < P; p++)
-                    dot[r][p] = f.has_min ? vi_set1(0) : vi_sll(vi_set1(load_int(rows[r] + at.neg + g4)), f.zero_shift);
+                KV_UNROLL for (int p = 0; p < P; p++) dot[r][p] =
+                    f.has_min ? vi_set1(0) : vi_sll(vi_set1(load_int(rows[r] + at.neg + g4)), f.zero_shift);
             }
             KV_UNROLL for (int j = s * (8 / per_block); j < (s + 1) * (8 / per_block); j++)
             {
                 vb codes[MAX_P];
-                KV_UNROLL for (int p = 0; p < P; p++)
-                    codes[p] = packed ? expand_group(f, block, j) : vb_load(ex[p].codes + ((size_t)b * 8 + (size_t)j) * 64);
+                KV_UNROLL for (int p = 0; p < P; p++) codes[p] =
+                    packed ? expand_group(f, block, j) : vb_load(ex[p].codes + ((size_t)b * 8 + (size_t)j) * 64);
                 KV_UNROLL for (int r = 0; r < R; r++)
                 {
                     vi q4 = vi_bcast4((const int8_t *)rows[r] + b32 + 4 * j);
@@ -181,7 +178,8 @@ KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int 
     float *scale = (float *)(void *)(dst + (size_t)w->n_in * 16), *min = scale + (size_t)(w->n_in / f.sub) * 16;
     for (int b = 0; b < nb; b++) {
         const uint8_t *block = data + (size_t)b * (size_t)kv_pack_block_bytes(&f);
-        KV_UNROLL for (int j = 0; j < 8; j++) vb_store(dst + ((size_t)b * 8 + (size_t)j) * 64, expand_group(f, block, j));
+        KV_UNROLL for (int j = 0; j < 8; j++)
+            vb_store(dst + ((size_t)b * 8 + (size_t)j) * 64, expand_group(f, block, j));
         KV_UNROLL for (int s = 0; s < per_block; s++)
         {
             vf m;
@@ -193,18 +191,18 @@ KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int 
 }
 
 /* Rows in blocks of BIG, then SMALL, then single ones. */
-#define ROWS_LOOP(BIG, SMALL, CALL)                                                                                            \
-    do {                                                                                                                       \
-        int r0 = 0;                                                                                                            \
-        for (; r0 + (BIG) <= n_rows; r0 += (BIG)) CALL(BIG);                                                                   \
-        if ((SMALL) > 1)                                                                                                       \
-            for (; r0 + (SMALL) <= n_rows; r0 += (SMALL)) CALL(SMALL);                                                         \
-        for (; r0 < n_rows; r0++) CALL(1);                                                                                     \
+#define ROWS_LOOP(BIG, SMALL, CALL)                                                                                    \
+    do {                                                                                                               \
+        int r0 = 0;                                                                                                    \
+        for (; r0 + (BIG) <= n_rows; r0 += (BIG)) CALL(BIG);                                                           \
+        if ((SMALL) > 1)                                                                                               \
+            for (; r0 + (SMALL) <= n_rows; r0 += (SMALL)) CALL(SMALL);                                                 \
+        for (; r0 < n_rows; r0++) CALL(1);                                                                             \
     } while (0)
 
 /* Rows over expanded panels; compiled once per shape of scales, not per type. */
-KV_INLINE void run_expanded(const kv_pack_format f, const int wide, const kv_packed *w, int panel, int n, const expanded *ex,
-                            const kv_q8 *x, int n_rows, float *y, size_t ldy)
+KV_INLINE void run_expanded(const kv_pack_format f, const int wide, const kv_packed *w, int panel, int n,
+                            const expanded *ex, const kv_q8 *x, int n_rows, float *y, size_t ldy)
 {
     if (KV_DOT_PANELS > 1 && n == KV_DOT_PANELS) {
 #define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, wide, w, panel, ex, x, r0, y, ldy)
@@ -217,12 +215,12 @@ KV_INLINE void run_expanded(const kv_pack_format f, const int wide, const kv_pac
 #undef SINGLE
 }
 
-#define EXPANDED_CASE(NAME, SUB, MIN, WIDE)                                                                                    \
-    static __attribute__((noinline)) void NAME(const kv_packed *w, int panel, int n, const expanded *ex, const kv_q8 *x,       \
-                                               int n_rows, float *y, size_t ldy)                                               \
-    {                                                                                                                          \
-        const kv_pack_format f = {.sub = SUB, .has_min = MIN, .zero_shift = w->format->zero_shift};                            \
-        run_expanded(f, WIDE, w, panel, n, ex, x, n_rows, y, ldy);                                                             \
+#define EXPANDED_CASE(NAME, SUB, MIN, WIDE)                                                                            \
+    static __attribute__((noinline)) void NAME(const kv_packed *w, int panel, int n, const expanded *ex,               \
+                                               const kv_q8 *x, int n_rows, float *y, size_t ldy)                       \
+    {                                                                                                                  \
+        const kv_pack_format f = {.sub = SUB, .has_min = MIN, .zero_shift = w->format->zero_shift};                    \
+        run_expanded(f, WIDE, w, panel, n, ex, x, n_rows, y, ldy);                                                     \
     }
 EXPANDED_CASE(rows_32, 32, false, 0)
 EXPANDED_CASE(rows_32_wide, 32, false, 1)
@@ -230,8 +228,8 @@ EXPANDED_CASE(rows_32_min, 32, true, 0)
 EXPANDED_CASE(rows_16, 16, false, 0)
 EXPANDED_CASE(rows_16_min, 16, true, 0)
 
-KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows,
-                              float *y, size_t ldy, uint8_t *scratch)
+KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int panel, int n_panels, const kv_q8 *x,
+                              int n_rows, float *y, size_t ldy, uint8_t *scratch)
 {
     const int wide = f.lo_bits == 8 || f.lut != NULL;
     if (n_rows <= KV_DIRECT_ROWS) {
@@ -255,12 +253,12 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
 }
 
 /* Each combination is compiled on its own: a format is a constant in there. */
-#define FORMAT_CASE(NAME, ...)                                                                                                 \
-    static void gemm_##NAME(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy,    \
-                            uint8_t *scratch)                                                                                  \
-    {                                                                                                                          \
-        const kv_pack_format f = {__VA_ARGS__};                                                                                \
-        gemm_q8_format(f, w, panel, n_panels, x, n_rows, y, ldy, scratch);                                                     \
+#define FORMAT_CASE(NAME, ...)                                                                                         \
+    static void gemm_##NAME(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y,         \
+                            size_t ldy, uint8_t *scratch)                                                              \
+    {                                                                                                                  \
+        const kv_pack_format f = {__VA_ARGS__};                                                                        \
+        gemm_q8_format(f, w, panel, n_panels, x, n_rows, y, ldy, scratch);                                             \
     }
 /* clang-format off */
 FORMAT_CASE(q4,      .lo_bits = 4, .zero_shift = 3, .sub = 32)
@@ -278,23 +276,51 @@ FORMAT_CASE(iq4xs,   .lo_bits = 4, .zero_shift = 7, .sub = 32, .super = true, .s
 FORMAT_CASE(mxfp4,   .lo_bits = 4, .zero_shift = 7, .sub = 32, .bf16_d = true, .lut = w->format->lut)
 /* clang-format on */
 
-static void impl_gemm_q8(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy, void *scratch)
+static void impl_gemm_q8(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy,
+                         void *scratch)
 {
     switch (w->type) {
-    case KV_TYPE_Q4_0: gemm_q4(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_Q4_1: gemm_q4_min(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_Q5_0: gemm_q5(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_Q5_1: gemm_q5_min(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_Q8_0: gemm_q8(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_Q2_K: gemm_q2k(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_Q3_K: gemm_q3k(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_Q4_K: gemm_q4k(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_Q5_K: gemm_q5k(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_Q6_K: gemm_q6k(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_IQ4_NL: gemm_iq4nl(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_IQ4_XS: gemm_iq4xs(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    case KV_TYPE_MXFP4: gemm_mxfp4(w, panel, n_panels, x, n_rows, y, ldy, scratch); break;
-    default: break; /* float types never come here: kv_linear asks the format */
+    case KV_TYPE_Q4_0:
+        gemm_q4(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_Q4_1:
+        gemm_q4_min(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_Q5_0:
+        gemm_q5(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_Q5_1:
+        gemm_q5_min(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_Q8_0:
+        gemm_q8(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_Q2_K:
+        gemm_q2k(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_Q3_K:
+        gemm_q3k(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_Q4_K:
+        gemm_q4k(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_Q5_K:
+        gemm_q5k(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_Q6_K:
+        gemm_q6k(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_IQ4_NL:
+        gemm_iq4nl(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_IQ4_XS:
+        gemm_iq4xs(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    case KV_TYPE_MXFP4:
+        gemm_mxfp4(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        break;
+    default:
+        break; /* float types never come here: kv_linear asks the format */
     }
 }
 
@@ -356,13 +382,15 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const fma_arg
     float *c = g->c + (size_t)r0 * g->ldc + 16 * (size_t)v0;
     KV_UNROLL for (int r = 0; r < R; r++)
     {
-        KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] = g->add ? vf_load(c + (size_t)r * g->ldc + 16 * v) : vf_set1(0.0f);
+        KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] =
+            g->add ? vf_load(c + (size_t)r * g->ldc + 16 * v) : vf_set1(0.0f);
     }
     const float *a = g->a + (size_t)r0 * g->lda;
     const size_t first = (size_t)v0 * g->v_step;
     for (int k = 0; k < g->n_k; k++) {
         vf b[MAX_P];
-        KV_UNROLL for (int v = 0; v < V; v++) b[v] = load_elem(type, g->b, first + (size_t)k * g->k_step + (size_t)v * g->v_step);
+        KV_UNROLL for (int v = 0; v < V; v++) b[v] =
+            load_elem(type, g->b, first + (size_t)k * g->k_step + (size_t)v * g->v_step);
         KV_UNROLL for (int r = 0; r < R; r++)
         {
             vf av = vf_set1(a[(size_t)r * g->lda + (size_t)k]);
@@ -389,9 +417,18 @@ KV_INLINE void fma_all(const int type, const fma_args *g, int n_rows, int n_vec)
     for (; v < n_vec; v++) fma_rows(1, type, g, n_rows, v);
 }
 
-static __attribute__((noinline)) void fma_f32(const fma_args *g, int n_rows, int n_vec) { fma_all(KV_ELEM_F32, g, n_rows, n_vec); }
-static __attribute__((noinline)) void fma_f16(const fma_args *g, int n_rows, int n_vec) { fma_all(KV_ELEM_F16, g, n_rows, n_vec); }
-static __attribute__((noinline)) void fma_bf16(const fma_args *g, int n_rows, int n_vec) { fma_all(KV_ELEM_BF16, g, n_rows, n_vec); }
+static __attribute__((noinline)) void fma_f32(const fma_args *g, int n_rows, int n_vec)
+{
+    fma_all(KV_ELEM_F32, g, n_rows, n_vec);
+}
+static __attribute__((noinline)) void fma_f16(const fma_args *g, int n_rows, int n_vec)
+{
+    fma_all(KV_ELEM_F16, g, n_rows, n_vec);
+}
+static __attribute__((noinline)) void fma_bf16(const fma_args *g, int n_rows, int n_vec)
+{
+    fma_all(KV_ELEM_BF16, g, n_rows, n_vec);
+}
 
 static void fma_any(kv_elem type, const fma_args *g, int n_rows, int n_vec)
 {
@@ -403,7 +440,8 @@ static void fma_any(kv_elem type, const fma_args *g, int n_rows, int n_vec)
         fma_bf16(g, n_rows, n_vec);
 }
 
-static void impl_gemm_f32(const kv_packed *w, int panel, int n_panels, const float *x, size_t ldx, int n_rows, float *y, size_t ldy)
+static void impl_gemm_f32(const kv_packed *w, int panel, int n_panels, const float *x, size_t ldx, int n_rows, float *y,
+                          size_t ldy)
 {
     const kv_elem type = w->type == KV_TYPE_F32 ? KV_ELEM_F32 : w->type == KV_TYPE_F16 ? KV_ELEM_F16 : KV_ELEM_BF16;
     const size_t panel_elems = w->panel_bytes / kv_elem_bytes(type);

@@ -37,23 +37,23 @@ KV_INLINE vf vf_softcap(vf x, float cap)
 }
 
 /* Runs BODY on vectors a (and b) of 16, the tail through buffers. */
-#define ELEMENTWISE(BODY)                                                                                                      \
-    do {                                                                                                                       \
-        int i = 0;                                                                                                             \
-        for (; i + 16 <= n; i += 16) {                                                                                         \
-            vf a = vf_load(x + i), b = vf_load(z + i);                                                                         \
-            (void)b;                                                                                                           \
-            vf_store(dst + i, BODY);                                                                                           \
-        }                                                                                                                      \
-        if (i < n) {                                                                                                           \
-            float ta[16] = {0}, tb[16] = {0};                                                                                  \
-            memcpy(ta, x + i, (size_t)(n - i) * sizeof(float));                                                                \
-            memcpy(tb, z + i, (size_t)(n - i) * sizeof(float));                                                                \
-            vf a = vf_load(ta), b = vf_load(tb);                                                                               \
-            (void)b;                                                                                                           \
-            vf_store(ta, BODY);                                                                                                \
-            memcpy(dst + i, ta, (size_t)(n - i) * sizeof(float));                                                              \
-        }                                                                                                                      \
+#define ELEMENTWISE(BODY)                                                                                              \
+    do {                                                                                                               \
+        int i = 0;                                                                                                     \
+        for (; i + 16 <= n; i += 16) {                                                                                 \
+            vf a = vf_load(x + i), b = vf_load(z + i);                                                                 \
+            (void)b;                                                                                                   \
+            vf_store(dst + i, BODY);                                                                                   \
+        }                                                                                                              \
+        if (i < n) {                                                                                                   \
+            float ta[16] = {0}, tb[16] = {0};                                                                          \
+            memcpy(ta, x + i, (size_t)(n - i) * sizeof(float));                                                        \
+            memcpy(tb, z + i, (size_t)(n - i) * sizeof(float));                                                        \
+            vf a = vf_load(ta), b = vf_load(tb);                                                                       \
+            (void)b;                                                                                                   \
+            vf_store(ta, BODY);                                                                                        \
+            memcpy(dst + i, ta, (size_t)(n - i) * sizeof(float));                                                      \
+        }                                                                                                              \
     } while (0)
 
 static void impl_silu_mul(float *dst, const float *x, const float *z, int n) { ELEMENTWISE(vf_mul(vf_silu(a), b)); }
@@ -149,8 +149,14 @@ static void page_scores(const kv_attend_args *g, int t_first, int n)
         return;
     }
     const size_t tile = (size_t)g->d_k * 16;
-    fma_args qk = {.a = g->q, .lda = (size_t)g->d_k, .b = (const uint8_t *)g->k + (size_t)t_first * tile * kv_elem_bytes(g->type_k),
-                   .k_step = 16, .v_step = tile, .c = g->scores + 16 * t_first, .ldc = 64, .n_k = g->d_k};
+    fma_args qk = {.a = g->q,
+                   .lda = (size_t)g->d_k,
+                   .b = (const uint8_t *)g->k + (size_t)t_first * tile * kv_elem_bytes(g->type_k),
+                   .k_step = 16,
+                   .v_step = tile,
+                   .c = g->scores + 16 * t_first,
+                   .ldc = 64,
+                   .n_k = g->d_k};
     fma_any(g->type_k, &qk, g->n_rows, n);
 }
 
@@ -168,8 +174,15 @@ static void impl_attend_page(const kv_attend_args *g)
         else
             memset(g->scores + 64 * (size_t)r + 16 * t_first, 0, (size_t)(t_last - t_first + 1) * 64);
     }
-    fma_args pv = {.a = g->scores + first, .lda = 64, .b = (const uint8_t *)g->v + (size_t)first * (size_t)g->d_v * kv_elem_bytes(g->type_v),
-                   .k_step = (size_t)g->d_v, .v_step = 16, .c = g->o, .ldc = (size_t)g->d_v, .n_k = last - first + 1, .add = true};
+    fma_args pv = {.a = g->scores + first,
+                   .lda = 64,
+                   .b = (const uint8_t *)g->v + (size_t)first * (size_t)g->d_v * kv_elem_bytes(g->type_v),
+                   .k_step = (size_t)g->d_v,
+                   .v_step = 16,
+                   .c = g->o,
+                   .ldc = (size_t)g->d_v,
+                   .n_k = last - first + 1,
+                   .add = true};
     fma_any(g->type_v, &pv, g->n_rows, g->d_v / 16);
 }
 
@@ -192,9 +205,10 @@ static void impl_merge(float *ma, float *la, float *oa, float mb, float lb, cons
 static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); }
 
 /* The table of one instruction set. */
-#define KV_KERNELS_TABLE(NAME)                                                                                                 \
-    {                                                                                                                          \
-        .name = NAME, .quantize_q8 = impl_quantize_q8, .gemm_q8 = impl_gemm_q8, .gemm_f32 = impl_gemm_f32,                     \
-        .attend_page = impl_attend_page, .merge = impl_merge, .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul,          \
-        .gelu_mul = impl_gelu_mul, .to_f32 = impl_to_f32, .from_f32 = impl_from_f32, .values_to_f32 = impl_values_to_f32, .exp = impl_exp,                          \
+#define KV_KERNELS_TABLE(NAME)                                                                                         \
+    {                                                                                                                  \
+        .name = NAME, .quantize_q8 = impl_quantize_q8, .gemm_q8 = impl_gemm_q8, .gemm_f32 = impl_gemm_f32,             \
+        .attend_page = impl_attend_page, .merge = impl_merge, .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul,  \
+        .gelu_mul = impl_gelu_mul, .to_f32 = impl_to_f32, .from_f32 = impl_from_f32,                                   \
+        .values_to_f32 = impl_values_to_f32, .exp = impl_exp,                                                          \
     }

@@ -40,19 +40,19 @@ kv_packed kv_key_panel(const void *page, int d_k);
 
 /* One KV page against some rows (query x query head of one KV head), online softmax (Milakov 2018) carried in m, l, o. */
 typedef struct kv_attend_args {
-    int n_rows, d_k, d_v;     /* d_v a multiple of 16 */
-    const float *q;           /* [n_rows][d_k], already scaled */
-    const void *k;            /* [4][d_k][16] of type_k: tokens in lanes; q8_0: kv_key_panel */
-    const void *v;            /* [64][d_v] of type_v; not q8_0 (values_to_f32 first) */
+    int n_rows, d_k, d_v; /* d_v a multiple of 16 */
+    const float *q;       /* [n_rows][d_k], already scaled */
+    const void *k;        /* [4][d_k][16] of type_k: tokens in lanes; q8_0: kv_key_panel */
+    const void *v;        /* [64][d_v] of type_v; not q8_0 (values_to_f32 first) */
     kv_elem type_k, type_v;
-    const kv_q8 *q8;          /* q8_0 keys: the rows of q as int8 */
-    void *gemm_scratch;       /* q8_0 keys: kv_gemm_scratch_bytes(d_k) */
-    const uint64_t *seen;     /* [n_rows]: bit t, token t of the page is visible */
-    float softcap;            /* 0: none */
-    float *m;                 /* [n_rows] running maximum, -inf to start */
-    float *l;                 /* [n_rows][16] running sum, one partial per token lane */
-    float *o;                 /* [n_rows][d_v] unnormalised */
-    float *scores;            /* scratch [n_rows][64] */
+    const kv_q8 *q8;      /* q8_0 keys: the rows of q as int8 */
+    void *gemm_scratch;   /* q8_0 keys: kv_gemm_scratch_bytes(d_k) */
+    const uint64_t *seen; /* [n_rows]: bit t, token t of the page is visible */
+    float softcap;        /* 0: none */
+    float *m;             /* [n_rows] running maximum, -inf to start */
+    float *l;             /* [n_rows][16] running sum, one partial per token lane */
+    float *o;             /* [n_rows][d_v] unnormalised */
+    float *scores;        /* scratch [n_rows][64] */
 } kv_attend_args;
 
 typedef struct kv_kernels {
@@ -61,9 +61,11 @@ typedef struct kv_kernels {
     void (*quantize_q8)(const float *x, const kv_q8 *out, int row);
     /* y[r][o] for rows r < n_rows and outputs of panels [panel, panel + n_panels): y = W x. Columns beyond w->n_out are not
      * written. scratch: kv_gemm_scratch_bytes(w). */
-    void (*gemm_q8)(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy, void *scratch);
+    void (*gemm_q8)(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy,
+                    void *scratch);
     /* The same for float weights: x [n_rows][ldx] float32. */
-    void (*gemm_f32)(const kv_packed *w, int panel, int n_panels, const float *x, size_t ldx, int n_rows, float *y, size_t ldy);
+    void (*gemm_f32)(const kv_packed *w, int panel, int n_panels, const float *x, size_t ldx, int n_rows, float *y,
+                     size_t ldy);
     void (*attend_page)(const kv_attend_args *args);
     /* Joins partial b into a: m, l scalars, o [d_v] (Dao 2023; spec/attention.md). */
     void (*merge)(float *ma, float *la, float *oa, float mb, float lb, const float *ob, int d_v);

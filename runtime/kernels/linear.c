@@ -32,7 +32,8 @@ static void prepare_item(void *ctx, int item, int thread)
     const struct prepare *p = ctx;
     (void)thread;
     int end = kv_min_int(p->n_rows, (item + 1) * p->step);
-    for (int r = item * p->step; r < end; r++) p->c->kernels->quantize_q8(p->in->x + (size_t)r * p->in->ldx, &p->in->q8, r);
+    for (int r = item * p->step; r < end; r++)
+        p->c->kernels->quantize_q8(p->in->x + (size_t)r * p->in->ldx, &p->in->q8, r);
 }
 
 void kv_linear_prepare(const kv_compute *c, const kv_linear *const *w, int n_w, kv_input *in, int n_rows)
@@ -112,6 +113,7 @@ void kv_linear_run(const kv_compute *c, const kv_linear_job *jobs, int n_jobs, c
     int per_item = total / (8 * kv_pool_n_threads(c->pool));
     run.panels_per_item = c->blas ? BLAS_PANELS : kv_min_int(64, kv_max_int(2, per_item / 4 * 4));
     for (int j = 0; j < n_jobs; j++)
-        run.first_item[j + 1] = run.first_item[j] + (jobs[j].w->packed.n_panels + run.panels_per_item - 1) / run.panels_per_item;
+        run.first_item[j + 1] =
+            run.first_item[j] + (jobs[j].w->packed.n_panels + run.panels_per_item - 1) / run.panels_per_item;
     kv_pool_run(c->pool, run.first_item[n_jobs], run_item, &run);
 }

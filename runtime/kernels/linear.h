@@ -11,17 +11,17 @@
 #include "kernels/kernels.h"
 
 typedef struct kv_linear {
-    const uint8_t *rows;  /* [n_out][n_in] as the file stores them (mapped) */
+    const uint8_t *rows; /* [n_out][n_in] as the file stores them (mapped) */
     size_t row_bytes;
-    kv_packed packed;     /* data NULL in blas mode */
-    const float *bias;    /* [n_out] or NULL; added by kv_linear_run */
+    kv_packed packed;  /* data NULL in blas mode */
+    const float *bias; /* [n_out] or NULL; added by kv_linear_run */
 } kv_linear;
 
 /* Rows that go into a matrix. q8 is filled by kv_linear_prepare when some matrix of the stage is quantised. */
 typedef struct kv_input {
     const float *x; /* [n_rows][ldx] */
     size_t ldx;
-    kv_q8 q8;       /* storage for [n_rows] rows of n_in */
+    kv_q8 q8; /* storage for [n_rows] rows of n_in */
 } kv_input;
 
 typedef struct kv_linear_job {
@@ -37,7 +37,7 @@ typedef struct kv_compute {
     const struct kv_blas *blas; /* NULL: native */
     uint8_t **scratch;          /* [n_threads], each scratch_bytes, 64-byte aligned */
     size_t scratch_bytes;
-    uint64_t *stage_ns;         /* NULL, or where kv_forward adds the time of its stages up */
+    uint64_t *stage_ns; /* NULL, or where kv_forward adds the time of its stages up */
 } kv_compute;
 
 /* Scratch that a stage needs per thread for inputs up to n_in. */
@@ -54,8 +54,8 @@ bool kv_linear_is_quantized(const kv_linear *w);
 /* OpenBLAS, loaded when first asked for, so that nobody else pays for its start-up. */
 typedef struct kv_blas {
     void *handle;
-    void (*sgemm)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda, const float *b,
-                  int ldb, float beta, float *c, int ldc);
+    void (*sgemm)(int order, int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
+                  const float *b, int ldb, float beta, float *c, int ldc);
 } kv_blas;
 kvasir_code kv_blas_open(kv_blas *out, kvasir_error *err);
 void kv_blas_close(kv_blas *blas);

@@ -47,7 +47,8 @@ kvasir_code kv_packed_layout(kv_type type, int n_in, int n_out, kv_packed *out, 
     if (!info || !info->name || (info->quantized && formats[type].lo_bits == 0))
         return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "no kernel for tensor type %d", (int)type);
     if (n_in <= 0 || n_out <= 0 || n_in % info->block_size != 0)
-        return kv_fail(err, KVASIR_ERR_FORMAT, "a %s matrix of %d x %d is not made of whole blocks", info->name, n_out, n_in);
+        return kv_fail(err, KVASIR_ERR_FORMAT, "a %s matrix of %d x %d is not made of whole blocks", info->name, n_out,
+                       n_in);
     const kv_pack_format *f = &formats[type];
     kv_packed w = {.type = type, .format = f, .n_in = n_in, .n_out = n_out, .n_panels = (n_out + 15) / 16};
     if (f->lo_bits == 0) {
@@ -58,7 +59,8 @@ kvasir_code kv_packed_layout(kv_type type, int n_in, int n_out, kv_packed *out, 
         w.panel_bytes = kv_align_up(w.scales_at + scale_bytes(f, n_in), 64);
     }
     size_t total;
-    if (!kv_mul_size(w.panel_bytes, (size_t)w.n_panels, &total)) return kv_fail_memory(err, SIZE_MAX, "a weight matrix");
+    if (!kv_mul_size(w.panel_bytes, (size_t)w.n_panels, &total))
+        return kv_fail_memory(err, SIZE_MAX, "a weight matrix");
     *out = w;
     return KVASIR_OK;
 }
@@ -67,7 +69,11 @@ size_t kv_packed_bytes(const kv_packed *w) { return w->panel_bytes * (size_t)w->
 
 kv_packed kv_key_panel(const void *page, int d_k)
 {
-    kv_packed w = {.type = KV_TYPE_Q8_0, .format = &formats[KV_TYPE_Q8_0], .n_in = d_k, .n_out = KV_PAGE, .n_panels = KV_PAGE / 16};
+    kv_packed w = {.type = KV_TYPE_Q8_0,
+                   .format = &formats[KV_TYPE_Q8_0],
+                   .n_in = d_k,
+                   .n_out = KV_PAGE,
+                   .n_panels = KV_PAGE / 16};
     w.scales_at = (size_t)d_k * 16;
     w.panel_bytes = kv_align_up(w.scales_at + (size_t)(d_k / 32) * 32, 64);
     w.data = (uint8_t *)page;
@@ -92,7 +98,8 @@ static void interleave(const kv_pack_format *f, const uint8_t *codes, uint8_t *b
     } else {
         /* line l holds groups l*per_line ...: bits lo*(j % per_line) */
         for (int j = 0; j < 8; j++)
-            for (int i = 0; i < 4; i++) packed[4 * (j / per_line) + i] |= (uint8_t)((codes[4 * j + i] & 3) << (lo * (j % per_line)));
+            for (int i = 0; i < 4; i++)
+                packed[4 * (j / per_line) + i] |= (uint8_t)((codes[4 * j + i] & 3) << (lo * (j % per_line)));
     }
     for (int l = 0; l < n_lines; l++) memcpy(line + 64 * l, packed + 4 * l, 4);
     if (f->hi_bits == 0) return;
@@ -137,13 +144,16 @@ static void codes_5bit(const uint8_t *qs, uint32_t high, uint8_t *codes)
 }
 
 /* One file block of `type` at src -> codes into `block`, d and m. */
-static void pack_small(const kv_pack_format *f, kv_type type, const uint8_t *src, uint8_t *block, int row, uint16_t *d, uint16_t *m)
+static void pack_small(const kv_pack_format *f, kv_type type, const uint8_t *src, uint8_t *block, int row, uint16_t *d,
+                       uint16_t *m)
 {
     uint8_t codes[32];
     memcpy(d, src, 2);
     switch (type) {
     case KV_TYPE_Q4_0:
-    case KV_TYPE_IQ4_NL: interleave_words(src + 2, 4, block, row, 0); return;
+    case KV_TYPE_IQ4_NL:
+        interleave_words(src + 2, 4, block, row, 0);
+        return;
     case KV_TYPE_MXFP4: {
         /* 2^(e-127) / 2, because the table holds doubled values: exactly a bfloat16, subnormal for e < 2. */
         unsigned e = src[0];
@@ -155,8 +165,12 @@ static void pack_small(const kv_pack_format *f, kv_type type, const uint8_t *src
         memcpy(m, src + 2, 2);
         interleave_words(src + 4, 4, block, row, 0);
         return;
-    case KV_TYPE_Q8_0: interleave_words(src + 2, 8, block, row, 0x80808080u); return;
-    case KV_TYPE_Q5_0: codes_5bit(src + 6, load_u32(src + 2), codes); break;
+    case KV_TYPE_Q8_0:
+        interleave_words(src + 2, 8, block, row, 0x80808080u);
+        return;
+    case KV_TYPE_Q5_0:
+        codes_5bit(src + 6, load_u32(src + 2), codes);
+        break;
     default: /* Q5_1 */
         memcpy(m, src + 2, 2);
         codes_5bit(src + 8, load_u32(src + 4), codes);
@@ -271,12 +285,24 @@ static void unpack_super(kv_type type, const uint8_t *src, super_block *out)
     } b;
     memcpy(&b, src, (size_t)kv_type_get(type)->block_bytes);
     switch (type) {
-    case KV_TYPE_Q2_K: unpack_q2_k(&b.q2, out); break;
-    case KV_TYPE_Q3_K: unpack_q3_k(&b.q3, out); break;
-    case KV_TYPE_Q4_K: unpack_q4_k(&b.q4, out); break;
-    case KV_TYPE_Q5_K: unpack_q5_k(&b.q5, out); break;
-    case KV_TYPE_Q6_K: unpack_q6_k(&b.q6, out); break;
-    default: unpack_iq4_xs(&b.iq4, out); break;
+    case KV_TYPE_Q2_K:
+        unpack_q2_k(&b.q2, out);
+        break;
+    case KV_TYPE_Q3_K:
+        unpack_q3_k(&b.q3, out);
+        break;
+    case KV_TYPE_Q4_K:
+        unpack_q4_k(&b.q4, out);
+        break;
+    case KV_TYPE_Q5_K:
+        unpack_q5_k(&b.q5, out);
+        break;
+    case KV_TYPE_Q6_K:
+        unpack_q6_k(&b.q6, out);
+        break;
+    default:
+        unpack_iq4_xs(&b.iq4, out);
+        break;
     }
 }
 

@@ -19,14 +19,14 @@
 
 /* How a type's codes and scales lie in a panel. One row per type in pack.c. */
 typedef struct kv_pack_format {
-    int lo_bits;      /* 2, 4, 8; 0: float weights */
-    int hi_bits;      /* 0, 1, 2: extra plane above lo_bits */
-    int zero_shift;   /* -1: codes as they are; else code - (1 << zero_shift) */
-    int sub;          /* weights that share a scale: 32 or 16 */
-    bool super;       /* 256-wide super-blocks: scale = d * sc */
-    bool signed_sc;   /* sc is int8 */
-    bool has_min;     /* w = scale * code + m */
-    bool bf16_d;      /* d is bfloat16 (powers of two beyond a half's range) */
+    int lo_bits;        /* 2, 4, 8; 0: float weights */
+    int hi_bits;        /* 0, 1, 2: extra plane above lo_bits */
+    int zero_shift;     /* -1: codes as they are; else code - (1 << zero_shift) */
+    int sub;            /* weights that share a scale: 32 or 16 */
+    bool super;         /* 256-wide super-blocks: scale = d * sc */
+    bool signed_sc;     /* sc is int8 */
+    bool has_min;       /* w = scale * code + m */
+    bool bf16_d;        /* d is bfloat16 (powers of two beyond a half's range) */
     const uint8_t *lut; /* [16]: 4-bit codes are looked up (already offset by 1 << zero_shift) */
 } kv_pack_format;
 

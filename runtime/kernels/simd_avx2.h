@@ -8,33 +8,56 @@
 #include <string.h>
 
 /* 16 registers, two to a vector. */
-#define KV_FMA_ROWS 5
-#define KV_FMA_VECS 1
-#define KV_DOT_ROWS 3
+#define KV_FMA_ROWS       5
+#define KV_FMA_VECS       1
+#define KV_DOT_ROWS       3
 #define KV_DOT_ROWS_SMALL 1
-#define KV_DOT_PANELS 1
-#define KV_DIRECT_ROWS 2
+#define KV_DOT_PANELS     1
+#define KV_DIRECT_ROWS    2
 
-typedef struct { __m256 a, b; } vf;
-typedef struct { __m256i a, b; } vi;
-typedef struct { __m256i a, b; } vb;
+typedef struct {
+    __m256 a, b;
+} vf;
+typedef struct {
+    __m256i a, b;
+} vi;
+typedef struct {
+    __m256i a, b;
+} vb;
 typedef uint16_t vm;
 
 static inline vf vf_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 static inline void vf_store(float *p, vf v) { _mm256_storeu_ps(p, v.a), _mm256_storeu_ps(p + 8, v.b); }
-static inline vf vf_set1(float x) { __m256 v = _mm256_set1_ps(x); return (vf){v, v}; }
+static inline void vf_store_first(float *p, vf v, int n)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane), v.a);
+    _mm256_maskstore_ps(p + 8, _mm256_cmpgt_epi32(_mm256_set1_epi32(n - 8), lane), v.b);
+}
+static inline vf vf_set1(float x)
+{
+    __m256 v = _mm256_set1_ps(x);
+    return (vf){v, v};
+}
 static inline vf vf_add(vf x, vf y) { return (vf){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 static inline vf vf_sub(vf x, vf y) { return (vf){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 static inline vf vf_mul(vf x, vf y) { return (vf){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 static inline vf vf_div(vf x, vf y) { return (vf){_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
-static inline vf vf_fma(vf x, vf y, vf z) { return (vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+static inline vf vf_fma(vf x, vf y, vf z)
+{
+    return (vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
 static inline vf vf_max(vf x, vf y) { return (vf){_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 static inline vf vf_min(vf x, vf y) { return (vf){_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 static inline vf vf_from_vi(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 static inline vi vi_round(vf x) { return (vi){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 static inline vf vf_as(vi x) { return (vf){_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
 static inline vi vi_as(vf x) { return (vi){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
-static inline vi vi_set1(int32_t x) { __m256i v = _mm256_set1_epi32(x); return (vi){v, v}; }
+static inline vi vi_set1(int32_t x)
+{
+    __m256i v = _mm256_set1_epi32(x);
+    return (vi){v, v};
+}
 static inline vi vi_add(vi x, vi y) { return (vi){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 static inline vi vi_sll(vi x, int n) { return (vi){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
 static inline int32_t vi_reduce_add(vi x)
@@ -47,7 +70,8 @@ static inline int32_t vi_reduce_add(vi x)
 static inline int32_t vi_reduce_max_abs(vf x)
 {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);
-    __m256i m = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(x.a), mask), _mm256_and_si256(_mm256_castps_si256(x.b), mask));
+    __m256i m = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(x.a), mask),
+                                 _mm256_and_si256(_mm256_castps_si256(x.b), mask));
     __m128i q = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
     q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
     return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
@@ -59,7 +83,8 @@ static inline void vi_store_i8(int8_t *p, vi x)
 }
 static inline vf vf_load_f16(const uint16_t *p)
 {
-    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+    return (vf){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
 }
 static inline __m256 bf16_half(const uint16_t *p)
 {
@@ -73,11 +98,13 @@ static inline void vf_store_f16(uint16_t *p, vf x)
 }
 static inline vf vf_from_u8(const uint8_t *p)
 {
-    return vf_from_vi((vi){_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)), _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))});
+    return vf_from_vi((vi){_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)),
+                           _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))});
 }
 static inline vf vf_from_i8(const int8_t *p)
 {
-    return vf_from_vi((vi){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)), _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))});
+    return vf_from_vi((vi){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)),
+                           _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))});
 }
 static inline __m256 lane_mask8(unsigned bits)
 {
@@ -102,7 +129,10 @@ static inline float vf_reduce_add(vf x)
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
-static inline vb vb_load(const void *p) { return (vb){_mm256_loadu_si256(p), _mm256_loadu_si256((const __m256i *)p + 1)}; }
+static inline vb vb_load(const void *p)
+{
+    return (vb){_mm256_loadu_si256(p), _mm256_loadu_si256((const __m256i *)p + 1)};
+}
 static inline void vb_store(void *p, vb v) { _mm256_storeu_si256(p, v.a), _mm256_storeu_si256((__m256i *)p + 1, v.b); }
 static inline vb vb_shr_and(vb x, int n, uint8_t mask)
 {

@@ -7,12 +7,12 @@
 #include <string.h>
 
 /* 32 registers: 24 accumulators + 4 operands of the float block; 6 x 2 integer and 6 x 2 float ones of the dot block. */
-#define KV_FMA_ROWS 6
-#define KV_FMA_VECS 4
-#define KV_DOT_ROWS 6
+#define KV_FMA_ROWS       6
+#define KV_FMA_VECS       4
+#define KV_DOT_ROWS       6
 #define KV_DOT_ROWS_SMALL 2
-#define KV_DOT_PANELS 2
-#define KV_DIRECT_ROWS 4
+#define KV_DOT_PANELS     2
+#define KV_DIRECT_ROWS    4
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -21,6 +21,10 @@ typedef __mmask16 vm;
 
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+static inline void vf_store_first(float *p, vf v, int n)
+{
+    _mm512_mask_storeu_ps(p, (__mmask16)(0xffffu >> (16 - n)), v);
+}
 static inline vf vf_set1(float x) { return _mm512_set1_ps(x); }
 static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }

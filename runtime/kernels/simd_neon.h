@@ -17,17 +17,23 @@
 
 /* 32 registers, four to a vector: 6 x 4 accumulators + 4 operands of the float block; 3 x (4 integer + 4 float) accumulators + 4 of
  * codes of the dot block. */
-#define KV_FMA_ROWS 6
-#define KV_FMA_VECS 1
-#define KV_DOT_ROWS 3
+#define KV_FMA_ROWS       6
+#define KV_FMA_VECS       1
+#define KV_DOT_ROWS       3
 #define KV_DOT_ROWS_SMALL 1
-#define KV_DOT_PANELS 1
-#define KV_DIRECT_ROWS 2
+#define KV_DOT_PANELS     1
+#define KV_DIRECT_ROWS    2
 
 /* Structs of fields, not float32x4x4_t: gcc keeps that one together in memory. */
-typedef struct { float32x4_t a, b, c, d; } vf;
-typedef struct { int32x4_t a, b, c, d; } vi;
-typedef struct { uint8x16_t a, b, c, d; } vb;
+typedef struct {
+    float32x4_t a, b, c, d;
+} vf;
+typedef struct {
+    int32x4_t a, b, c, d;
+} vi;
+typedef struct {
+    uint8x16_t a, b, c, d;
+} vb;
 typedef uint16_t vm;
 
 /* clang-format off */
@@ -35,12 +41,25 @@ typedef uint16_t vm;
 #define MAP2(T, F, x, y) ((T){F((x).a, (y).a), F((x).b, (y).b), F((x).c, (y).c), F((x).d, (y).d)})
 /* clang-format on */
 
-static inline vf vf_load(const float *p) { return (vf){vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
+static inline vf vf_load(const float *p)
+{
+    return (vf){vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)};
+}
 static inline void vf_store(float *p, vf v)
 {
     vst1q_f32(p, v.a), vst1q_f32(p + 4, v.b), vst1q_f32(p + 8, v.c), vst1q_f32(p + 12, v.d);
 }
-static inline vf vf_set1(float x) { float32x4_t v = vdupq_n_f32(x); return (vf){v, v, v, v}; }
+static inline void vf_store_first(float *p, vf v, int n)
+{
+    float lanes[16];
+    vf_store(lanes, v);
+    for (int i = 0; i < n; i++) p[i] = lanes[i];
+}
+static inline vf vf_set1(float x)
+{
+    float32x4_t v = vdupq_n_f32(x);
+    return (vf){v, v, v, v};
+}
 static inline vf vf_add(vf x, vf y) { return MAP2(vf, vaddq_f32, x, y); }
 static inline vf vf_sub(vf x, vf y) { return MAP2(vf, vsubq_f32, x, y); }
 static inline vf vf_mul(vf x, vf y) { return MAP2(vf, vmulq_f32, x, y); }
@@ -59,7 +78,11 @@ static inline vf vf_from_vi(vi x) { return MAP1(vf, vcvtq_f32_s32, x); }
 static inline vi vi_round(vf x) { return MAP1(vi, vcvtnq_s32_f32, x); }
 static inline vf vf_as(vi x) { return MAP1(vf, vreinterpretq_f32_s32, x); }
 static inline vi vi_as(vf x) { return MAP1(vi, vreinterpretq_s32_f32, x); }
-static inline vi vi_set1(int32_t x) { int32x4_t v = vdupq_n_s32(x); return (vi){v, v, v, v}; }
+static inline vi vi_set1(int32_t x)
+{
+    int32x4_t v = vdupq_n_s32(x);
+    return (vi){v, v, v, v};
+}
 static inline vi vi_add(vi x, vi y) { return MAP2(vi, vaddq_s32, x, y); }
 static inline vi vi_sll(vi x, int n)
 {
@@ -67,7 +90,10 @@ static inline vi vi_sll(vi x, int n)
     return (vi){vshlq_s32(x.a, by), vshlq_s32(x.b, by), vshlq_s32(x.c, by), vshlq_s32(x.d, by)};
 }
 static inline int32_t vi_reduce_add(vi x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d))); }
-static inline int32x4_t abs_bits4(float32x4_t x) { return vandq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(0x7fffffff)); }
+static inline int32x4_t abs_bits4(float32x4_t x)
+{
+    return vandq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(0x7fffffff));
+}
 static inline int32_t vi_reduce_max_abs(vf x)
 {
     return vmaxvq_s32(vmaxq_s32(vmaxq_s32(abs_bits4(x.a), abs_bits4(x.b)), vmaxq_s32(abs_bits4(x.c), abs_bits4(x.d))));
@@ -82,7 +108,10 @@ static inline vf vf_load_f16(const uint16_t *p)
 {
     return (vf){f16_quarter(p), f16_quarter(p + 4), f16_quarter(p + 8), f16_quarter(p + 12)};
 }
-static inline float32x4_t bf16_quarter(const uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+static inline float32x4_t bf16_quarter(const uint16_t *p)
+{
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
 static inline vf vf_load_bf16(const uint16_t *p)
 {
     return (vf){bf16_quarter(p), bf16_quarter(p + 4), bf16_quarter(p + 8), bf16_quarter(p + 12)};
@@ -104,7 +133,8 @@ static inline vf vf_from_i8(const int8_t *p)
 {
     const int8x16_t v = vld1q_s8(p);
     const int16x8_t lo = vmovl_s8(vget_low_s8(v)), hi = vmovl_high_s8(v);
-    return vf_from_vi((vi){vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)});
+    return vf_from_vi(
+        (vi){vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)});
 }
 /* Lane i takes `yes` where bit `first` + i is set. */
 static inline float32x4_t select4(vm m, int first, float32x4_t yes, float32x4_t no)
@@ -114,7 +144,8 @@ static inline float32x4_t select4(vm m, int first, float32x4_t yes, float32x4_t 
 }
 static inline vf vf_select(vm m, vf yes, vf no)
 {
-    return (vf){select4(m, 0, yes.a, no.a), select4(m, 4, yes.b, no.b), select4(m, 8, yes.c, no.c), select4(m, 12, yes.d, no.d)};
+    return (vf){select4(m, 0, yes.a, no.a), select4(m, 4, yes.b, no.b), select4(m, 8, yes.c, no.c),
+                select4(m, 12, yes.d, no.d)};
 }
 static inline float vf_reduce_max(vf x)
 {
@@ -166,7 +197,8 @@ static inline vi vi_dot(vi acc, vb u, vi x, const int wide)
 {
     (void)wide;
     const int8x16_t s = vreinterpretq_s8_s32(x.a);
-    return (vi){vusdotq_s32(acc.a, u.a, s), vusdotq_s32(acc.b, u.b, s), vusdotq_s32(acc.c, u.c, s), vusdotq_s32(acc.d, u.d, s)};
+    return (vi){vusdotq_s32(acc.a, u.a, s), vusdotq_s32(acc.b, u.b, s), vusdotq_s32(acc.c, u.c, s),
+                vusdotq_s32(acc.d, u.d, s)};
 }
 #else
 /* s8 x s8 into the four lanes, exact. */
@@ -189,8 +221,9 @@ static inline vi vi_dot(vi acc, vb u, vi x, const int wide)
                     dot_signed(acc.c, vreinterpretq_s8_u8(u.c), s), dot_signed(acc.d, vreinterpretq_s8_u8(u.d), s)};
     /* The same for every vector of codes: once per row. */
     const int32x4_t back = vshlq_n_s32(dot_signed(vdupq_n_s32(0), vdupq_n_s8(1), s), 7);
-    return (vi){dot_signed(vaddq_s32(acc.a, back), less128(u.a), s), dot_signed(vaddq_s32(acc.b, back), less128(u.b), s),
-                dot_signed(vaddq_s32(acc.c, back), less128(u.c), s), dot_signed(vaddq_s32(acc.d, back), less128(u.d), s)};
+    return (vi){
+        dot_signed(vaddq_s32(acc.a, back), less128(u.a), s), dot_signed(vaddq_s32(acc.b, back), less128(u.b), s),
+        dot_signed(vaddq_s32(acc.c, back), less128(u.c), s), dot_signed(vaddq_s32(acc.d, back), less128(u.d), s)};
 }
 #endif
 #undef MAP1

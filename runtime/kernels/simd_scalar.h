@@ -14,40 +14,124 @@
 
 /* Register blocking: rows x vectors of the float block, rows x panels of the integer block on expanded panels, rows that read a
  * packed panel directly. */
-#define KV_FMA_ROWS 1
-#define KV_FMA_VECS 1
-#define KV_DOT_ROWS 1
+#define KV_FMA_ROWS       1
+#define KV_FMA_VECS       1
+#define KV_DOT_ROWS       1
 #define KV_DOT_ROWS_SMALL 1
-#define KV_DOT_PANELS 1
-#define KV_DIRECT_ROWS 1
+#define KV_DOT_PANELS     1
+#define KV_DIRECT_ROWS    1
 
-typedef struct { float l[16]; } vf;
-typedef struct { int32_t l[16]; } vi;
-typedef struct { uint8_t l[64]; } vb;
+typedef struct {
+    float l[16];
+} vf;
+typedef struct {
+    int32_t l[16];
+} vi;
+typedef struct {
+    uint8_t l[64];
+} vb;
 typedef uint16_t vm;
 
 #define EACH(i) for (int i = 0; i < 16; i++)
-static inline vf vf_load(const float *p) { vf v; memcpy(&v, p, sizeof v); return v; }
+static inline vf vf_load(const float *p)
+{
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 static inline void vf_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
-static inline vf vf_set1(float x) { vf v; EACH(i) v.l[i] = x; return v; }
-static inline vf vf_add(vf a, vf b) { EACH(i) a.l[i] += b.l[i]; return a; }
-static inline vf vf_sub(vf a, vf b) { EACH(i) a.l[i] -= b.l[i]; return a; }
-static inline vf vf_mul(vf a, vf b) { EACH(i) a.l[i] *= b.l[i]; return a; }
-static inline vf vf_div(vf a, vf b) { EACH(i) a.l[i] /= b.l[i]; return a; }
+/* The first n lanes only, 0 < n <= 16. */
+static inline void vf_store_first(float *p, vf v, int n) { memcpy(p, &v, (size_t)n * sizeof *p); }
+static inline vf vf_set1(float x)
+{
+    vf v;
+    EACH(i) v.l[i] = x;
+    return v;
+}
+static inline vf vf_add(vf a, vf b)
+{
+    EACH(i) a.l[i] += b.l[i];
+    return a;
+}
+static inline vf vf_sub(vf a, vf b)
+{
+    EACH(i) a.l[i] -= b.l[i];
+    return a;
+}
+static inline vf vf_mul(vf a, vf b)
+{
+    EACH(i) a.l[i] *= b.l[i];
+    return a;
+}
+static inline vf vf_div(vf a, vf b)
+{
+    EACH(i) a.l[i] /= b.l[i];
+    return a;
+}
 /* a * b + c, rounded once. */
-static inline vf vf_fma(vf a, vf b, vf c) { EACH(i) c.l[i] = fmaf(a.l[i], b.l[i], c.l[i]); return c; }
+static inline vf vf_fma(vf a, vf b, vf c)
+{
+    EACH(i) c.l[i] = fmaf(a.l[i], b.l[i], c.l[i]);
+    return c;
+}
 /* The second operand where either is NaN, as x86 does. */
-static inline vf vf_max(vf a, vf b) { EACH(i) b.l[i] = a.l[i] > b.l[i] ? a.l[i] : b.l[i]; return b; }
-static inline vf vf_min(vf a, vf b) { EACH(i) b.l[i] = a.l[i] < b.l[i] ? a.l[i] : b.l[i]; return b; }
-static inline vf vf_from_vi(vi a) { vf v; EACH(i) v.l[i] = (float)a.l[i]; return v; }
+static inline vf vf_max(vf a, vf b)
+{
+    EACH(i) b.l[i] = a.l[i] > b.l[i] ? a.l[i] : b.l[i];
+    return b;
+}
+static inline vf vf_min(vf a, vf b)
+{
+    EACH(i) b.l[i] = a.l[i] < b.l[i] ? a.l[i] : b.l[i];
+    return b;
+}
+static inline vf vf_from_vi(vi a)
+{
+    vf v;
+    EACH(i) v.l[i] = (float)a.l[i];
+    return v;
+}
 /* To the nearest integer, ties to even; the lanes must be in range. */
-static inline vi vi_round(vf a) { vi v; EACH(i) v.l[i] = (int32_t)lrintf(a.l[i]); return v; }
-static inline vf vf_as(vi a) { vf v; memcpy(&v, &a, sizeof v); return v; }
-static inline vi vi_as(vf a) { vi v; memcpy(&v, &a, sizeof v); return v; }
-static inline vi vi_set1(int32_t x) { vi v; EACH(i) v.l[i] = x; return v; }
-static inline vi vi_add(vi a, vi b) { EACH(i) a.l[i] = (int32_t)((uint32_t)a.l[i] + (uint32_t)b.l[i]); return a; }
-static inline vi vi_sll(vi a, int n) { EACH(i) a.l[i] = (int32_t)((uint32_t)a.l[i] << n); return a; }
-static inline int32_t vi_reduce_add(vi a) { int32_t s = 0; EACH(i) s += a.l[i]; return s; }
+static inline vi vi_round(vf a)
+{
+    vi v;
+    EACH(i) v.l[i] = (int32_t)lrintf(a.l[i]);
+    return v;
+}
+static inline vf vf_as(vi a)
+{
+    vf v;
+    memcpy(&v, &a, sizeof v);
+    return v;
+}
+static inline vi vi_as(vf a)
+{
+    vi v;
+    memcpy(&v, &a, sizeof v);
+    return v;
+}
+static inline vi vi_set1(int32_t x)
+{
+    vi v;
+    EACH(i) v.l[i] = x;
+    return v;
+}
+static inline vi vi_add(vi a, vi b)
+{
+    EACH(i) a.l[i] = (int32_t)((uint32_t)a.l[i] + (uint32_t)b.l[i]);
+    return a;
+}
+static inline vi vi_sll(vi a, int n)
+{
+    EACH(i) a.l[i] = (int32_t)((uint32_t)a.l[i] << n);
+    return a;
+}
+static inline int32_t vi_reduce_add(vi a)
+{
+    int32_t s = 0;
+    EACH(i) s += a.l[i];
+    return s;
+}
 /* Largest |x| as float bits: an integer maximum, so that NaN and infinity come out on top. */
 static inline int32_t vi_reduce_max_abs(vf a)
 {
@@ -58,12 +142,36 @@ static inline int32_t vi_reduce_max_abs(vf a)
 }
 /* Lanes within -128..127. */
 static inline void vi_store_i8(int8_t *p, vi a) { EACH(i) p[i] = (int8_t)a.l[i]; }
-static inline vf vf_load_f16(const uint16_t *p) { vf v; EACH(i) v.l[i] = kv_f16_to_f32(p[i]); return v; }
-static inline vf vf_load_bf16(const uint16_t *p) { vf v; EACH(i) v.l[i] = kv_bf16_to_f32(p[i]); return v; }
+static inline vf vf_load_f16(const uint16_t *p)
+{
+    vf v;
+    EACH(i) v.l[i] = kv_f16_to_f32(p[i]);
+    return v;
+}
+static inline vf vf_load_bf16(const uint16_t *p)
+{
+    vf v;
+    EACH(i) v.l[i] = kv_bf16_to_f32(p[i]);
+    return v;
+}
 static inline void vf_store_f16(uint16_t *p, vf a) { EACH(i) p[i] = kv_f32_to_f16(a.l[i]); }
-static inline vf vf_from_u8(const uint8_t *p) { vf v; EACH(i) v.l[i] = (float)p[i]; return v; }
-static inline vf vf_from_i8(const int8_t *p) { vf v; EACH(i) v.l[i] = (float)p[i]; return v; }
-static inline vf vf_select(vm m, vf yes, vf no) { EACH(i) no.l[i] = m >> i & 1 ? yes.l[i] : no.l[i]; return no; }
+static inline vf vf_from_u8(const uint8_t *p)
+{
+    vf v;
+    EACH(i) v.l[i] = (float)p[i];
+    return v;
+}
+static inline vf vf_from_i8(const int8_t *p)
+{
+    vf v;
+    EACH(i) v.l[i] = (float)p[i];
+    return v;
+}
+static inline vf vf_select(vm m, vf yes, vf no)
+{
+    EACH(i) no.l[i] = m >> i & 1 ? yes.l[i] : no.l[i];
+    return no;
+}
 static inline float vf_reduce_max(vf a)
 {
     float m = a.l[0];
@@ -77,27 +185,50 @@ static inline float vf_reduce_add(vf a)
         for (int i = 0; i < half; i++) a.l[i] += a.l[i + half];
     return a.l[0];
 }
-static inline vb vb_load(const void *p) { vb v; memcpy(&v, p, sizeof v); return v; }
+static inline vb vb_load(const void *p)
+{
+    vb v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 static inline void vb_store(void *p, vb v) { memcpy(p, &v, sizeof v); }
 #define EACH_BYTE(i) for (int i = 0; i < 64; i++)
 /* (byte >> n) & mask and (byte & mask) << n; the result stays within its byte. */
-static inline vb vb_shr_and(vb a, int n, uint8_t mask) { EACH_BYTE(i) a.l[i] = (uint8_t)(a.l[i] >> n) & mask; return a; }
-static inline vb vb_and_shl(vb a, uint8_t mask, int n) { EACH_BYTE(i) a.l[i] = (uint8_t)((a.l[i] & mask) << n); return a; }
-static inline vb vb_or(vb a, vb b) { EACH_BYTE(i) a.l[i] |= b.l[i]; return a; }
+static inline vb vb_shr_and(vb a, int n, uint8_t mask)
+{
+    EACH_BYTE(i) a.l[i] = (uint8_t)(a.l[i] >> n) & mask;
+    return a;
+}
+static inline vb vb_and_shl(vb a, uint8_t mask, int n)
+{
+    EACH_BYTE(i) a.l[i] = (uint8_t)((a.l[i] & mask) << n);
+    return a;
+}
+static inline vb vb_or(vb a, vb b)
+{
+    EACH_BYTE(i) a.l[i] |= b.l[i];
+    return a;
+}
 /* table[byte], bytes below 16. */
-static inline vb vb_lookup(const uint8_t table[16], vb idx) { EACH_BYTE(i) idx.l[i] = table[idx.l[i]]; return idx; }
+static inline vb vb_lookup(const uint8_t table[16], vb idx)
+{
+    EACH_BYTE(i) idx.l[i] = table[idx.l[i]];
+    return idx;
+}
 /* Four int8 activations, the same for every lane. */
-static inline vi vi_bcast4(const int8_t *p) { int32_t x; memcpy(&x, p, 4); return vi_set1(x); }
+static inline vi vi_bcast4(const int8_t *p)
+{
+    int32_t x;
+    memcpy(&x, p, 4);
+    return vi_set1(x);
+}
 /* acc[lane] += sum of 4 products u8 x s8, exact. `wide`: codes may exceed 127. */
 static inline vi vi_dot(vi acc, vb u, vi x, const int wide)
 {
     (void)wide;
     int8_t s[4];
     memcpy(s, x.l, 4);
-    EACH(i)
-    {
-        acc.l[i] += u.l[4 * i] * s[0] + u.l[4 * i + 1] * s[1] + u.l[4 * i + 2] * s[2] + u.l[4 * i + 3] * s[3];
-    }
+    EACH(i) { acc.l[i] += u.l[4 * i] * s[0] + u.l[4 * i + 1] * s[1] + u.l[4 * i + 2] * s[2] + u.l[4 * i + 3] * s[3]; }
     return acc;
 }
 #undef EACH

@@ -251,7 +251,7 @@ kvasir_code kv_bound_pack(kv_bound *bound, const kv_hparams *hp, const kv_gguf *
 {
     const size_t total = kv_bound_packed_bytes(bound, hp), n_max = (size_t)hp->n_layers * 7 + 1;
     struct pack_job job = {.map = kv_gguf_mapping(gguf)};
-    bound->panels = kv_alloc_aligned(total);
+    bound->panels = kv_alloc_huge(total);
     job.matrices = kv_calloc(n_max, sizeof *job.matrices);
     job.first_item = kv_calloc(n_max + 1, sizeof *job.first_item);
     kvasir_code code = KVASIR_OK;
