@@ -45,15 +45,19 @@ void *kv_alloc_aligned(size_t bytes)
     return posix_memalign(&ptr, ALIGN_SIMD, bytes ? bytes : 1) == 0 ? ptr : NULL;
 }
 
+enum { HUGE_PAGE = 2 << 20 };
+
 void *kv_alloc_huge(size_t bytes)
 {
-    enum { HUGE_PAGE = 2 << 20 };
     void *ptr = NULL;
     if (bytes < 2 * HUGE_PAGE) return kv_alloc_aligned(bytes);
-    if (posix_memalign(&ptr, HUGE_PAGE, bytes) != 0) return NULL;
+    return posix_memalign(&ptr, HUGE_PAGE, bytes) == 0 ? ptr : NULL;
+}
+
+void kv_settle_huge(void *ptr, size_t bytes)
+{
     /* Advice only: a kernel without huge pages says no, and nothing changes. */
-    madvise(ptr, bytes, MADV_HUGEPAGE);
-    return ptr;
+    if (bytes >= 2 * HUGE_PAGE) madvise(ptr, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
 }
 
 void kv_free(void *ptr) { free(ptr); }

@@ -13,8 +13,11 @@ void *kv_malloc_array(size_t count, size_t size);
 void *kv_realloc_array(void *ptr, size_t count, size_t size);
 /* 64-byte aligned, uninitialised; released with kv_free. */
 void *kv_alloc_aligned(size_t bytes);
-/* The same for what is read from end to end again and again (weights): on huge pages where the system grants them. */
+/* The same for what is filled once and then read from end to end again and again (weights): aligned for huge pages. */
 void *kv_alloc_huge(size_t bytes);
+/* Such memory is full now: the system may collapse it into huge pages in the background. (Asking before it is touched made the
+ * first faults compact memory: 0.05 s of loading became 0.2 to 0.4 s.) */
+void kv_settle_huge(void *ptr, size_t bytes);
 void kv_free(void *ptr);
 /* Copies len bytes and adds a NUL. */
 char *kv_strndup(const char *data, size_t len);

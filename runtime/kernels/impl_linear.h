@@ -232,10 +232,16 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
                               int n_rows, float *y, size_t ldy, uint8_t *scratch)
 {
     const int wide = f.lo_bits == 8 || f.lut != NULL;
-    if (n_rows <= KV_DIRECT_ROWS) {
+    if (n_rows <= KV_DIRECT_LIMIT) {
         for (int p = panel; p < panel + n_panels; p++) {
-#define DIRECT(R) dot_block(f, R, 1, 1, wide, w, p, NULL, x, r0, y, ldy)
-            ROWS_LOOP(KV_DIRECT_ROWS, KV_DIRECT_ROWS / 2, DIRECT);
+            int r0 = 0;
+#define DIRECT(R)                                                                                                      \
+    if (KV_DIRECT_ROWS >= (R))                                                                                         \
+        for (; r0 + (R) <= n_rows; r0 += (R)) dot_block(f, (R), 1, 1, wide, w, p, NULL, x, r0, y, ldy)
+            DIRECT(8);
+            DIRECT(4);
+            DIRECT(2);
+            DIRECT(1);
 #undef DIRECT
         }
         return;

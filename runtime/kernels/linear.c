@@ -43,7 +43,7 @@ void kv_linear_prepare(const kv_compute *c, const kv_linear *const *w, int n_w, 
     if (!wanted) return;
     in->q8.n = w[0]->packed.n_in;
     in->q8.row_bytes = kv_q8_row_bytes(in->q8.n);
-    struct prepare p = {c, in, n_rows, n_rows <= INLINE_ROWS ? n_rows : 8};
+    struct prepare p = {c, in, n_rows, n_rows <= INLINE_ROWS ? n_rows : kv_rows_per_item(n_rows)};
     int n_items = (n_rows + p.step - 1) / p.step;
     if (n_items == 1)
         prepare_item(&p, 0, 0);

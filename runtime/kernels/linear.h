@@ -40,6 +40,9 @@ typedef struct kv_compute {
     uint64_t *stage_ns; /* NULL, or where kv_forward adds the time of its stages up */
 } kv_compute;
 
+/* Rows that one work item of a row-by-row stage takes: eight, fewer when there are few. */
+static inline int kv_rows_per_item(int n_rows) { return n_rows >= 32 ? 8 : (n_rows + 3) / 4; }
+
 /* Scratch that a stage needs per thread for inputs up to n_in. */
 size_t kv_linear_scratch_bytes(int n_in, bool blas);
 /* Quantises rows [0, n_rows) of in->x into in->q8 if `w` wants that. Few rows are done by the caller, many by the pool. */

@@ -12,7 +12,8 @@
 #define KV_DOT_ROWS       6
 #define KV_DOT_ROWS_SMALL 2
 #define KV_DOT_PANELS     2
-#define KV_DIRECT_ROWS    4
+#define KV_DIRECT_ROWS    8
+#define KV_DIRECT_LIMIT   16 /* more rows than this are worth an expanded panel */
 
 typedef __m512 vf;
 typedef __m512i vi;

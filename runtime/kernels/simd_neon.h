@@ -23,6 +23,7 @@
 #define KV_DOT_ROWS_SMALL 1
 #define KV_DOT_PANELS     1
 #define KV_DIRECT_ROWS    2
+#define KV_DIRECT_LIMIT   2 /* more rows than this are worth an expanded panel */
 
 /* Structs of fields, not float32x4x4_t: gcc keeps that one together in memory. */
 typedef struct {

@@ -20,6 +20,7 @@
 #define KV_DOT_ROWS_SMALL 1
 #define KV_DOT_PANELS     1
 #define KV_DIRECT_ROWS    1
+#define KV_DIRECT_LIMIT   1 /* more rows than this are worth an expanded panel */
 
 typedef struct {
     float l[16];

@@ -263,6 +263,7 @@ kvasir_code kv_bound_pack(kv_bound *bound, const kv_hparams *hp, const kv_gguf *
         kv_bound_each(bound, hp, place_matrix, &place);
         kv_bound_each(bound, hp, collect, &job);
         kv_pool_run(pool, job.first_item[job.n], pack_item, &job);
+        kv_settle_huge(bound->panels, total);
     }
     kv_free(job.matrices);
     kv_free(job.first_item);

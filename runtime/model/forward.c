@@ -60,21 +60,22 @@ static void mark(pass *p, kv_stage stage)
 
 /* ---- rows ------------------------------------------------------------------------------------------- */
 
-enum { INLINE_ROWS = 4, ROWS_PER_ITEM = 8 };
+enum { INLINE_ROWS = 4 };
 
 typedef void (*row_fn)(const pass *p, int row);
 
 struct rows_job {
     const pass *p;
     row_fn fn;
+    int per_item;
 };
 
 static void rows_item(void *ctx, int item, int thread)
 {
     const struct rows_job *job = ctx;
     (void)thread;
-    const int end = kv_min_int(job->p->n_rows, (item + 1) * ROWS_PER_ITEM);
-    for (int r = item * ROWS_PER_ITEM; r < end; r++) job->fn(job->p, r);
+    const int end = kv_min_int(job->p->n_rows, (item + 1) * job->per_item);
+    for (int r = item * job->per_item; r < end; r++) job->fn(job->p, r);
 }
 
 static void each_row(const pass *p, row_fn fn)
@@ -83,8 +84,8 @@ static void each_row(const pass *p, row_fn fn)
         for (int r = 0; r < p->n_rows; r++) fn(p, r);
         return;
     }
-    struct rows_job job = {p, fn};
-    kv_pool_run(p->c->pool, (p->n_rows + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM, rows_item, &job);
+    struct rows_job job = {p, fn, kv_rows_per_item(p->n_rows)};
+    kv_pool_run(p->c->pool, (p->n_rows + job.per_item - 1) / job.per_item, rows_item, &job);
 }
 
 static size_t row_position(const pass *p, int row)
