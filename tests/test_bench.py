@@ -6,6 +6,8 @@
 import csv, io, json, os, re, subprocess, sys, tempfile, time, traceback
 import numpy as np
 
+from support.runner import run_tests
+
 KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
 LLAMA, GEMMA3 = ("tests/golden/fixtures/%s/model.gguf" % name for name in ("llama", "gemma3_text"))
 BATCHED_KEYS = """n_kv_max n_batch n_ubatch flash_attn is_pp_shared n_gpu_layers n_threads n_threads_batch pp tg pl n_kv t_pp speed_pp t_tg speed_tg
@@ -249,22 +251,5 @@ def bench_peer_runs_a_subset_and_exits_1_only_when_asked_to_check():
     assert done.returncode == 2 and "no measure 'pp51'; known: pp512" in done.stderr
 
 
-def main():
-    if not os.path.exists(KVASIR):
-        sys.exit(f"{KVASIR} is not there; run: make")
-    words, failed = sys.argv[1:], 0
-    chosen = [t for t in TESTS if not words or any(w in t.__name__ for w in words)]
-    for t in chosen:
-        start = time.monotonic()
-        try:
-            t()
-            print(f"ok    {t.__name__} ({time.monotonic() - start:.1f} s)", flush=True)
-        except Exception:
-            failed += 1
-            print(f"FAIL  {t.__name__}\n{traceback.format_exc(limit=4)}", flush=True)
-    print(f"{len(chosen) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run_tests(TESTS, [(KVASIR, "make")])

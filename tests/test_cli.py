@@ -9,6 +9,8 @@ the rules themselves; none is copied from our own output.
 import json, math, os, pty, re, shutil, signal, subprocess, sys, tempfile, time, traceback
 import numpy as np
 
+from support.runner import run_tests
+
 KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
 TINY = os.path.abspath("tests/golden/fixtures/llama/model.gguf")
 TINY_EOS, TINY_VOCAB = 379, 384 # of the fixture's config.json
@@ -670,23 +672,5 @@ def common_options_reach_the_library():
     refuses(1, r"cannot open", "run", "-m", TINY, "-p", "a", "--attention", "@/no/such/file")
 
 
-def main():
-    if not os.path.exists(KVASIR):
-        sys.exit(f"{KVASIR} is not there; run: make")
-    if not os.path.exists(SMOLLM2):
-        sys.exit(f"{SMOLLM2} is not there; run: ./kvasir get smollm2")
-    words, failed = sys.argv[1:], 0
-    chosen = [t for t in TESTS if not words or any(w in t.__name__ for w in words)]
-    for t in chosen:
-        start = time.monotonic()
-        try:
-            t()
-            print(f"ok    {t.__name__} ({time.monotonic() - start:.1f} s)", flush=True)
-        except Exception:
-            failed += 1
-            print(f"FAIL  {t.__name__}\n{traceback.format_exc(limit=4)}", flush=True)
-    print(f"{len(chosen) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
-main()
+if __name__ == "__main__":
+    run_tests(TESTS, [(KVASIR, "make"), (SMOLLM2, "./kvasir get smollm2")])

@@ -10,6 +10,8 @@ The thresholds are the README's. Tokenization in full is in test_tokenizer.c; he
 """
 import json, math, os, subprocess, sys, time, traceback
 
+from support.runner import run_tests
+
 KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
 STEPS = 64
 TOP = 400 # as many candidates are printed a row; what of the ten is not among them is far off anyway
@@ -112,24 +114,5 @@ for model in MODELS:
         test(function)
 
 
-def main():
-    if not os.path.exists(KVASIR):
-        sys.exit(f"{KVASIR} is not there; run: make")
-    for model in MODELS.values():
-        if not os.path.exists(model["file"]):
-            sys.exit(f"{model['file']} is not there; run: ./kvasir get smollm2 gemma3")
-    words, failed = sys.argv[1:], 0
-    chosen = [t for t in TESTS if not words or any(w in t.__name__ for w in words)]
-    for t in chosen:
-        start = time.monotonic()
-        try:
-            t()
-            print(f"ok    {t.__name__} ({time.monotonic() - start:.1f} s)", flush=True)
-        except Exception:
-            failed += 1
-            print(f"FAIL  {t.__name__}\n{traceback.format_exc(limit=4)}", flush=True)
-    print(f"{len(chosen) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
-main()
+if __name__ == "__main__":
+    run_tests(TESTS, [(KVASIR, "make")] + [(m["file"], "./kvasir get smollm2 gemma3") for m in MODELS.values()])

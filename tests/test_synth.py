@@ -8,6 +8,8 @@ What the shapes are compared with are the real models; what the types are compar
 import hashlib, json, os, re, subprocess, sys, tempfile, time, traceback
 import numpy as np
 
+from support.runner import run_tests
+
 KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
 SMOLLM2, GEMMA3 = "models/smollm2-135m-instruct-q4_1.gguf", "models/gemma3-270m-q4_k_m.gguf"
 TYPES = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
@@ -196,23 +198,5 @@ def json_tells_where_how_large_and_which_seed():
         assert (r["path"], r["bytes"], r["seed"]) == (path, os.path.getsize(path), 5) and r["ms"] > 0 and done.stderr == b""
 
 
-def main():
-    for needed in (KVASIR, SMOLLM2, GEMMA3):
-        if not os.path.exists(needed):
-            sys.exit(f"{needed} is not there; run: make && ./kvasir get smollm2 gemma3")
-    words, failed = sys.argv[1:], 0
-    chosen = [t for t in TESTS if not words or any(w in t.__name__ for w in words)]
-    for t in chosen:
-        start = time.monotonic()
-        try:
-            t()
-            print(f"ok    {t.__name__} ({time.monotonic() - start:.1f} s)", flush=True)
-        except Exception:
-            failed += 1
-            print(f"FAIL  {t.__name__}\n{traceback.format_exc(limit=4)}", flush=True)
-    print(f"{len(chosen) - failed} passed, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run_tests(TESTS, [(needed, "make && ./kvasir get smollm2 gemma3") for needed in (KVASIR, SMOLLM2, GEMMA3)])
