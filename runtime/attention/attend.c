@@ -384,8 +384,5 @@ void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_pl
     for (int i = 0; i < n_segments; i++) n_items += plan_segment(&s, &segments[i], n_items, &used, &partials->plans[i]);
     kv_pool_run(c->pool, n_items, attend_item, &s);
     if (used == 0) return;
-    if (n_segments == 1)
-        merge_segment(&s, 0, 0);
-    else
-        kv_pool_run(c->pool, n_segments, merge_segment, &s);
+    kv_pool_run(c->pool, n_segments, merge_segment, &s);
 }

@@ -14,7 +14,7 @@ struct kvasir_model {
     const kv_kernels *kernels;
     int n_threads;
     char *architecture, *name;
-    char type_name[24];
+    const char *type_name; /* borrowed from the table of types */
     uint64_t n_params;
     size_t weight_bytes, decode_weight_bytes;
     double load_ms;

@@ -39,12 +39,7 @@ static void summarise(kvasir_model *m)
     int best = KV_TYPE_F32;
     for (int i = 0; i < KV_TYPE_LIMIT; i++)
         if (by_type[i] > by_type[best]) best = i;
-    kv_type_name((uint32_t)best, m->type_name);
-    const char *name = kv_type_name((uint32_t)best, m->type_name);
-    if (name != m->type_name) {
-        strncpy(m->type_name, name, sizeof m->type_name - 1);
-        m->type_name[sizeof m->type_name - 1] = '\0';
-    }
+    m->type_name = kv_type_get((uint32_t)best)->name;
 }
 
 static void add_row_bytes(void *ctx, const kv_linear *w) { *(size_t *)ctx += w->row_bytes * (size_t)w->packed.n_out; }

@@ -5,7 +5,7 @@
 
 #include "base/util.h"
 
-enum { MAX_JOBS = 8, BLAS_PANELS = 4, INLINE_ROWS = 4 };
+enum { MAX_JOBS = 8, BLAS_PANELS = 4 };
 
 bool kv_linear_is_quantized(const kv_linear *w) { return w->packed.format->lo_bits != 0; }
 
@@ -43,12 +43,8 @@ void kv_linear_prepare(const kv_compute *c, const kv_linear *const *w, int n_w, 
     if (!wanted) return;
     in->q8.n = w[0]->packed.n_in;
     in->q8.row_bytes = kv_q8_row_bytes(in->q8.n);
-    struct prepare p = {c, in, n_rows, n_rows <= INLINE_ROWS ? n_rows : kv_rows_per_item(n_rows)};
-    int n_items = (n_rows + p.step - 1) / p.step;
-    if (n_items == 1)
-        prepare_item(&p, 0, 0);
-    else
-        kv_pool_run(c->pool, n_items, prepare_item, &p);
+    struct prepare p = {c, in, n_rows, kv_rows_per_item(n_rows)};
+    kv_pool_run(c->pool, (n_rows + p.step - 1) / p.step, prepare_item, &p);
 }
 
 /* ---- products --------------------------------------------------------------------------------------- */

@@ -40,8 +40,9 @@ typedef struct kv_compute {
     uint64_t *stage_ns; /* NULL, or where kv_forward adds the time of its stages up */
 } kv_compute;
 
-/* Rows that one work item of a row-by-row stage takes: eight, fewer when there are few. */
-static inline int kv_rows_per_item(int n_rows) { return n_rows >= 32 ? 8 : (n_rows + 3) / 4; }
+/* Rows that one work item of a row-by-row stage takes: eight, fewer when there are few, and all up to four (n_rows >= 1): a single
+ * item is run by the caller, without a barrier. */
+static inline int kv_rows_per_item(int n_rows) { return n_rows >= 32 ? 8 : n_rows <= 4 ? n_rows : (n_rows + 3) / 4; }
 
 /* Scratch that a stage needs per thread for inputs up to n_in. */
 size_t kv_linear_scratch_bytes(int n_in, bool blas);

@@ -60,8 +60,6 @@ static void mark(pass *p, kv_stage stage)
 
 /* ---- rows ------------------------------------------------------------------------------------------- */
 
-enum { INLINE_ROWS = 4 };
-
 typedef void (*row_fn)(const pass *p, int row);
 
 struct rows_job {
@@ -80,19 +78,8 @@ static void rows_item(void *ctx, int item, int thread)
 
 static void each_row(const pass *p, row_fn fn)
 {
-    if (p->n_rows <= INLINE_ROWS) {
-        for (int r = 0; r < p->n_rows; r++) fn(p, r);
-        return;
-    }
     struct rows_job job = {p, fn, kv_rows_per_item(p->n_rows)};
     kv_pool_run(p->c->pool, (p->n_rows + job.per_item - 1) / job.per_item, rows_item, &job);
-}
-
-static size_t row_position(const pass *p, int row)
-{
-    const kv_segment *s = p->batch->segments;
-    while (row >= s->row + s->n_rows) s++;
-    return s->pos0 + (size_t)(row - s->row);
 }
 
 static const kv_segment *row_segment(const pass *p, int row)
@@ -100,6 +87,12 @@ static const kv_segment *row_segment(const pass *p, int row)
     const kv_segment *s = p->batch->segments;
     while (row >= s->row + s->n_rows) s++;
     return s;
+}
+
+static size_t row_position(const pass *p, int row)
+{
+    const kv_segment *s = row_segment(p, row);
+    return s->pos0 + (size_t)(row - s->row);
 }
 
 static float *at(float *base, int row, int width) { return base + (size_t)row * (size_t)width; }
