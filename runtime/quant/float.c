@@ -80,3 +80,23 @@ void kv_dequantize_bf16(const void *src, float *dst, size_t n)
     const uint16_t *h = src;
     for (size_t i = 0; i < n; i++) dst[i] = kv_bf16_to_f32(h[i]);
 }
+
+void kv_quantize_f32(const float *src, const float *importance, void *dst, size_t n)
+{
+    (void)importance;
+    if (n) memcpy(dst, src, n * sizeof(float));
+}
+
+void kv_quantize_f16(const float *src, const float *importance, void *dst, size_t n)
+{
+    uint16_t *h = dst;
+    (void)importance;
+    for (size_t i = 0; i < n; i++) h[i] = kv_f32_to_f16(src[i]);
+}
+
+void kv_quantize_bf16(const float *src, const float *importance, void *dst, size_t n)
+{
+    uint16_t *h = dst;
+    (void)importance;
+    for (size_t i = 0; i < n; i++) h[i] = kv_f32_to_bf16(src[i]);
+}

@@ -6,10 +6,12 @@
  *
  * In each 32 weights, byte j carries weight j (low nibble) and j + 16 (high). Sources: ggml-common.h (the documented
  * format); OCP Microscaling Formats 1.0 (e2m1 codes, e8m0 scale). */
+#include <math.h>
 #include <string.h>
 
 #include "quant/blocks.h"
 #include "quant/families.h"
+#include "quant/fit.h"
 #include "quant/types.h"
 
 static const int8_t iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
@@ -56,4 +58,78 @@ void kv_dequantize_mxfp4(const void *src, float *dst, size_t n)
 {
     const kv_block_mxfp4 *b = src;
     for (size_t i = 0; i < n / KV_QK; i++, b++, dst += KV_QK) look_up(b->qs, mxfp4_values, mxfp4_scale(b->e), dst);
+}
+
+/* ---- from float32 --------------------------------------------------------------------------------------- */
+
+static const uint8_t in_order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+/* MXFP4's codes by value, its second zero beside the first. */
+static const uint8_t mxfp4_order[16] = {15, 14, 13, 12, 11, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7};
+static const kv_codebook iq4_book = {.lo = -127, .hi = 113, .levels = iq4_values, .by_level = in_order};
+static const kv_codebook mxfp4_book = {.lo = -12, .hi = 12, .levels = mxfp4_values, .by_level = mxfp4_order};
+
+static void pack_pairs(const uint8_t codes[32], uint8_t qs[16])
+{
+    for (int j = 0; j < 16; j++) qs[j] = (uint8_t)(codes[j] | codes[j + 16] << 4);
+}
+
+void kv_quantize_iq4_nl(const float *src, const float *importance, void *dst, size_t n)
+{
+    kv_block_iq4_nl *b = dst;
+    float w[KV_QK];
+    uint8_t codes[KV_QK];
+    for (size_t i = 0; i < n; i += KV_QK, b++) {
+        kv_fit_weights(src + i, importance ? importance + i : NULL, KV_QK, w);
+        b->d = kv_f32_to_f16(kv_fit_scale(&iq4_book, src + i, w, KV_QK));
+        const float d = kv_f16_to_f32(b->d), inverse = d != 0 ? 1.0f / d : 0;
+        for (int j = 0; j < KV_QK; j++) codes[j] = (uint8_t)kv_code_nearest(&iq4_book, src[i + (size_t)j] * inverse);
+        pack_pairs(codes, b->qs);
+    }
+}
+
+void kv_quantize_iq4_xs(const float *src, const float *importance, void *dst, size_t n)
+{
+    kv_block_iq4_xs *b = dst;
+    float w[KV_QK_K];
+    uint8_t codes[KV_QK_K];
+    int sc[8];
+    for (size_t i = 0; i < n; i += KV_QK_K, b++) {
+        memset(b, 0, sizeof *b);
+        kv_fit_weights(src + i, importance ? importance + i : NULL, KV_QK_K, w);
+        kv_fit_super(&iq4_book, src + i, w, KV_QK_K, 8, -32, 31, &b->d, sc, codes);
+        for (int g = 0; g < 8; g++) {
+            b->scales_l[g / 2] |= (uint8_t)(((sc[g] + 32) & 0xF) << (g % 2 * 4));
+            b->scales_h |= (uint16_t)(((sc[g] + 32) >> 4) << (g * 2));
+            pack_pairs(codes + 32 * g, b->qs + 16 * g);
+        }
+    }
+}
+
+/* The exponent that covers the largest weight, or the one below it, which rounds the largest down and the others finer. */
+void kv_quantize_mxfp4(const float *src, const float *importance, void *dst, size_t n)
+{
+    kv_block_mxfp4 *b = dst;
+    float w[KV_QK];
+    uint8_t codes[KV_QK];
+    for (size_t i = 0; i < n; i += KV_QK, b++) {
+        const float *x = src + i;
+        float peak = 0;
+        for (int j = 0; j < KV_QK; j++) peak = fmaxf(peak, fabsf(x[j]));
+        kv_fit_weights(x, importance ? importance + i : NULL, KV_QK, w);
+        const int top = peak > 0 ? ilogbf(peak) - 2 + 127 : 0;
+        double best = INFINITY;
+        b->e = 0;
+        for (int e = top - 1; e <= top + 1; e++) {
+            if (e < 0 || e > 254) continue;
+            double error = 0;
+            const float d = mxfp4_scale((uint8_t)e);
+            for (int j = 0; j < KV_QK; j++) {
+                const float miss = d * (float)mxfp4_values[kv_code_nearest(&mxfp4_book, x[j] / d)] - x[j];
+                error += (double)(w[j] * miss * miss);
+            }
+            if (error < best) best = error, b->e = (uint8_t)e;
+        }
+        for (int j = 0; j < KV_QK; j++) codes[j] = (uint8_t)kv_code_nearest(&mxfp4_book, x[j] / mxfp4_scale(b->e));
+        pack_pairs(codes, b->qs);
+    }
 }

@@ -14,6 +14,7 @@
 
 #include "quant/blocks.h"
 #include "quant/families.h"
+#include "quant/fit.h"
 #include "quant/types.h"
 
 void kv_dequantize_q2_K(const void *src, float *dst, size_t n)
@@ -115,6 +116,109 @@ void kv_dequantize_q6_K(const void *src, float *dst, size_t n)
                 int code = (ql[j] >> (row / 2 * 4) & 0xF) | (qh[j] >> (row * 2) & 3) << 4;
                 dst[g * 16 + j] = scale * (float)(code - 32);
             }
+        }
+    }
+}
+
+/* ---- from float32 --------------------------------------------------------------------------------------- */
+
+/* Integers that a fit found, before they are packed. */
+typedef struct super_fit {
+    float w[KV_QK_K];
+    int sc[16], mn[16];
+    uint8_t codes[KV_QK_K];
+} super_fit;
+
+/* The weight's place in planes of two bits: byte and shift (see the head of this file). */
+static size_t two_bit_byte(int j) { return (size_t)(j / 128 * 32 + j % 32); }
+static int two_bit_shift(int j) { return j % 128 / 32 * 2; }
+
+void kv_quantize_q2_K(const float *src, const float *importance, void *dst, size_t n)
+{
+    kv_block_q2_K *b = dst;
+    super_fit f;
+    for (size_t i = 0; i < n; i += KV_QK_K, b++) {
+        memset(b, 0, sizeof *b);
+        kv_fit_weights(src + i, importance ? importance + i : NULL, KV_QK_K, f.w);
+        kv_fit_super_affine(src + i, f.w, KV_QK_K, 16, 3, 15, &b->d, &b->dmin, f.sc, f.mn, f.codes);
+        for (int g = 0; g < 16; g++) b->scales[g] = (uint8_t)(f.sc[g] | f.mn[g] << 4);
+        for (int j = 0; j < KV_QK_K; j++) b->qs[two_bit_byte(j)] |= (uint8_t)(f.codes[j] << two_bit_shift(j));
+    }
+}
+
+void kv_quantize_q3_K(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const kv_codebook book = {.lo = -4, .hi = 3};
+    kv_block_q3_K *b = dst;
+    super_fit f;
+    for (size_t i = 0; i < n; i += KV_QK_K, b++) {
+        memset(b, 0, sizeof *b);
+        kv_fit_weights(src + i, importance ? importance + i : NULL, KV_QK_K, f.w);
+        kv_fit_super(&book, src + i, f.w, KV_QK_K, 16, -32, 31, &b->d, f.sc, f.codes);
+        for (int s = 0; s < 16; s++) {
+            const int stored = f.sc[s] + 32;
+            b->scales[s % 8] |= (uint8_t)((stored & 0xF) << (s / 8 * 4));
+            b->scales[8 + s % 4] |= (uint8_t)((stored >> 4) << (s / 4 * 2));
+        }
+        for (int j = 0; j < KV_QK_K; j++) {
+            b->qs[two_bit_byte(j)] |= (uint8_t)((f.codes[j] & 3) << two_bit_shift(j));
+            b->hmask[j % 32] |= (uint8_t)((f.codes[j] >> 2) << (j / 32));
+        }
+    }
+}
+
+static void pack_scales_mins(const int sc[8], const int mn[8], uint8_t s[12])
+{
+    for (int g = 0; g < 4; g++) {
+        s[g] = (uint8_t)(sc[g] | (sc[g + 4] >> 4) << 6);
+        s[g + 4] = (uint8_t)(mn[g] | (mn[g + 4] >> 4) << 6);
+        s[g + 8] = (uint8_t)((sc[g + 4] & 0xF) | (mn[g + 4] & 0xF) << 4);
+    }
+}
+
+void kv_quantize_q4_K(const float *src, const float *importance, void *dst, size_t n)
+{
+    kv_block_q4_K *b = dst;
+    super_fit f;
+    for (size_t i = 0; i < n; i += KV_QK_K, b++) {
+        memset(b, 0, sizeof *b);
+        kv_fit_weights(src + i, importance ? importance + i : NULL, KV_QK_K, f.w);
+        kv_fit_super_affine(src + i, f.w, KV_QK_K, 8, 15, 63, &b->d, &b->dmin, f.sc, f.mn, f.codes);
+        pack_scales_mins(f.sc, f.mn, b->scales);
+        for (int j = 0; j < KV_QK_K; j++) b->qs[j / 64 * 32 + j % 32] |= (uint8_t)(f.codes[j] << (j / 32 % 2 * 4));
+    }
+}
+
+void kv_quantize_q5_K(const float *src, const float *importance, void *dst, size_t n)
+{
+    kv_block_q5_K *b = dst;
+    super_fit f;
+    for (size_t i = 0; i < n; i += KV_QK_K, b++) {
+        memset(b, 0, sizeof *b);
+        kv_fit_weights(src + i, importance ? importance + i : NULL, KV_QK_K, f.w);
+        kv_fit_super_affine(src + i, f.w, KV_QK_K, 8, 31, 63, &b->d, &b->dmin, f.sc, f.mn, f.codes);
+        pack_scales_mins(f.sc, f.mn, b->scales);
+        for (int j = 0; j < KV_QK_K; j++) {
+            b->qs[j / 64 * 32 + j % 32] |= (uint8_t)((f.codes[j] & 0xF) << (j / 32 % 2 * 4));
+            b->qh[j % 32] |= (uint8_t)((f.codes[j] >> 4) << (j / 32));
+        }
+    }
+}
+
+void kv_quantize_q6_K(const float *src, const float *importance, void *dst, size_t n)
+{
+    static const kv_codebook book = {.lo = -32, .hi = 31};
+    kv_block_q6_K *b = dst;
+    super_fit f;
+    for (size_t i = 0; i < n; i += KV_QK_K, b++) {
+        memset(b, 0, sizeof *b);
+        kv_fit_weights(src + i, importance ? importance + i : NULL, KV_QK_K, f.w);
+        kv_fit_super(&book, src + i, f.w, KV_QK_K, 16, -128, 127, &b->d, f.sc, f.codes);
+        for (int g = 0; g < 16; g++) b->scales[g] = (int8_t)f.sc[g];
+        for (int j = 0; j < KV_QK_K; j++) {
+            const int half = j / 128, row = j % 128 / 32, k = j % 32;
+            b->ql[half * 64 + row % 2 * 32 + k] |= (uint8_t)((f.codes[j] & 0xF) << (row / 2 * 4));
+            b->qh[half * 32 + k] |= (uint8_t)((f.codes[j] >> 4) << (row * 2));
         }
     }
 }

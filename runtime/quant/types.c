@@ -13,26 +13,27 @@
  * block_size      weights per block; a row is a whole number of blocks
  * block_bytes     bytes per block in the file
  * quantized       has integer codes, so the native kernels meet it with int8 activations
- * dequantize      the exact definition of its values */
+ * dequantize      the exact definition of its values
+ * quantize        floats to blocks */
 /* clang-format off */
 static const kv_type_info types[KV_TYPE_LIMIT] = {
-    /* id                 name     size      bytes                    quantized  dequantize */
-    [KV_TYPE_F32]    = {"F32",    1,        sizeof(float),           false,     kv_dequantize_f32},
-    [KV_TYPE_F16]    = {"F16",    1,        sizeof(uint16_t),        false,     kv_dequantize_f16},
-    [KV_TYPE_BF16]   = {"BF16",   1,        sizeof(uint16_t),        false,     kv_dequantize_bf16},
-    [KV_TYPE_Q4_0]   = {"Q4_0",   KV_QK,    sizeof(kv_block_q4_0),   true,      kv_dequantize_q4_0},
-    [KV_TYPE_Q4_1]   = {"Q4_1",   KV_QK,    sizeof(kv_block_q4_1),   true,      kv_dequantize_q4_1},
-    [KV_TYPE_Q5_0]   = {"Q5_0",   KV_QK,    sizeof(kv_block_q5_0),   true,      kv_dequantize_q5_0},
-    [KV_TYPE_Q5_1]   = {"Q5_1",   KV_QK,    sizeof(kv_block_q5_1),   true,      kv_dequantize_q5_1},
-    [KV_TYPE_Q8_0]   = {"Q8_0",   KV_QK,    sizeof(kv_block_q8_0),   true,      kv_dequantize_q8_0},
-    [KV_TYPE_Q2_K]   = {"Q2_K",   KV_QK_K,  sizeof(kv_block_q2_K),   true,      kv_dequantize_q2_K},
-    [KV_TYPE_Q3_K]   = {"Q3_K",   KV_QK_K,  sizeof(kv_block_q3_K),   true,      kv_dequantize_q3_K},
-    [KV_TYPE_Q4_K]   = {"Q4_K",   KV_QK_K,  sizeof(kv_block_q4_K),   true,      kv_dequantize_q4_K},
-    [KV_TYPE_Q5_K]   = {"Q5_K",   KV_QK_K,  sizeof(kv_block_q5_K),   true,      kv_dequantize_q5_K},
-    [KV_TYPE_Q6_K]   = {"Q6_K",   KV_QK_K,  sizeof(kv_block_q6_K),   true,      kv_dequantize_q6_K},
-    [KV_TYPE_IQ4_NL] = {"IQ4_NL", KV_QK,    sizeof(kv_block_iq4_nl), true,      kv_dequantize_iq4_nl},
-    [KV_TYPE_IQ4_XS] = {"IQ4_XS", KV_QK_K,  sizeof(kv_block_iq4_xs), true,      kv_dequantize_iq4_xs},
-    [KV_TYPE_MXFP4]  = {"MXFP4",  KV_QK,    sizeof(kv_block_mxfp4),  true,      kv_dequantize_mxfp4},
+    /* id                 name     size      bytes                    quantized  dequantize, quantize */
+    [KV_TYPE_F32]    = {"F32",    1,        sizeof(float),           false,     kv_dequantize_f32, kv_quantize_f32},
+    [KV_TYPE_F16]    = {"F16",    1,        sizeof(uint16_t),        false,     kv_dequantize_f16, kv_quantize_f16},
+    [KV_TYPE_BF16]   = {"BF16",   1,        sizeof(uint16_t),        false,     kv_dequantize_bf16, kv_quantize_bf16},
+    [KV_TYPE_Q4_0]   = {"Q4_0",   KV_QK,    sizeof(kv_block_q4_0),   true,      kv_dequantize_q4_0, kv_quantize_q4_0},
+    [KV_TYPE_Q4_1]   = {"Q4_1",   KV_QK,    sizeof(kv_block_q4_1),   true,      kv_dequantize_q4_1, kv_quantize_q4_1},
+    [KV_TYPE_Q5_0]   = {"Q5_0",   KV_QK,    sizeof(kv_block_q5_0),   true,      kv_dequantize_q5_0, kv_quantize_q5_0},
+    [KV_TYPE_Q5_1]   = {"Q5_1",   KV_QK,    sizeof(kv_block_q5_1),   true,      kv_dequantize_q5_1, kv_quantize_q5_1},
+    [KV_TYPE_Q8_0]   = {"Q8_0",   KV_QK,    sizeof(kv_block_q8_0),   true,      kv_dequantize_q8_0, kv_quantize_q8_0},
+    [KV_TYPE_Q2_K]   = {"Q2_K",   KV_QK_K,  sizeof(kv_block_q2_K),   true,      kv_dequantize_q2_K, kv_quantize_q2_K},
+    [KV_TYPE_Q3_K]   = {"Q3_K",   KV_QK_K,  sizeof(kv_block_q3_K),   true,      kv_dequantize_q3_K, kv_quantize_q3_K},
+    [KV_TYPE_Q4_K]   = {"Q4_K",   KV_QK_K,  sizeof(kv_block_q4_K),   true,      kv_dequantize_q4_K, kv_quantize_q4_K},
+    [KV_TYPE_Q5_K]   = {"Q5_K",   KV_QK_K,  sizeof(kv_block_q5_K),   true,      kv_dequantize_q5_K, kv_quantize_q5_K},
+    [KV_TYPE_Q6_K]   = {"Q6_K",   KV_QK_K,  sizeof(kv_block_q6_K),   true,      kv_dequantize_q6_K, kv_quantize_q6_K},
+    [KV_TYPE_IQ4_NL] = {"IQ4_NL", KV_QK,    sizeof(kv_block_iq4_nl), true,      kv_dequantize_iq4_nl, kv_quantize_iq4_nl},
+    [KV_TYPE_IQ4_XS] = {"IQ4_XS", KV_QK_K,  sizeof(kv_block_iq4_xs), true,      kv_dequantize_iq4_xs, kv_quantize_iq4_xs},
+    [KV_TYPE_MXFP4]  = {"MXFP4",  KV_QK,    sizeof(kv_block_mxfp4),  true,      kv_dequantize_mxfp4, kv_quantize_mxfp4},
 };
 
 /* Types of GGUF that this build cannot read: for messages. */

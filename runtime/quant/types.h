@@ -36,6 +36,9 @@ typedef struct kv_type_info {
     bool quantized;
     /* blocks at src -> n float32 (n a multiple of block_size). Exact definition: w = (d * code) + m evaluated in float32. */
     void (*dequantize)(const void *src, float *dst, size_t n);
+    /* n finite float32 -> blocks at dst, with little weighted squared error (fit.h). importance [n]: how much each input matters (its
+     * mean square in use), or NULL: all alike. */
+    void (*quantize)(const float *src, const float *importance, void *dst, size_t n);
 } kv_type_info;
 
 /* NULL when the id is unknown. */
