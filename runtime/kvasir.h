@@ -202,8 +202,14 @@ KVASIR_API kvasir_code kvasir_session_open(kvasir_model *model, const kvasir_ses
                                            kvasir_session **out, kvasir_error *err);
 KVASIR_API void kvasir_session_close(kvasir_session *session);
 
-/* Which rows of an eval get logits. */
-typedef enum kvasir_want { KVASIR_LOGITS_NONE, KVASIR_LOGITS_LAST, KVASIR_LOGITS_ALL } kvasir_want;
+/* Which rows of an eval get logits; or, for embeddings, the hidden state [n_embd] behind the last norm, from which logits are made. */
+typedef enum kvasir_want {
+    KVASIR_LOGITS_NONE,
+    KVASIR_LOGITS_LAST,
+    KVASIR_LOGITS_ALL,
+    KVASIR_HIDDEN_LAST, /* engines only */
+    KVASIR_HIDDEN_ALL,
+} kvasir_want;
 
 /* Called between prefill chunks with tokens done and total; return false to stop (ERR_CANCELLED, the tokens done so far stay). */
 typedef bool (*kvasir_progress)(void *user, size_t done, size_t total);
@@ -263,6 +269,8 @@ KVASIR_API kvasir_code kvasir_engine_eval(kvasir_engine *engine, const kvasir_st
                                           kvasir_error *err);
 /* Logits [n_vocab] of row `row` (LAST: 0; ALL: 0 .. n_tokens-1) of step `step` of the last eval, or NULL. */
 KVASIR_API float *kvasir_engine_logits(kvasir_engine *engine, size_t step, size_t row);
+/* The same for steps that wanted hidden states: [n_embd]. */
+KVASIR_API const float *kvasir_engine_hidden(kvasir_engine *engine, size_t step, size_t row);
 KVASIR_API size_t kvasir_engine_n_tokens(const kvasir_engine *engine, int seq);
 /* As kvasir_session_rewind. */
 KVASIR_API size_t kvasir_engine_rewind(kvasir_engine *engine, int seq, size_t n_tokens);

@@ -123,10 +123,11 @@ static kvasir_code open_parts(kvasir_engine *e, const kvasir_session_params *p, 
     e->pass_tokens = kv_calloc(rows, sizeof *e->pass_tokens);
     e->segments = kv_calloc(rows, sizeof *e->segments);
     e->logit_rows = kv_calloc(rows, sizeof *e->logit_rows);
-    e->first_row = kv_calloc((size_t)n_seqs + 1, sizeof *e->first_row);
+    e->hidden_rows = kv_calloc(rows, sizeof *e->hidden_rows);
+    e->rows_of = kv_calloc((size_t)n_seqs, sizeof *e->rows_of);
     e->logits_capacity = (size_t)m->model.hp.n_vocab * (size_t)n_seqs;
     e->logits = kv_malloc_array(e->logits_capacity, sizeof *e->logits);
-    if (!e->pass_tokens || !e->segments || !e->logit_rows || !e->first_row || !e->logits)
+    if (!e->pass_tokens || !e->segments || !e->logit_rows || !e->hidden_rows || !e->rows_of || !e->logits)
         return kv_fail_memory(err, e->logits_capacity * sizeof *e->logits, "logits");
     return KVASIR_OK;
 }
@@ -168,8 +169,10 @@ void kvasir_engine_close(kvasir_engine *e)
     kv_free(e->pass_tokens);
     kv_free(e->segments);
     kv_free(e->logit_rows);
-    kv_free(e->first_row);
+    kv_free(e->hidden_rows);
+    kv_free(e->rows_of);
     kv_free(e->logits);
+    kv_free(e->hidden);
     kv_free(e);
 }
 
@@ -192,29 +195,45 @@ static kvasir_code check_step(const kvasir_engine *e, const kvasir_step *s, kvas
     return KVASIR_OK;
 }
 
-/* Numbers the wanted rows and makes room for them. */
-static kvasir_code place_logits(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_error *err)
+static bool wants_hidden(kvasir_want want) { return want == KVASIR_HIDDEN_LAST || want == KVASIR_HIDDEN_ALL; }
+
+/* Whether a step that wants this gets a row of its last token, or of any other. */
+static bool wants_row(kvasir_want want, bool is_last)
 {
-    size_t rows = 0, floats;
-    for (size_t i = 0; i < n_steps; i++) {
-        e->first_row[i] = rows;
-        if (!kv_add_size(rows,
-                         steps[i].want == KVASIR_LOGITS_ALL ? steps[i].n_tokens : steps[i].want == KVASIR_LOGITS_LAST,
-                         &rows))
-            return kv_fail_memory(err, SIZE_MAX, "logits");
-    }
-    e->first_row[n_steps] = rows;
-    if (!kv_mul_size(rows, e->model->model.hp.n_vocab, &floats)) return kv_fail_memory(err, SIZE_MAX, "logits");
-    if (floats <= e->logits_capacity) return KVASIR_OK;
-    float *grown = kv_realloc_array(e->logits, floats, sizeof *grown);
+    return want == KVASIR_LOGITS_ALL || want == KVASIR_HIDDEN_ALL ||
+           (is_last && (want == KVASIR_LOGITS_LAST || want == KVASIR_HIDDEN_LAST));
+}
+
+/* Room for `rows` rows of `width` floats; what is there is not kept. */
+static kvasir_code grow_rows(float **data, size_t *capacity, size_t rows, size_t width, kvasir_error *err)
+{
+    size_t floats;
+    if (!kv_mul_size(rows, width, &floats)) return kv_fail_memory(err, SIZE_MAX, "logits");
+    if (floats <= *capacity) return KVASIR_OK;
+    float *grown = kv_realloc_array(*data, floats, sizeof *grown);
     if (!grown) return kv_fail_memory(err, floats * sizeof *grown, "logits; feed the tokens in smaller pieces");
-    e->logits = grown, e->logits_capacity = floats;
+    *data = grown, *capacity = floats;
     return KVASIR_OK;
 }
 
-/* Where an eval stands: step `step`, of which `done` tokens are through; logit rows written so far. */
+/* Numbers the wanted rows and makes room for them. */
+static kvasir_code place_rows(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_error *err)
+{
+    size_t n[2] = {0, 0}; /* rows of logits, of hidden states */
+    for (size_t i = 0; i < n_steps; i++) {
+        const bool is_hidden = wants_hidden(steps[i].want);
+        const size_t rows = wants_row(steps[i].want, false) ? steps[i].n_tokens : wants_row(steps[i].want, true);
+        e->rows_of[i] = (struct kv_rows_of){.first = n[is_hidden], .n = rows, .is_hidden = is_hidden};
+        if (!kv_add_size(n[is_hidden], rows, &n[is_hidden])) return kv_fail_memory(err, SIZE_MAX, "logits");
+    }
+    const kv_hparams *hp = &e->model->model.hp;
+    KV_TRY(grow_rows(&e->hidden, &e->hidden_capacity, n[true], hp->n_embd, err));
+    return grow_rows(&e->logits, &e->logits_capacity, n[false], hp->n_vocab, err);
+}
+
+/* Where an eval stands: step `step`, of which `done` tokens are through; rows of logits and hidden states written so far. */
 typedef struct cursor {
-    size_t step, done, logit_row;
+    size_t step, done, logit_row, hidden_row;
 } cursor;
 
 /* One pass: as many rows as fit, from the cursor on. Steps are taken in order, so wanted rows come in the order of the logits. */
@@ -224,7 +243,9 @@ static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n
     kv_batch batch = {.tokens = e->pass_tokens,
                       .segments = e->segments,
                       .logit_rows = e->logit_rows,
-                      .logits = e->logits + at->logit_row * n_vocab};
+                      .logits = e->logits + at->logit_row * n_vocab,
+                      .hidden_rows = e->hidden_rows,
+                      .hidden = e->hidden ? e->hidden + at->hidden_row * e->model->model.hp.n_embd : NULL};
     while (at->step < n_steps && batch.n_rows < e->n_batch) {
         const kvasir_step *s = &steps[at->step];
         kv_engine_seq *seq = &e->seqs[s->seq];
@@ -236,9 +257,12 @@ static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n
             (kv_segment){.seq = &seq->kv, .pos0 = seq->kv.n_tokens, .row = batch.n_rows, .n_rows = n};
         at->done += (size_t)n;
         for (int i = 0; i < n; i++)
-            if (s->want == KVASIR_LOGITS_ALL ||
-                (s->want == KVASIR_LOGITS_LAST && at->done == s->n_tokens && i == n - 1))
-                e->logit_rows[batch.n_logit_rows++] = batch.n_rows + i;
+            if (wants_row(s->want, at->done == s->n_tokens && i == n - 1)) {
+                if (wants_hidden(s->want))
+                    e->hidden_rows[batch.n_hidden_rows++] = batch.n_rows + i;
+                else
+                    e->logit_rows[batch.n_logit_rows++] = batch.n_rows + i;
+            }
         batch.n_rows += n;
         if (at->done == s->n_tokens) at->step++, at->done = 0;
     }
@@ -246,6 +270,7 @@ static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n
     for (int i = 0; i < batch.n_segments; i++)
         kv_seq_commit((kv_seq *)e->segments[i].seq, (size_t)e->segments[i].n_rows);
     at->logit_row += (size_t)batch.n_logit_rows;
+    at->hidden_row += (size_t)batch.n_hidden_rows;
     return KVASIR_OK;
 }
 
@@ -261,7 +286,7 @@ kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_s
                 return kv_fail(err, KVASIR_ERR_ARGUMENT, "sequence %d has two steps in one eval", steps[i].seq);
         total += steps[i].n_tokens;
     }
-    KV_TRY(place_logits(e, steps, n_steps, err));
+    KV_TRY(place_rows(e, steps, n_steps, err));
     e->n_steps = n_steps;
     for (size_t i = 0; i < n_steps; i++) e->seqs[steps[i].seq].before = e->seqs[steps[i].seq].kv.n_tokens;
     for (cursor at = {0}; at.step < n_steps;) {
@@ -291,8 +316,14 @@ kvasir_code kvasir_engine_eval(kvasir_engine *e, const kvasir_step *steps, size_
 
 float *kvasir_engine_logits(kvasir_engine *e, size_t step, size_t row)
 {
-    if (step >= e->n_steps || row >= e->first_row[step + 1] - e->first_row[step]) return NULL;
-    return e->logits + (e->first_row[step] + row) * e->model->model.hp.n_vocab;
+    if (step >= e->n_steps || e->rows_of[step].is_hidden || row >= e->rows_of[step].n) return NULL;
+    return e->logits + (e->rows_of[step].first + row) * e->model->model.hp.n_vocab;
+}
+
+const float *kvasir_engine_hidden(kvasir_engine *e, size_t step, size_t row)
+{
+    if (step >= e->n_steps || !e->rows_of[step].is_hidden || row >= e->rows_of[step].n) return NULL;
+    return e->hidden + (e->rows_of[step].first + row) * e->model->model.hp.n_embd;
 }
 
 size_t kvasir_engine_n_tokens(const kvasir_engine *e, int seq)

@@ -40,10 +40,14 @@ struct kvasir_engine {
     kvasir_token *pass_tokens; /* [n_batch] */
     kv_segment *segments;      /* [n_batch] */
     int *logit_rows;           /* [n_batch] */
-    /* The last eval: logits of step s start at row first_row[s]. */
-    float *logits;
-    size_t logits_capacity; /* floats */
-    size_t *first_row;      /* [n_seqs + 1] */
+    int *hidden_rows;          /* [n_batch] */
+    /* The last eval: logits (or hidden states) of step s start at row first_row[s] of their kind. */
+    float *logits, *hidden;
+    size_t logits_capacity, hidden_capacity; /* floats */
+    struct kv_rows_of {
+        size_t first, n;
+        bool is_hidden;
+    } * rows_of; /* [n_seqs] */
     size_t n_steps;
     uint64_t stage_ns[KV_N_STAGES]; /* when profiling */
 };

@@ -243,6 +243,9 @@ static void logits_of(pass *p)
     const kv_batch *b = p->batch;
     const kv_hparams *hp = &p->m->hp;
     const int n = (int)hp->n_embd;
+    for (int i = 0; i < b->n_hidden_rows; i++)
+        kv_rms_norm(at(p->ws->x, b->hidden_rows[i], n), p->m->bound.w.output_norm, n, hp->norm_eps,
+                    b->hidden + (size_t)i * hp->n_embd);
     if (b->n_logit_rows == 0) return;
     for (int i = 0; i < b->n_logit_rows; i++)
         kv_rms_norm(at(p->ws->x, b->logit_rows[i], n), p->m->bound.w.output_norm, n, hp->norm_eps, at(p->ws->h, i, n));

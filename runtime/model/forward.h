@@ -33,7 +33,10 @@ typedef struct kv_batch {
     int n_segments;
     const int *logit_rows; /* rows whose logits are wanted, ascending */
     int n_logit_rows;
-    float *logits; /* [n_logit_rows][n_vocab] */
+    float *logits;          /* [n_logit_rows][n_vocab] */
+    const int *hidden_rows; /* rows whose final-normed hidden state is wanted, ascending */
+    int n_hidden_rows;
+    float *hidden; /* [n_hidden_rows][n_embd] */
 } kv_batch;
 
 /* What a pass spends its time on; kv_compute.stage_ns is indexed by it. */
