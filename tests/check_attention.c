@@ -1,10 +1,9 @@
-/* check_attention.c - every registered pattern against `allowed`, and attention against a dense oracle in double precision.
+/* check_attention.c - attention of every registered pattern against a dense oracle in double precision.
  *
- *     pattern:    union over next_page of seen  ==  allowed
  *     accuracy:   prefill at once               ~=  oracle          2e-5 of the largest |v|
  *     bits:       chunks, decode, mixtures, threads, company, kernels, used pages  ==  prefill at once
  *
- * A pattern is covered the day it is registered: the tests walk kv_pattern_examples. */
+ * A pattern is covered the day it is registered: the examples are made from the registry (oracle_specs.h). */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,10 +16,11 @@
 #include <cmocka.h>
 
 #include "oracle_attention.h"
+#include "oracle_specs.h"
 
-enum { MAX_EXAMPLES = 64, MAX_TOKENS = 700 };
+enum { MAX_EXAMPLES = 128, MAX_TOKENS = 700 };
 
-static kv_pattern examples[MAX_EXAMPLES];
+static oracle_example examples[MAX_EXAMPLES];
 static int n_examples;
 
 /* Pools of every size that the tests use, opened once. */
@@ -30,7 +30,8 @@ static kv_pool *pools[KV_COUNT(thread_counts)];
 static int open_pools(void **state)
 {
     (void)state;
-    n_examples = kv_pattern_examples(examples, MAX_EXAMPLES);
+    oracle_rng rng = {30};
+    n_examples = oracle_pattern_examples(&rng, examples, MAX_EXAMPLES);
     for (size_t i = 0; i < KV_COUNT(pools); i++)
         if (kv_pool_open(thread_counts[i], &pools[i], NULL) != KVASIR_OK) return -1;
     return 0;
@@ -40,13 +41,14 @@ static int close_pools(void **state)
 {
     (void)state;
     for (size_t i = 0; i < KV_COUNT(pools); i++) kv_pool_close(pools[i]);
+    oracle_specs_free();
     return 0;
 }
 
-static const char *name_of(const kv_pattern *p)
+static const char *name_of(const kv_layer_spec *spec)
 {
-    static char buf[64];
-    p->ops->print(p, buf, sizeof buf);
+    static char buf[KV_MAX_LAYER_TEXT];
+    kv_layer_spec_print(spec, buf, sizeof buf);
     return buf;
 }
 
@@ -55,94 +57,6 @@ static const kv_kernels *best_kernels(void)
     const kv_kernels *k = NULL;
     assert_int_equal(kv_kernels_select("auto", &k, NULL), KVASIR_OK);
     return k;
-}
-
-/* ---- patterns -------------------------------------------------------------------------------------- */
-
-/* next_page is exactly the pages of which some query of the range sees a token; seen is exactly allowed. */
-static void check_range(const kv_pattern *p, size_t begin, size_t end, size_t n)
-{
-    const size_t n_pages = (n + KV_PAGE - 1) / KV_PAGE + 1;
-    bool page_seen[MAX_TOKENS / KV_PAGE + 3] = {false};
-    for (size_t q = begin; q < end; q++)
-        for (size_t page = 0; page < n_pages; page++) {
-            uint64_t want = 0;
-            for (size_t t = 0; t < KV_PAGE; t++) {
-                const size_t k = page * KV_PAGE + t;
-                if (k <= q && p->ops->allowed(p, q, k)) want |= (uint64_t)1 << t;
-            }
-            const uint64_t got = p->ops->seen(p, q, page);
-            if (got != want) fail_msg("%s: query %zu, page %zu: %016lx, not %016lx", name_of(p), q, page, got, want);
-            page_seen[page] |= want != 0;
-        }
-    for (size_t from = 0; from <= n_pages; from++) {
-        size_t want = from;
-        while (want < n_pages && !page_seen[want]) want++;
-        const size_t got = p->ops->next_page(p, begin, end, from);
-        if (got != (want < n_pages ? want : SIZE_MAX))
-            fail_msg("%s: queries %zu..%zu, page from %zu: %zu", name_of(p), begin, end, from, got);
-    }
-}
-
-static void pages_and_masks_are_what_is_allowed(void **state)
-{
-    (void)state;
-    oracle_rng rng = {31};
-    assert_true(n_examples >= 2 && n_examples < MAX_EXAMPLES);
-    for (int i = 0; i < n_examples; i++)
-        for (int round = 0; round < ORACLE_ROUNDS(150, 25); round++) {
-            const int n = oracle_int(&rng, 1, MAX_TOKENS), begin = oracle_int(&rng, 0, n - 1);
-            const int end = oracle_int(&rng, begin + 1, kv_min_int(n, begin + oracle_int(&rng, 1, 96)));
-            check_range(&examples[i], (size_t)begin, (size_t)end, (size_t)n);
-        }
-}
-
-static void no_query_looks_into_the_future_or_behind_the_horizon(void **state)
-{
-    (void)state;
-    for (int i = 0; i < n_examples; i++) {
-        const kv_pattern *p = &examples[i];
-        const size_t horizon = p->ops->horizon(p);
-        for (size_t q = 0; q < 500; q++) {
-            assert_true(p->ops->allowed(p, q, q)); /* a row without any key would have no softmax */
-            for (size_t k = 0; k < 600; k++) {
-                const bool allowed = p->ops->allowed(p, q, k);
-                assert_false(allowed && k > q);
-                assert_false(allowed && horizon != 0 && q - k >= horizon);
-            }
-        }
-    }
-}
-
-/* Positions beyond 32 bits of tokens: nothing wraps. */
-static void patterns_hold_at_large_positions(void **state)
-{
-    (void)state;
-    const size_t base = (size_t)1 << 33;
-    for (int i = 0; i < n_examples; i++) {
-        const kv_pattern *p = &examples[i];
-        for (size_t q = base - 70; q < base + 70; q++)
-            for (size_t page = base / KV_PAGE - 7; page < base / KV_PAGE + 3; page++) {
-                uint64_t want = 0;
-                for (size_t t = 0; t < KV_PAGE; t++)
-                    if (p->ops->allowed(p, q, page * KV_PAGE + t)) want |= (uint64_t)1 << t;
-                assert_true(p->ops->seen(p, q, page) == want);
-            }
-    }
-}
-
-static void each_pattern_prints_its_own_name(void **state)
-{
-    (void)state;
-    char a[64], b[64];
-    for (int i = 0; i < n_examples; i++) {
-        assert_true(examples[i].ops->print(&examples[i], a, sizeof a) < (int)sizeof a);
-        assert_memory_equal(a, examples[i].ops->name, strlen(examples[i].ops->name));
-        for (int j = 0; j < i; j++) {
-            examples[j].ops->print(&examples[j], b, sizeof b);
-            assert_string_not_equal(a, b);
-        }
-    }
 }
 
 /* ---- attention ---------------------------------------------------------------------------------------- */
@@ -158,7 +72,7 @@ static oracle_layer random_layer(oracle_rng *rng)
     l.d_v = oracle_int(rng, 0, 3) ? l.d_k : dims[oracle_int(rng, 0, 6)];
     l.type_k = (kv_elem)oracle_int(rng, 0, 2);
     l.type_v = oracle_int(rng, 0, 2) ? l.type_k : (kv_elem)oracle_int(rng, 0, 2);
-    l.attention = (kv_attention){.pattern = examples[oracle_int(rng, 0, n_examples - 1)],
+    l.attention = (kv_attention){.spec = examples[oracle_int(rng, 0, n_examples - 1)].spec,
                                  .n_heads = heads[h].heads,
                                  .scale = 1.0f / sqrtf((float)l.d_k),
                                  .softcap = oracle_int(rng, 0, 3) ? 0.0f : 30.0f};
@@ -204,8 +118,8 @@ static void check_accuracy(const oracle_layer *l, const oracle_sequence *s, cons
     for (size_t i = 0; i < n; i++)
         if (!(fabs((double)got[i] - want[i]) <= bound * largest)) {
             const size_t per_row = (size_t)l->attention.n_heads * (size_t)l->d_v;
-            fail_msg("%s, %d tokens, %d/%d heads, d %d/%d, row %zu: %.9g, not %.9g", name_of(&l->attention.pattern),
-                     s->n, l->attention.n_heads, l->n_kv_heads, l->d_k, l->d_v, i / per_row, (double)got[i], want[i]);
+            fail_msg("%s, %d tokens, %d/%d heads, d %d/%d, row %zu: %.9g, not %.9g", name_of(&l->attention.spec), s->n,
+                     l->attention.n_heads, l->n_kv_heads, l->d_k, l->d_v, i / per_row, (double)got[i], want[i]);
         }
     free(want);
 }
@@ -215,9 +129,9 @@ static void check_same(const oracle_layer *l, int n, const float *want, const fl
     const ptrdiff_t i = oracle_first_difference(want, got, out_floats(l, n));
     if (i < 0) return;
     const ptrdiff_t per_row = l->attention.n_heads * l->d_v;
-    fail_msg("%s: %s, %d tokens, %d/%d heads, d %d/%d, row %td head %td: %a, not %a", what,
-             name_of(&l->attention.pattern), n, l->attention.n_heads, l->n_kv_heads, l->d_k, l->d_v, i / per_row,
-             i % per_row / l->d_v, (double)got[i], (double)want[i]);
+    fail_msg("%s: %s, %d tokens, %d/%d heads, d %d/%d, row %td head %td: %a, not %a", what, name_of(&l->attention.spec),
+             n, l->attention.n_heads, l->n_kv_heads, l->d_k, l->d_v, i / per_row, i % per_row / l->d_v, (double)got[i],
+             (double)want[i]);
 }
 
 static void attention_is_what_the_dense_definition_says(void **state)
@@ -227,7 +141,7 @@ static void attention_is_what_the_dense_definition_says(void **state)
     const kv_kernels *k = best_kernels();
     for (int i = 0; i < ORACLE_ROUNDS(90, 16); i++) {
         oracle_layer l = random_layer(&rng);
-        l.attention.pattern = examples[i % n_examples];
+        l.attention.spec = examples[i % n_examples].spec;
         oracle_sequence s = oracle_sequence_make(&rng, &l, random_length(&rng, &l, i % 10 ? 5e7 : 2.5e8));
         float *out = run_alone(k, i % 2, &l, &s, i % 3 ? ORACLE_AT_ONCE : ORACLE_MIXED, false, &rng);
         check_accuracy(&l, &s, out, 2e-5);
@@ -243,7 +157,7 @@ static void no_way_of_cutting_the_work_changes_a_bit(void **state)
     const kv_kernels *k = best_kernels();
     for (int i = 0; i < ORACLE_ROUNDS(40, 6); i++) {
         oracle_layer l = random_layer(&rng);
-        l.attention.pattern = examples[i % n_examples];
+        l.attention.spec = examples[i % n_examples].spec;
         oracle_sequence s = oracle_sequence_make(&rng, &l, random_length(&rng, &l, i % 8 ? 4e7 : 3e8));
         float *want = run_alone(k, 0, &l, &s, ORACLE_AT_ONCE, false, &rng);
         for (int plan = 0; plan < ORACLE_N_PLANS; plan++)
@@ -341,7 +255,7 @@ static void scores_of_ten_thousand_neither_overflow_nor_vanish(void **state)
     for (int i = 0; i < ORACLE_ROUNDS(12, 3); i++) {
         oracle_layer l = {
             .n_kv_heads = 2, .d_k = 64, .d_v = 32, .type_k = (kv_elem)(i % 3), .type_v = (kv_elem)(i % 3)};
-        l.attention = (kv_attention){.pattern = examples[i % n_examples], .n_heads = 4, .scale = 1.0f};
+        l.attention = (kv_attention){.spec = examples[i % n_examples].spec, .n_heads = 4, .scale = 1.0f};
         oracle_sequence s = oracle_sequence_make(&rng, &l, 530);
         float sign[64];
         for (int d = 0; d < 64; d++) sign[d] = oracle_int(&rng, 0, 1) ? 16.0f : -16.0f;
@@ -372,11 +286,12 @@ static void rows_that_miss_their_first_splits_are_right(void **state)
     (void)state;
     oracle_rng rng = {38};
     const kv_kernels *k = best_kernels();
-    static const uint32_t windows[] = {1, 2, 30, 63, 64, 65, 255, 256, 257};
+    static const int windows[] = {1, 2, 30, 63, 64, 65, 255, 256, 257};
     for (size_t i = 0; i < KV_COUNT(windows); i++) {
         oracle_layer l = {.n_kv_heads = 1, .d_k = 16, .d_v = 16};
-        l.attention =
-            (kv_attention){.pattern = {.ops = &kv_pattern_window, .window = windows[i]}, .n_heads = 1, .scale = 0.25f};
+        char text[32];
+        snprintf(text, sizeof text, "window(%d)", windows[i]);
+        l.attention = (kv_attention){.spec = oracle_spec(text, 0, 1, 16), .n_heads = 1, .scale = 0.25f};
         oracle_sequence s = oracle_sequence_make(&rng, &l, MAX_TOKENS);
         float *want = run_alone(k, 0, &l, &s, ORACLE_AT_ONCE, true, &rng);
         check_accuracy(&l, &s, want, 2e-5);
@@ -396,7 +311,7 @@ static void a_window_of_one_returns_the_value_itself(void **state)
     (void)state;
     oracle_rng rng = {39};
     oracle_layer l = {.n_kv_heads = 2, .d_k = 32, .d_v = 48, .type_k = KV_ELEM_F16, .type_v = KV_ELEM_BF16};
-    l.attention = (kv_attention){.pattern = {.ops = &kv_pattern_window, .window = 1}, .n_heads = 4, .scale = 3.0f};
+    l.attention = (kv_attention){.spec = oracle_spec("window(1)", 0, 2, 32), .n_heads = 4, .scale = 3.0f};
     oracle_sequence s = oracle_sequence_make(&rng, &l, 300);
     float *out = run_alone(best_kernels(), 1, &l, &s, ORACLE_MIXED, true, &rng);
     for (int t = 0; t < s.n; t++)
@@ -415,7 +330,7 @@ static void the_sign_of_zero_does_not_depend_on_company(void **state)
     const kv_kernels *k = best_kernels();
     for (int i = 0; i < ORACLE_ROUNDS(10, 3); i++) {
         oracle_layer l = {.n_kv_heads = 1, .d_k = 16, .d_v = 16};
-        l.attention = (kv_attention){.pattern = examples[i % n_examples], .n_heads = 2, .scale = 6.0f};
+        l.attention = (kv_attention){.spec = examples[i % n_examples].spec, .n_heads = 2, .scale = 6.0f};
         oracle_sequence s = oracle_sequence_make(&rng, &l, 300);
         for (int j = 0; j < s.n * 16; j++) s.v[j] *= oracle_int(&rng, 0, 3) == 0 ? 1e-40f : 0.0f;
         float *want = run_alone(k, 0, &l, &s, ORACLE_AT_ONCE, false, &rng);
@@ -432,10 +347,6 @@ static void the_sign_of_zero_does_not_depend_on_company(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pages_and_masks_are_what_is_allowed),
-        cmocka_unit_test(no_query_looks_into_the_future_or_behind_the_horizon),
-        cmocka_unit_test(patterns_hold_at_large_positions),
-        cmocka_unit_test(each_pattern_prints_its_own_name),
         cmocka_unit_test(attention_is_what_the_dense_definition_says),
         cmocka_unit_test(no_way_of_cutting_the_work_changes_a_bit),
         cmocka_unit_test(sequences_in_one_batch_do_not_disturb_each_other),

@@ -38,15 +38,15 @@ void oracle_sequence_free(oracle_sequence *s)
 
 /* ---- the definition ------------------------------------------------------------------------------------ */
 
-/* One row and head: q [d_k], k and v of its KV head with steps ld_k and ld_v. */
-static void attend_row(const oracle_layer *l, int pos, const float *q, const double *k, size_t ld_k, const double *v,
-                       size_t ld_v, double *p, double *out)
+/* One row and head: q [d_k], k and v of its KV head with steps ld_k and ld_v; seen [pos + 1]. */
+static void attend_row(const oracle_layer *l, int pos, const bool *seen, const float *q, const double *k, size_t ld_k,
+                       const double *v, size_t ld_v, double *p, double *out)
 {
     const kv_attention *a = &l->attention;
     double top = -INFINITY, sum = 0;
     for (int t = 0; t <= pos; t++) {
         p[t] = -INFINITY;
-        if (!a->pattern.ops->allowed(&a->pattern, (size_t)pos, (size_t)t)) continue;
+        if (!seen[t]) continue;
         double dot = 0;
         for (int i = 0; i < l->d_k; i++) dot += (double)q[i] * k[(size_t)t * ld_k + (size_t)i];
         p[t] = dot * (double)a->scale;
@@ -77,13 +77,18 @@ void oracle_attend(const oracle_layer *l, const oracle_sequence *s, int first, d
     const size_t ld_k = (size_t)l->n_kv_heads * (size_t)l->d_k, ld_v = (size_t)l->n_kv_heads * (size_t)l->d_v;
     double *k = stored(l->type_k, s->k, (size_t)s->n * ld_k), *v = stored(l->type_v, s->v, (size_t)s->n * ld_v);
     double *p = malloc((size_t)s->n * sizeof *p);
-    assert_non_null(p);
-    for (int r = first; r < s->n; r++)
+    bool *seen = malloc((size_t)s->n * sizeof *seen);
+    assert_true(p && seen);
+    for (int r = first; r < s->n; r++) {
+        for (int t = 0; t <= r; t++)
+            seen[t] = kv_source_allows(kv_layer_spec_source(&l->attention.spec, (size_t)r), (size_t)r, (size_t)t);
         for (int h = 0; h < n_heads; h++) {
             const size_t row_head = (size_t)r * (size_t)n_heads + (size_t)h, kv = (size_t)(h / group);
-            attend_row(l, r, s->q + row_head * (size_t)l->d_k, k + kv * (size_t)l->d_k, ld_k, v + kv * (size_t)l->d_v,
-                       ld_v, p, out + row_head * (size_t)l->d_v);
+            attend_row(l, r, seen, s->q + row_head * (size_t)l->d_k, k + kv * (size_t)l->d_k, ld_k,
+                       v + kv * (size_t)l->d_v, ld_v, p, out + row_head * (size_t)l->d_v);
         }
+    }
+    free(seen);
     free(p);
     free(k);
     free(v);
@@ -150,14 +155,13 @@ typedef struct world {
     kv_seq *seqs;
     kv_segment *segments;
     float *q, *out;
-    oracle_guard partials, plans;
+    oracle_guard partials, plans, spans;
 } world;
 
 /* In place: sequences point to the cache. */
 static void world_init(world *w, const oracle_layer *l, const oracle_sequence *s, int n, bool dirty)
 {
-    const kv_pattern *p = &l->attention.pattern;
-    const kv_layer_shape shape = {l->n_kv_heads, l->d_k, l->d_v, (int)p->ops->horizon(p)};
+    const kv_layer_shape shape = {l->n_kv_heads, l->d_k, l->d_v, (int)kv_layer_spec_horizon(&l->attention.spec)};
     *w = (world){.layer = l};
     size_t total = 0, longest = 0;
     kvasir_error err;
@@ -175,15 +179,17 @@ static void world_init(world *w, const oracle_layer *l, const oracle_sequence *s
     w->partials = oracle_guard_make(
         kv_align_up(kv_partials_bytes(KV_DECODE_ROWS * n, l->attention.n_heads, l->d_v, longest), 64), 0);
     w->plans = oracle_guard_make(((size_t)n + 1) * sizeof(kv_plan), 0);
+    w->spans = oracle_guard_make(total * sizeof(kv_span), 0);
     memset(w->partials.data, 0xFF, w->partials.bytes);
     assert_true(w->seqs && w->segments && w->q && w->out);
 }
 
 static void world_free(world *w, int n)
 {
-    assert_true(oracle_guard_whole(&w->partials) && oracle_guard_whole(&w->plans));
+    assert_true(oracle_guard_whole(&w->partials) && oracle_guard_whole(&w->plans) && oracle_guard_whole(&w->spans));
     oracle_guard_free(&w->partials);
     oracle_guard_free(&w->plans);
+    oracle_guard_free(&w->spans);
     for (int i = 0; i < n; i++) kv_seq_deinit(&w->seqs[i]);
     assert_int_equal(w->cache.pages, 0);
     kv_cache_deinit(&w->cache);
@@ -215,7 +221,8 @@ static kv_partials random_space(const world *w, oracle_rng *rng)
     const size_t capacity = kind == 0 ? 0 : kind == 1 ? (size_t)oracle_int(rng, 0, (int)(all / 64)) * 64 : all;
     return (kv_partials){.data = (float *)w->partials.data + (all - capacity) / sizeof(float),
                          .capacity_bytes = capacity,
-                         .plans = w->plans.data};
+                         .plans = w->plans.data,
+                         .spans = w->spans.data};
 }
 
 void oracle_run(const kv_compute *c, const oracle_layer *l, const oracle_sequence *s, int n, oracle_plan plan,

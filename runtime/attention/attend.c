@@ -8,7 +8,10 @@ typedef struct tile {
     int n_queries, group, n_rows; /* n_rows = n_queries * group; row = query * group + head in group */
     size_t *pos;                  /* [n_queries] positions, ascending within a segment */
     int *batch_row;               /* [n_queries] */
-    size_t q_begin, q_end;        /* all positions are within */
+    const kv_span **span_of;      /* [n_queries] */
+    const kv_span **spans;        /* [n_spans] */
+    int n_spans;
+    size_t q_end; /* all positions are below */
     float *q, *o, *l, *m, *scores, *k32, *v32;
     uint64_t *seen;
     kv_q8 q8; /* int8 rows of q, for q8_0 keys */
@@ -36,7 +39,8 @@ size_t kv_attend_scratch_bytes(int n_heads, int n_kv_heads, int d_k, int d_v)
     size_t floats =
         rows * ((size_t)d_k + 2 * (size_t)d_v + 16 + 64 + 4 + 2 + 3) + (size_t)KV_PAGE * (size_t)(d_k + d_v);
     const size_t d32 = kv_align_up((size_t)d_k, 32);
-    return floats * sizeof(float) + 24 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32);
+    return floats * sizeof(float) + 28 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32) +
+           rows * (2 * sizeof(kv_span *) + sizeof(kv_span));
 }
 
 /* Next aligned piece of scratch. */
@@ -50,8 +54,10 @@ static float *carve(uint8_t **at, size_t n_floats)
 static tile tile_make(uint8_t **at, int n_queries, int group, int d_k, int d_v)
 {
     const int d32 = (int)kv_align_up((size_t)d_k, 32);
-    tile t = {.n_rows = n_queries * group, .group = group, .q_begin = SIZE_MAX};
+    tile t = {.n_rows = n_queries * group, .group = group};
     t.pos = (size_t *)(void *)carve(at, 2 * (size_t)n_queries);
+    t.span_of = (const kv_span **)(void *)carve(at, 2 * (size_t)n_queries);
+    t.spans = (const kv_span **)(void *)carve(at, 2 * (size_t)n_queries);
     t.batch_row = (int *)(void *)carve(at, (size_t)n_queries);
     const size_t rows = (size_t)t.n_rows;
     t.q = carve(at, rows * (size_t)d_k);
@@ -79,9 +85,20 @@ struct stage {
     const kv_partials *partials;
 };
 
-/* Adds queries [first, first + n) of a segment to the tile. */
-static void add_queries(const struct stage *s, const kv_segment *seg, int kv_head, int first, int n, tile *t)
+/* First page >= `page` that some query of the tile sees. */
+static size_t next_page(const tile *t, size_t page)
 {
+    size_t next = SIZE_MAX;
+    for (int i = 0; i < t->n_spans && next != page; i++) next = kv_min_size(next, kv_span_next_page(t->spans[i], page));
+    return next;
+}
+
+/* Adds queries [first, first + n) of a segment, which are those of the spans, to the tile. */
+static void add_queries(const struct stage *s, const kv_segment *seg, int kv_head, int first, int n,
+                        const kv_span *spans, tile *t)
+{
+    const kv_span *span = spans;
+    t->spans[t->n_spans++] = span;
     const int d_k = s->place->shape.d_k, width = t->group * d_k;
     const size_t ldq = (size_t)s->layer->n_heads * (size_t)d_k;
     const float scale = s->layer->scale;
@@ -89,13 +106,14 @@ static void add_queries(const struct stage *s, const kv_segment *seg, int kv_hea
         const int query = t->n_queries++;
         t->pos[query] = seg->pos0 + (size_t)(first + i);
         t->batch_row[query] = seg->row + first + i;
+        if (t->pos[query] >= span->end) t->spans[t->n_spans++] = ++span;
+        t->span_of[query] = span;
         const float *src = s->q + (size_t)t->batch_row[query] * ldq + (size_t)kv_head * (size_t)width;
         float *dst = t->q + (size_t)query * (size_t)width;
         for (int k = 0; k < width; k++) dst[k] = src[k] * scale;
         for (int g = 0; seg->seq->cache->type_k == KV_ELEM_Q8_0 && g < t->group; g++)
             s->c->kernels->quantize_q8(dst + g * d_k, &t->q8, query * t->group + g);
     }
-    t->q_begin = kv_min_size(t->q_begin, seg->pos0 + (size_t)first);
     t->q_end = kv_max_size(t->q_end, seg->pos0 + (size_t)(first + n));
 }
 
@@ -128,15 +146,13 @@ static void prefetch_page(const struct stage *s, const kv_segment *seg, size_t p
     for (size_t i = 0; i < s->place->v_head_bytes; i += 64) __builtin_prefetch(v + i, 0, 2);
 }
 
-/* Runs the visible pages of one split through the online softmax; false when no row sees any. State starts anew. */
-static bool attend_split(const struct stage *s, const kv_segment *seg, int kv_head, size_t split, tile *t)
+/* Runs the visible pages of one split, from the first of them on, through the online softmax. State starts anew. Returns the first
+ * visible page after the split. */
+static size_t attend_split(const struct stage *s, const kv_segment *seg, int kv_head, size_t page, tile *t)
 {
-    const kv_pattern *pattern = &s->layer->pattern;
     const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v;
     const kv_cache *cache = seg->seq->cache;
-    const size_t end = (split + 1) * KV_SPLIT_PAGES;
-    size_t page = pattern->ops->next_page(pattern, t->q_begin, t->q_end, split * KV_SPLIT_PAGES);
-    if (page >= end) return false;
+    const size_t end = (page / KV_SPLIT_PAGES + 1) * KV_SPLIT_PAGES;
     for (int r = 0; r < t->n_rows; r++) t->m[r] = -INFINITY;
     memset(t->l, 0, (size_t)t->n_rows * 16 * sizeof(float));
     memset(t->o, 0, (size_t)t->n_rows * (size_t)d_v * sizeof(float));
@@ -153,17 +169,17 @@ static bool attend_split(const struct stage *s, const kv_segment *seg, int kv_he
                            .q8 = &t->q8,
                            .gemm_scratch = t->gemm_scratch};
     for (size_t next; page < end; page = next) {
-        next = pattern->ops->next_page(pattern, t->q_begin, t->q_end, page + 1);
+        next = next_page(t, page + 1);
         if (next < end) prefetch_page(s, seg, next, kv_head);
         for (int i = 0; i < t->n_queries; i++) {
-            uint64_t seen = pattern->ops->seen(pattern, t->pos[i], page);
+            uint64_t seen = kv_span_seen(t->span_of[i], t->pos[i], page);
             for (int g = 0; g < t->group; g++) t->seen[i * t->group + g] = seen;
         }
         read_page(s->c->kernels, cache, t, kv_seq_k(seg->seq, s->place, page, kv_head),
                   kv_seq_v(seg->seq, s->place, page, kv_head), &args);
         s->c->kernels->attend_page(&args);
     }
-    return true;
+    return page;
 }
 
 static void write_out(const struct stage *s, int row, int head, float l, const float *o)
@@ -186,12 +202,12 @@ static void run_tile(const struct stage *s, const kv_segment *seg, int tile_idx,
     float *m = carve(&scratch, (size_t)t.n_rows), *l = carve(&scratch, (size_t)t.n_rows),
           *o = carve(&scratch, (size_t)t.n_rows * (size_t)d_v);
     for (int r = 0; r < t.n_rows; r++) m[r] = -INFINITY, l[r] = 0.0f;
-    add_queries(s, seg, kv_head, first, n_queries, &t);
-    const size_t last_split = (t.q_end - 1) / (KV_SPLIT_PAGES * KV_PAGE);
-    const kv_pattern *pattern = &s->layer->pattern;
-    size_t split = pattern->ops->next_page(pattern, t.q_begin, t.q_end, 0) / KV_SPLIT_PAGES;
-    for (; split <= last_split; split++) {
-        if (!attend_split(s, seg, kv_head, split, &t)) continue;
+    kv_span *spans = (kv_span *)(void *)carve(&scratch, (size_t)n_queries * sizeof(kv_span) / sizeof(float));
+    const size_t pos = seg->pos0 + (size_t)first;
+    kv_spans_cut(&s->layer->spec, pos, pos + (size_t)n_queries, spans);
+    add_queries(s, seg, kv_head, first, n_queries, spans, &t);
+    for (size_t page = next_page(&t, 0); page != SIZE_MAX;) {
+        page = attend_split(s, seg, kv_head, page, &t);
         for (int r = 0; r < t.n_rows; r++) {
             const size_t at_o = (size_t)r * (size_t)d_v;
             s->c->kernels->merge(&m[r], &l[r], o + at_o, t.m[r], s->c->kernels->sum_lanes(t.l + 16 * (size_t)r),
@@ -244,11 +260,14 @@ static void run_split(const struct stage *s, int owner, size_t split, int kv_hea
     const kv_plan *plans = s->partials->plans;
     const bool alone = plans[owner].n_queries == s->segments[owner].n_rows;
     tile t = tile_make(&scratch, plans[owner].n_queries, s->group, s->place->shape.d_k, s->place->shape.d_v);
-    add_queries(s, &s->segments[owner], kv_head, 0, s->segments[owner].n_rows, &t);
+    add_queries(s, &s->segments[owner], kv_head, 0, s->segments[owner].n_rows, plans[owner].spans, &t);
     for (int i = owner + 1; i < s->n_segments && !alone; i++)
-        if (joins(&plans[i], owner, split)) add_queries(s, &s->segments[i], kv_head, 0, s->segments[i].n_rows, &t);
+        if (joins(&plans[i], owner, split))
+            add_queries(s, &s->segments[i], kv_head, 0, s->segments[i].n_rows, plans[i].spans, &t);
     t.n_rows = t.n_queries * s->group;
-    const bool any = attend_split(s, &s->segments[owner], kv_head, split, &t);
+    const size_t page = next_page(&t, split * KV_SPLIT_PAGES);
+    const bool any = page < (split + 1) * KV_SPLIT_PAGES;
+    if (any) attend_split(s, &s->segments[owner], kv_head, page, &t);
     int query = s->segments[owner].n_rows;
     store_partials(s, &plans[owner], &t, any, 0, query, kv_head, split);
     for (int i = owner + 1; i < s->n_segments && !alone; i++) {
@@ -344,9 +363,9 @@ static void find_owner(const struct stage *s, int i)
 }
 
 /* Splits for few rows whose partials fit, else tiles. Returns items; *used counts floats of partials. */
-static int plan_segment(const struct stage *s, const kv_segment *seg, int first_item, size_t *used, kv_plan *plan)
+static int plan_segment(const struct stage *s, const kv_segment *seg, int first_item, size_t *used, kv_span **spans,
+                        kv_plan *plan)
 {
-    const kv_pattern *pattern = &s->layer->pattern;
     const size_t q_end = seg->pos0 + (size_t)seg->n_rows;
     const int per_tile = tile_queries(s->group, s->place->shape.d_k, s->place->shape.d_v),
               n_kv = s->place->shape.n_kv_heads;
@@ -357,11 +376,16 @@ static int plan_segment(const struct stage *s, const kv_segment *seg, int first_
                       .n_tiles = (seg->n_rows + per_tile - 1) / per_tile,
                       .partials_at = *used};
     if (seg->n_rows > KV_DECODE_ROWS) return plan->n_tiles * n_kv;
-    const size_t first = pattern->ops->next_page(pattern, seg->pos0, q_end, 0) / KV_SPLIT_PAGES;
+    const int n_spans = kv_spans_cut(&s->layer->spec, seg->pos0, q_end, *spans);
+    size_t first = SIZE_MAX;
+    for (int i = 0; i < n_spans && first != 0; i++)
+        first = kv_min_size(first, kv_span_next_page(&(*spans)[i], 0) / KV_SPLIT_PAGES);
     const size_t n = (q_end - 1) / (KV_SPLIT_PAGES * KV_PAGE) - first + 1;
     const size_t floats = (size_t)seg->n_rows * (size_t)s->layer->n_heads * n * partial_floats(s->place->shape.d_v);
     if ((*used + floats) * sizeof(float) > s->partials->capacity_bytes) return plan->n_tiles * n_kv;
     plan->first_split = plan->own_split = first, plan->n_splits = n;
+    plan->spans = *spans;
+    *spans += n_spans;
     *used += floats;
     if (self > 0) find_owner(s, self);
     return (int)(first + n - plan->own_split) * n_kv;
@@ -381,7 +405,9 @@ void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_pl
                       .partials = partials};
     int n_items = 0;
     size_t used = 0;
-    for (int i = 0; i < n_segments; i++) n_items += plan_segment(&s, &segments[i], n_items, &used, &partials->plans[i]);
+    kv_span *spans = partials->spans;
+    for (int i = 0; i < n_segments; i++)
+        n_items += plan_segment(&s, &segments[i], n_items, &used, &spans, &partials->plans[i]);
     kv_pool_run(c->pool, n_items, attend_item, &s);
     if (used == 0) return;
     kv_pool_run(c->pool, n_segments, merge_segment, &s);

@@ -12,7 +12,7 @@
 #ifndef KV_ATTENTION_ATTEND_H
 #define KV_ATTENTION_ATTEND_H
 
-#include "attention/pattern.h"
+#include "attention/source.h"
 #include "cache/pages.h"
 #include "kernels/linear.h"
 
@@ -25,7 +25,7 @@ enum {
 
 /* How one layer attends. */
 typedef struct kv_attention {
-    kv_pattern pattern;
+    kv_layer_spec spec;
     int n_heads;
     float scale;   /* of q.k */
     float softcap; /* 0: none */
@@ -46,7 +46,8 @@ typedef struct kv_plan {
     /* Splits [first_split, own_split) are items of segment `owner`, which has the same pages there. */
     int owner;
     size_t own_split;
-    int n_queries; /* of this segment and those that it is the owner of */
+    int n_queries;        /* of this segment and those that it is the owner of */
+    const kv_span *spans; /* of the segment's queries */
 } kv_plan;
 
 /* Space for the plans and decode partials of one stage. A segment whose partials do not fit is tiled instead: the same bits. */
@@ -54,6 +55,7 @@ typedef struct kv_partials {
     float *data;
     size_t capacity_bytes;
     kv_plan *plans; /* [max segments + 1] */
+    kv_span *spans; /* [max rows] */
 } kv_partials;
 /* Bytes of partials that let n_rows rows over max_tokens tokens be split. */
 size_t kv_partials_bytes(int n_rows, int n_heads, int d_v, size_t max_tokens);

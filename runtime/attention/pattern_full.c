@@ -1,23 +1,21 @@
 /* pattern_full.c - full: every key up to the query itself. */
-#include <stdio.h>
-
 #include "attention/pattern.h"
 
 static bool allowed(const kv_pattern *p, size_t q, size_t k)
 {
     (void)p;
-    return k <= q;
+    return k < q;
 }
 
-static size_t next_page(const kv_pattern *p, size_t q_begin, size_t q_end, size_t page)
+static size_t next_page(const kv_pattern *p, const kv_choice *choice, size_t q_begin, size_t q_end, size_t page)
 {
-    (void)p, (void)q_begin;
+    (void)p, (void)choice, (void)q_begin;
     return page * KV_PAGE < q_end ? page : SIZE_MAX;
 }
 
-static uint64_t seen(const kv_pattern *p, size_t q, size_t page)
+static uint64_t seen(const kv_pattern *p, const kv_choice *choice, size_t q, size_t page)
 {
-    (void)p;
+    (void)p, (void)choice;
     return kv_mask_positions(page, 0, q + 1);
 }
 
@@ -27,10 +25,5 @@ static size_t horizon(const kv_pattern *p)
     return 0;
 }
 
-static int print(const kv_pattern *p, char *buf, size_t cap)
-{
-    (void)p;
-    return snprintf(buf, cap, "full");
-}
-
-const kv_pattern_ops kv_pattern_full = {"full", allowed, next_page, seen, horizon, print};
+const kv_pattern_ops kv_pattern_full = {
+    .signature = {"full", {{0}}}, .allowed = allowed, .next_page = next_page, .seen = seen, .horizon = horizon};

@@ -82,9 +82,8 @@ static void add_model(const kv_model *m, json_t *root, bool *ok)
     put(ok, root, "tied_output", json_boolean(m->bound.w.output.rows == m->bound.w.token_embd.rows));
     json_t *layers = json_array();
     for (uint32_t i = 0; i < hp->n_layers; i++) {
-        char spec[64];
-        const kv_pattern *p = &m->attention[i].pattern;
-        p->ops->print(p, spec, sizeof spec);
+        char spec[KV_MAX_LAYER_TEXT];
+        kv_layer_spec_print(&m->attention[i].spec, spec, sizeof spec);
         json_t *row = json_object();
         put(ok, row, "layer", json_integer(i));
         put(ok, row, "spec", json_string(spec));
@@ -155,7 +154,7 @@ kvasir_code kvasir_inspect(const char *path, bool with_tensors, char **json, kva
     bool ok = root != NULL;
     add_general(g, root, &ok);
     add_types(g, root, with_tensors, &ok);
-    const kvasir_code code = kv_model_init(&m, g, &why);
+    const kvasir_code code = kv_model_init(&m, g, NULL, &why);
     const bool runs = code == KVASIR_OK;
     ok &= code != KVASIR_ERR_MEMORY;
     put(&ok, root, "supported", json_boolean(runs));
@@ -214,7 +213,7 @@ static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, con
     kv_model m = {0};
     kv_cache cache = {0};
     kvasir_session_params p = sp ? *sp : kvasir_session_params_default();
-    KV_TRY(kv_model_init(&m, g, err));
+    KV_TRY(kv_model_init(&m, g, mp ? mp->attention : NULL, err));
     kvasir_code code = kv_session_params_check(&m, &p, err);
     if (code == KVASIR_OK) code = kv_session_cache(&m, &p, &cache, err);
     if (code == KVASIR_OK && !kv_cache_bytes_for(&cache, (size_t)p.n_ctx, (size_t)p.n_batch, &e->kv_bytes))

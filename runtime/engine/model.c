@@ -46,7 +46,7 @@ static void add_row_bytes(void *ctx, const kv_linear *w) { *(size_t *)ctx += w->
 
 static kvasir_code open_weights(kvasir_model *m, const kvasir_model_params *params, kvasir_error *err)
 {
-    KV_TRY(kv_model_init(&m->model, m->gguf, err));
+    KV_TRY(kv_model_init(&m->model, m->gguf, params->attention, err));
     kv_bound_each(&m->model.bound, &m->model.hp, add_row_bytes, &m->decode_weight_bytes);
     if (params->gemm == KVASIR_GEMM_BLAS) {
         m->use_blas = true;
@@ -65,10 +65,6 @@ static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_mo
     m->n_threads = params->n_threads > 0 ? params->n_threads : kv_pool_default_threads();
     if (params->n_threads < 0 || params->n_threads > 1024)
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", params->n_threads);
-    if (params->attention)
-        return kv_fail(
-            err, KVASIR_ERR_ARGUMENT,
-            "attention specifications are not available yet; the checkpoint's own attention is used without one");
     KV_TRY(kv_gguf_open(path, &m->gguf, err));
     KV_TRY(copy_string(m->gguf, "general.architecture", &m->architecture, err));
     KV_TRY(copy_string(m->gguf, "general.name", &m->name, err));

@@ -141,6 +141,11 @@ static void row_rotate_and_write(const pass *p, int row)
                 *sines = at(p->ws->sin[l->local_rope], row, n_pairs);
     kv_rope_apply(p->m->arch->rope, n_pairs, cosines, sines, q, n_heads, d_k);
     kv_rope_apply(p->m->arch->rope, n_pairs, cosines, sines, k, n_kv, d_k);
+    const int n_stored = p->places[p->layer].shape.n_kv_heads;
+    if (n_stored != n_kv) {
+        kv_average_heads(k, n_kv, n_stored, d_k);
+        kv_average_heads(v, n_kv, n_stored, (int)hp->head_dim_v);
+    }
     kv_seq_write(row_segment(p, row)->seq, p->c->kernels, &p->places[p->layer], row_position(p, row), k, v);
 }
 
@@ -305,6 +310,7 @@ static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, int max
         {&ws->sin[1], rows * pairs},
         {&ws->partials.data, n_partials / sizeof(float)},
         {(float **)(void *)&ws->partials.plans, (rows + 1) * sizeof(kv_plan) / sizeof(float)},
+        {(float **)(void *)&ws->partials.spans, rows * sizeof(kv_span) / sizeof(float)},
         {(float **)(void *)&ws->q8, rows * kv_q8_row_bytes((int)kv_align_up(wide, 32)) / sizeof(float)},
     };
     for (size_t i = 0; i < KV_COUNT(parts); i++) {
@@ -341,9 +347,10 @@ void kv_workspace_deinit(kv_workspace *ws)
 size_t kv_forward_scratch_bytes(const kv_model *m, bool blas)
 {
     size_t bytes = kv_linear_scratch_bytes(kv_model_max_inputs(m), blas);
-    for (uint32_t i = 0; i < m->hp.n_layers; i++)
-        bytes =
-            kv_max_size(bytes, kv_attend_scratch_bytes((int)m->hp.layers[i].n_heads, (int)m->hp.layers[i].n_kv_heads,
-                                                       (int)m->hp.head_dim_k, (int)m->hp.head_dim_v));
+    for (int i = 0; i < (int)m->hp.n_layers; i++) {
+        const kv_layer_shape shape = kv_model_layer_shape(m, i);
+        bytes = kv_max_size(
+            bytes, kv_attend_scratch_bytes((int)m->hp.layers[i].n_heads, shape.n_kv_heads, shape.d_k, shape.d_v));
+    }
     return bytes;
 }

@@ -3,26 +3,70 @@
 
 #include "base/alloc.h"
 
-static kvasir_code init_attention(kv_model *m, kvasir_error *err)
+/* The checkpoint's hyperparameters, then its key kvasir.attention, then the caller's specification: later ones win. */
+static kvasir_code init_specs(kv_model *m, const kv_gguf *gguf, const char *attention, kv_layer_spec *specs,
+                              kv_layer_dims *dims, kvasir_error *err)
 {
-    m->attention = kv_calloc(m->hp.n_layers, sizeof *m->attention);
-    if (!m->attention) return kv_fail_memory(err, m->hp.n_layers * sizeof *m->attention, "the attention table");
-    for (uint32_t i = 0; i < m->hp.n_layers; i++) {
-        const kv_layer_hparams *l = &m->hp.layers[i];
-        kv_attention *a = &m->attention[i];
-        *a = (kv_attention){.n_heads = (int)l->n_heads, .scale = m->hp.attn_scale, .softcap = m->hp.attn_softcap};
-        a->pattern = l->window ? (kv_pattern){.ops = &kv_pattern_window, .window = l->window}
-                               : (kv_pattern){.ops = &kv_pattern_full};
+    static const char key[] = "kvasir.attention";
+    const int n = (int)m->hp.n_layers;
+    for (int i = 0; i < n; i++) {
+        specs[i] = kv_layer_spec_window(m->hp.layers[i].window, &m->spec_memory);
+        if (!specs[i].sources) return kv_fail_memory(err, sizeof *specs, "the attention table");
+        dims[i] = (kv_layer_dims){.n_kv_heads = (int)m->hp.layers[i].n_kv_heads, .d_k = (int)m->hp.head_dim_k};
+    }
+    kv_str own = {NULL, 0};
+    KV_TRY(kv_gguf_get_str(gguf, key, false, &own, err));
+    if (own.data) {
+        kvasir_error why = {0};
+        const kvasir_code code = kv_spec_apply(key, own, dims, n, &m->spec_memory, specs, &why);
+        if (code != KVASIR_OK)
+            return kv_fail(err, code == KVASIR_ERR_ARGUMENT ? KVASIR_ERR_FORMAT : code, "%s", why.message);
+    }
+    return attention ? kv_spec_apply("attention", kv_str_from(attention), dims, n, &m->spec_memory, specs, err)
+                     : KVASIR_OK;
+}
+
+/* What the grammar can say and the runtime cannot do yet. */
+static kvasir_code check_specs(const kv_layer_spec *specs, size_t n, kvasir_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (specs[i].linear.kind != KV_LINEAR_NONE)
+            return kv_fail(err, KVASIR_ERR_ARGUMENT, "linear layers are not available yet (layer %zu)", i);
+        for (int s = 0; s < specs[i].n_sources; s++)
+            if (specs[i].sources[s].n_stages > 0)
+                return kv_fail(err, KVASIR_ERR_ARGUMENT, "topk, threshold and pages are not available yet (layer %zu)",
+                               i);
     }
     return KVASIR_OK;
 }
 
-kvasir_code kv_model_init(kv_model *m, const kv_gguf *gguf, kvasir_error *err)
+static kvasir_code init_attention(kv_model *m, const kv_gguf *gguf, const char *attention, kvasir_error *err)
+{
+    const size_t n = m->hp.n_layers;
+    m->attention = kv_calloc(n, sizeof *m->attention);
+    kv_layer_spec *specs = kv_calloc(n, sizeof *specs);
+    kv_layer_dims *dims = kv_calloc(n, sizeof *dims);
+    kvasir_code code = m->attention && specs && dims
+                           ? init_specs(m, gguf, attention, specs, dims, err)
+                           : kv_fail_memory(err, n * sizeof *m->attention, "the attention table");
+    if (code == KVASIR_OK) code = check_specs(specs, n, err);
+    for (size_t i = 0; i < n && code == KVASIR_OK; i++)
+        m->attention[i] = (kv_attention){.spec = specs[i],
+                                         .n_heads = (int)m->hp.layers[i].n_heads,
+                                         .scale = m->hp.attn_scale,
+                                         .softcap = m->hp.attn_softcap};
+    kv_free(specs);
+    kv_free(dims);
+    return code;
+}
+
+kvasir_code kv_model_init(kv_model *m, const kv_gguf *gguf, const char *attention, kvasir_error *err)
 {
     kv_model model = {0};
+    kv_arena_init(&model.spec_memory, KV_MAX_SPEC_MEMORY);
     kvasir_code code = kv_hparams_read(gguf, &model.arch, &model.hp, err);
     if (code == KVASIR_OK) code = kv_bind(gguf, model.arch, &model.hp, &model.bound, err);
-    if (code == KVASIR_OK) code = init_attention(&model, err);
+    if (code == KVASIR_OK) code = init_attention(&model, gguf, attention, err);
     for (int i = 0; i < 2 && code == KVASIR_OK; i++)
         code = kv_rope_init(&model.rope[i], &model.hp.rope[i], (int)model.hp.rope_dim, model.bound.w.rope_factors, err);
     if (code != KVASIR_OK) {
@@ -37,6 +81,7 @@ void kv_model_deinit(kv_model *m)
 {
     for (int i = 0; i < 2; i++) kv_rope_deinit(&m->rope[i]);
     kv_free(m->attention);
+    kv_arena_deinit(&m->spec_memory);
     kv_bound_deinit(&m->bound);
     kv_hparams_deinit(&m->hp);
     *m = (kv_model){0};
@@ -44,11 +89,11 @@ void kv_model_deinit(kv_model *m)
 
 kv_layer_shape kv_model_layer_shape(const kv_model *m, int layer)
 {
-    const kv_pattern *p = &m->attention[layer].pattern;
-    return (kv_layer_shape){.n_kv_heads = (int)m->hp.layers[layer].n_kv_heads,
+    const kv_layer_spec *spec = &m->attention[layer].spec;
+    return (kv_layer_shape){.n_kv_heads = spec->kv_heads ? spec->kv_heads : (int)m->hp.layers[layer].n_kv_heads,
                             .d_k = (int)m->hp.head_dim_k,
                             .d_v = (int)m->hp.head_dim_v,
-                            .horizon = (int)p->ops->horizon(p)};
+                            .horizon = (int)kv_layer_spec_horizon(spec)};
 }
 
 int kv_model_max_inputs(const kv_model *m)

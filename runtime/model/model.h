@@ -13,10 +13,12 @@ typedef struct kv_model {
     kv_bound bound;
     kv_rope rope[2];
     kv_attention *attention; /* [n_layers] */
+    kv_arena spec_memory;    /* what the layers' specifications point to */
 } kv_model;
 
-/* hparams, bind, attention per layer, RoPE tables; weights are not packed yet. `gguf` must outlive the model. */
-kvasir_code kv_model_init(kv_model *m, const kv_gguf *gguf, kvasir_error *err);
+/* hparams, bind, attention per layer, RoPE tables; weights are not packed yet. `gguf` must outlive the model. `attention`: a
+ * specification over the checkpoint's own, or NULL; what is wrong with it is ARGUMENT, with the checkpoint's own FORMAT. */
+kvasir_code kv_model_init(kv_model *m, const kv_gguf *gguf, const char *attention, kvasir_error *err);
 void kv_model_deinit(kv_model *m);
 /* What layer i stores in the cache. */
 kv_layer_shape kv_model_layer_shape(const kv_model *m, int layer);
