@@ -348,6 +348,49 @@ KVASIR_API kvasir_token kvasir_sampler_sample(kvasir_sampler *sampler, float *lo
 /* Forgets accepted tokens and starts the random stream again from `seed`. */
 KVASIR_API void kvasir_sampler_reset(kvasir_sampler *sampler, uint64_t seed);
 
+/* ---- constraints --------------------------------------------------------------------------- */
+
+/* A *grammar* says what texts are allowed; a *constraint* is one reply that follows it, token by token:
+ *
+ *     kvasir_grammar_compile(model, KVASIR_GRAMMAR_JSON_SCHEMA, text, len, &grammar, &err)
+ *     kvasir_constraint_open(grammar, &c, &err)
+ *     loop: kvasir_constraint_mask(c, logits); token = sample(logits); kvasir_constraint_accept(c, token)
+ *
+ * Everything that a constrained loop writes until it samples an end-of-generation token is a text of the grammar. */
+typedef struct kvasir_grammar kvasir_grammar;
+typedef struct kvasir_constraint kvasir_constraint;
+
+typedef enum kvasir_grammar_kind {
+    KVASIR_GRAMMAR_GBNF = 0,    /* llama.cpp's GBNF; the rule `root` is the whole text */
+    KVASIR_GRAMMAR_JSON_SCHEMA, /* a JSON Schema (2020-12); a keyword that is not supported is an error that names it */
+    KVASIR_GRAMMAR_JSON_OBJECT, /* any JSON object; the text is not read and may be NULL */
+} kvasir_grammar_kind;
+
+/* Compiles `len` bytes of text for the vocabulary of `model`, which must outlive it. The result is immutable and may be used by any
+ * number of constraints and threads. The first grammar of a model builds an index of its vocabulary.
+ * Errors: ARGUMENT (the text is wrong or too complex: names line or JSON path), UNSUPPORTED (the model has no tokenizer), MEMORY. */
+KVASIR_API kvasir_code kvasir_grammar_compile(const kvasir_model *model, kvasir_grammar_kind kind, const char *text,
+                                              size_t len, kvasir_grammar **out, kvasir_error *err);
+/* Constraints that are open keep it alive; the caller's handle ends here. NULL is fine. */
+KVASIR_API void kvasir_grammar_close(kvasir_grammar *grammar);
+/* Memory it holds now, cached masks included: for caches that are limited by bytes. */
+KVASIR_API size_t kvasir_grammar_bytes(const kvasir_grammar *grammar);
+
+/* Stands at the beginning of the text. Used by one thread at a time. Errors: MEMORY. */
+KVASIR_API kvasir_code kvasir_constraint_open(kvasir_grammar *grammar, kvasir_constraint **out, kvasir_error *err);
+KVASIR_API void kvasir_constraint_close(kvasir_constraint *constraint);
+/* Sets the logits [n_vocab] of all tokens that cannot come next to -infinity. End-of-generation tokens are allowed where the text
+ * may end. False: no token can (the text has ended, or the vocabulary cannot say what is due); then all are -infinity. */
+KVASIR_API bool kvasir_constraint_mask(kvasir_constraint *constraint, float *logits);
+/* The token is part of the text now. False (and nothing changes) when the grammar does not allow it. */
+KVASIR_API bool kvasir_constraint_accept(kvasir_constraint *constraint, kvasir_token token);
+/* The same for bytes, which may end inside a character. */
+KVASIR_API bool kvasir_constraint_accept_bytes(kvasir_constraint *constraint, const char *bytes, size_t len);
+/* Whether the text is one of the grammar as it stands, and may end here. */
+KVASIR_API bool kvasir_constraint_may_end(const kvasir_constraint *constraint);
+/* Whether it can only end here: nothing may follow. */
+KVASIR_API bool kvasir_constraint_must_end(const kvasir_constraint *constraint);
+
 #ifdef __cplusplus
 }
 #endif
