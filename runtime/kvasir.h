@@ -277,6 +277,13 @@ KVASIR_API size_t kvasir_engine_rewind(kvasir_engine *engine, int seq, size_t n_
 /* Sequence `to` becomes the first n_tokens tokens of `from`; pages are shared, copied when one of them writes. Returns how many tokens
  * `to` has: n_tokens, or 0 when window layers of `from` no longer hold what is needed. */
 KVASIR_API size_t kvasir_engine_share(kvasir_engine *engine, int from, int to, size_t n_tokens);
+/* Gives the empty sequence `seq` the longest prefix of tokens [n_tokens] whose pages are at hand: in the prefix cache or in another
+ * sequence, busy or not. Returns how many tokens `seq` has now, less than n_tokens (so that the last one is evaluated and has logits);
+ * 0 also when `seq` is not empty. The pages are shared; the bits are those of evaluating the tokens. */
+KVASIR_API size_t kvasir_engine_resume(kvasir_engine *engine, int seq, const kvasir_token *tokens, size_t n_tokens);
+/* Sequence `seq` is done: it becomes empty, and its pages go to the prefix cache, where kvasir_engine_resume finds them until their
+ * room is needed. */
+KVASIR_API void kvasir_engine_retire(kvasir_engine *engine, int seq);
 KVASIR_API kvasir_kv_stats kvasir_engine_kv_stats(const kvasir_engine *engine);
 
 /* ---- making checkpoints ---------------------------------------------------------------------- */

@@ -345,6 +345,22 @@ size_t kvasir_engine_share(kvasir_engine *e, int from, int to, size_t n_tokens)
     return n;
 }
 
+size_t kvasir_engine_resume(kvasir_engine *e, int seq, const kvasir_token *tokens, size_t n_tokens)
+{
+    if (seq < 0 || seq >= e->n_seqs || e->seqs[seq].kv.n_tokens != 0 || n_tokens == 0) return 0;
+    size_t best = 0;
+    int from = -1;
+    for (int i = 0; i < e->n_seqs; i++) {
+        const size_t most = kv_min_size(e->seqs[i].kv.n_tokens, n_tokens - 1);
+        size_t n = 0;
+        while (n < most && e->seqs[i].tokens[n] == tokens[n]) n++;
+        if (n > best) best = n, from = i;
+    }
+    return from < 0 ? 0 : kvasir_engine_share(e, from, seq, best);
+}
+
+void kvasir_engine_retire(kvasir_engine *e, int seq) { kvasir_engine_rewind(e, seq, 0); }
+
 kvasir_kv_stats kvasir_engine_kv_stats(const kvasir_engine *e)
 {
     return (kvasir_kv_stats){e->cache.pages, e->cache.bytes, e->cache.peak_pages, e->cache.peak_bytes};
