@@ -21,7 +21,7 @@
 enum { MAX_EXAMPLES = 128, MAX_TOKENS = 700 };
 
 static oracle_example examples[MAX_EXAMPLES];
-static int n_examples;
+static int n_examples, n_patterns; /* examples [n_patterns, n_examples) have stages */
 
 /* Pools of every size that the tests use, opened once. */
 static const int thread_counts[] = {1, 2, 3, 5};
@@ -31,7 +31,8 @@ static int open_pools(void **state)
 {
     (void)state;
     oracle_rng rng = {30};
-    n_examples = oracle_pattern_examples(&rng, examples, MAX_EXAMPLES);
+    n_patterns = oracle_pattern_examples(&rng, examples, MAX_EXAMPLES);
+    n_examples = n_patterns + oracle_stage_examples(&rng, examples + n_patterns, MAX_EXAMPLES - n_patterns);
     for (size_t i = 0; i < KV_COUNT(pools); i++)
         if (kv_pool_open(thread_counts[i], &pools[i], NULL) != KVASIR_OK) return -1;
     return 0;
@@ -141,7 +142,7 @@ static void attention_is_what_the_dense_definition_says(void **state)
     const kv_kernels *k = best_kernels();
     for (int i = 0; i < ORACLE_ROUNDS(90, 16); i++) {
         oracle_layer l = random_layer(&rng);
-        l.attention.spec = examples[i % n_examples].spec;
+        l.attention.spec = examples[i % n_patterns].spec;
         oracle_sequence s = oracle_sequence_make(&rng, &l, random_length(&rng, &l, i % 10 ? 5e7 : 2.5e8));
         float *out = run_alone(k, i % 2, &l, &s, i % 3 ? ORACLE_AT_ONCE : ORACLE_MIXED, false, &rng);
         check_accuracy(&l, &s, out, 2e-5);
@@ -150,15 +151,34 @@ static void attention_is_what_the_dense_definition_says(void **state)
     }
 }
 
+/* What a stage chooses is a matter of order: scores are exact here, and often equal. */
+static void stages_keep_what_the_definition_says(void **state)
+{
+    (void)state;
+    oracle_rng rng = {41};
+    const kv_kernels *k = best_kernels();
+    for (int i = n_patterns; i < n_examples; i++)
+        for (int round = 0; round < ORACLE_ROUNDS(3, 1); round++) {
+            oracle_layer l = random_layer(&rng);
+            l.attention.spec = examples[i].spec;
+            l.attention.scale = 0.125f;
+            oracle_sequence s = oracle_sequence_make_exact(&rng, &l, random_length(&rng, &l, 2e7));
+            float *out = run_alone(k, i % 2, &l, &s, round % 2 ? ORACLE_AT_ONCE : ORACLE_MIXED, true, &rng);
+            check_accuracy(&l, &s, out, 2e-5);
+            free(out);
+            oracle_sequence_free(&s);
+        }
+}
+
 static void no_way_of_cutting_the_work_changes_a_bit(void **state)
 {
     (void)state;
     oracle_rng rng = {33};
     const kv_kernels *k = best_kernels();
-    for (int i = 0; i < ORACLE_ROUNDS(40, 6); i++) {
+    for (int i = 0; i < n_examples; i += ORACLE_ROUNDS(1, 9)) {
         oracle_layer l = random_layer(&rng);
-        l.attention.spec = examples[i % n_examples].spec;
-        oracle_sequence s = oracle_sequence_make(&rng, &l, random_length(&rng, &l, i % 8 ? 4e7 : 3e8));
+        l.attention.spec = examples[i].spec;
+        oracle_sequence s = oracle_sequence_make(&rng, &l, random_length(&rng, &l, i % 8 ? 3e7 : 2e8));
         float *want = run_alone(k, 0, &l, &s, ORACLE_AT_ONCE, false, &rng);
         for (int plan = 0; plan < ORACLE_N_PLANS; plan++)
             for (size_t p = 0; p < KV_COUNT(pools); p++) {
@@ -255,7 +275,7 @@ static void scores_of_ten_thousand_neither_overflow_nor_vanish(void **state)
     for (int i = 0; i < ORACLE_ROUNDS(12, 3); i++) {
         oracle_layer l = {
             .n_kv_heads = 2, .d_k = 64, .d_v = 32, .type_k = (kv_elem)(i % 3), .type_v = (kv_elem)(i % 3)};
-        l.attention = (kv_attention){.spec = examples[i % n_examples].spec, .n_heads = 4, .scale = 1.0f};
+        l.attention = (kv_attention){.spec = examples[i % n_patterns].spec, .n_heads = 4, .scale = 1.0f};
         oracle_sequence s = oracle_sequence_make(&rng, &l, 530);
         float sign[64];
         for (int d = 0; d < 64; d++) sign[d] = oracle_int(&rng, 0, 1) ? 16.0f : -16.0f;
@@ -348,6 +368,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_is_what_the_dense_definition_says),
+        cmocka_unit_test(stages_keep_what_the_definition_says),
         cmocka_unit_test(no_way_of_cutting_the_work_changes_a_bit),
         cmocka_unit_test(sequences_in_one_batch_do_not_disturb_each_other),
         cmocka_unit_test(every_table_attends_to_the_same_bits),

@@ -19,6 +19,20 @@ static float *normals(oracle_rng *rng, size_t n)
     return x;
 }
 
+/* Multiples of 1/4 up to 2: their products and sums are exact in float32, in half and in bfloat16, and often equal. */
+static void make_exact(oracle_rng *rng, float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) x[i] = (float)oracle_int(rng, -8, 8) / 4.0f;
+}
+
+oracle_sequence oracle_sequence_make_exact(oracle_rng *rng, const oracle_layer *l, int n)
+{
+    oracle_sequence s = oracle_sequence_make(rng, l, n);
+    make_exact(rng, s.q, (size_t)n * (size_t)l->attention.n_heads * (size_t)l->d_k);
+    make_exact(rng, s.k, (size_t)n * (size_t)l->n_kv_heads * (size_t)l->d_k);
+    return s;
+}
+
 oracle_sequence oracle_sequence_make(oracle_rng *rng, const oracle_layer *l, int n)
 {
     const size_t rows = (size_t)n, kv = (size_t)l->n_kv_heads;
@@ -38,24 +52,92 @@ void oracle_sequence_free(oracle_sequence *s)
 
 /* ---- the definition ------------------------------------------------------------------------------------ */
 
-/* One row and head: q [d_k], k and v of its KV head with steps ld_k and ld_v; seen [pos + 1]. */
-static void attend_row(const oracle_layer *l, int pos, const bool *seen, const float *q, const double *k, size_t ld_k,
-                       const double *v, size_t ld_v, double *p, double *out)
+/* What the stages are computed from, for one row and KV head: scores of the head, bounds of pages over the group. */
+static double score(const oracle_layer *l, const float *q, const double *k)
 {
     const kv_attention *a = &l->attention;
-    double top = -INFINITY, sum = 0;
-    for (int t = 0; t <= pos; t++) {
-        p[t] = -INFINITY;
-        if (!seen[t]) continue;
-        double dot = 0;
-        for (int i = 0; i < l->d_k; i++) dot += (double)q[i] * k[(size_t)t * ld_k + (size_t)i];
-        p[t] = dot * (double)a->scale;
-        if (a->softcap != 0.0f) p[t] = (double)a->softcap * tanh(p[t] / (double)a->softcap);
-        top = fmax(top, p[t]);
+    double dot = 0;
+    for (int i = 0; i < l->d_k; i++) dot += (double)q[i] * k[i];
+    dot *= (double)a->scale;
+    return a->softcap != 0.0f ? (double)a->softcap * tanh(dot / (double)a->softcap) : dot;
+}
+
+/* topk: one after the other, the largest of those left, the later of two that are equal. */
+static void keep_topk(bool *seen, int pos, const double *p, size_t k)
+{
+    bool kept[ORACLE_MAX_TOKENS] = {false};
+    for (size_t n = 0; n < k; n++) {
+        int best = -1;
+        for (int t = 0; t <= pos; t++)
+            if (seen[t] && (best < 0 || p[t] >= p[best])) best = t;
+        if (best < 0) break;
+        kept[best] = true, seen[best] = false;
     }
+    memcpy(seen, kept, (size_t)pos + 1);
+}
+
+static void keep_threshold(bool *seen, int pos, const double *p, double least)
+{
+    double top = -INFINITY, sum = 0;
+    for (int t = 0; t <= pos; t++)
+        if (seen[t]) top = fmax(top, p[t]);
+    for (int t = 0; t <= pos; t++)
+        if (seen[t]) sum += exp(p[t] - top);
+    for (int t = 0; t <= pos; t++) seen[t] = seen[t] && (exp(p[t] - top) / sum >= least || p[t] == top);
+}
+
+/* pages: q is the group's rows [group][d_k]. */
+static void keep_pages(const oracle_layer *l, bool *seen, int pos, const float *q, const double *k, size_t ld_k,
+                       size_t n)
+{
+    const int group = l->attention.n_heads / l->n_kv_heads, own = pos / KV_PAGE;
+    double bound[ORACLE_MAX_TOKENS / KV_PAGE + 1];
+    bool kept[ORACLE_MAX_TOKENS / KV_PAGE + 1] = {false};
+    for (int page = 0; page < own; page++) {
+        bound[page] = -INFINITY;
+        for (int g = 0; g < group; g++) {
+            double sum = 0;
+            for (int i = 0; i < l->d_k; i++) {
+                double low = INFINITY, high = -INFINITY;
+                for (int t = page * KV_PAGE; t < (page + 1) * KV_PAGE; t++) {
+                    low = fmin(low, k[(size_t)t * ld_k + (size_t)i]);
+                    high = fmax(high, k[(size_t)t * ld_k + (size_t)i]);
+                }
+                sum += fmax((double)q[g * l->d_k + i] * low, (double)q[g * l->d_k + i] * high);
+            }
+            bound[page] = fmax(bound[page], sum);
+        }
+    }
+    kept[own] = true;
+    for (size_t i = 1; i < n; i++) {
+        int best = -1;
+        for (int page = 0; page < own; page++)
+            if (!kept[page] && (best < 0 || bound[page] >= bound[best])) best = page;
+        if (best >= 0) kept[best] = true;
+    }
+    for (int t = 0; t <= pos; t++) seen[t] = seen[t] && kept[t / KV_PAGE];
+}
+
+/* One row and head: q [d_k], k and v of its KV head with steps ld_k and ld_v; seen [pos + 1] before stages. */
+static void attend_row(const oracle_layer *l, int pos, const bool *visible, const float *q, const float *q_group,
+                       const double *k, size_t ld_k, const double *v, size_t ld_v, double *p, double *out)
+{
+    bool seen[ORACLE_MAX_TOKENS];
+    memcpy(seen, visible, (size_t)pos + 1);
+    double top = -INFINITY, sum = 0;
+    for (int t = 0; t <= pos; t++) p[t] = score(l, q, k + (size_t)t * ld_k);
+    const kv_source *source = kv_layer_spec_source(&l->attention.spec, (size_t)pos);
+    for (int i = 0; i < source->n_stages; i++) {
+        const uint64_t value = source->stages[i].value[0].u;
+        if (source->stages[i].row->kind == KV_ATTN_TOPK) keep_topk(seen, pos, p, (size_t)value);
+        if (source->stages[i].row->kind == KV_ATTN_THRESHOLD) keep_threshold(seen, pos, p, (double)value / 1e9);
+        if (source->stages[i].row->kind == KV_ATTN_PAGES) keep_pages(l, seen, pos, q_group, k, ld_k, (size_t)value);
+    }
+    for (int t = 0; t <= pos; t++)
+        if (seen[t]) top = fmax(top, p[t]);
     for (int i = 0; i < l->d_v; i++) out[i] = 0;
     for (int t = 0; t <= pos; t++) {
-        if (p[t] == -INFINITY) continue;
+        if (!seen[t]) continue;
         const double w = exp(p[t] - top);
         sum += w;
         for (int i = 0; i < l->d_v; i++) out[i] += w * v[(size_t)t * ld_v + (size_t)i];
@@ -84,8 +166,10 @@ void oracle_attend(const oracle_layer *l, const oracle_sequence *s, int first, d
             seen[t] = kv_source_allows(kv_layer_spec_source(&l->attention.spec, (size_t)r), (size_t)r, (size_t)t);
         for (int h = 0; h < n_heads; h++) {
             const size_t row_head = (size_t)r * (size_t)n_heads + (size_t)h, kv = (size_t)(h / group);
-            attend_row(l, r, seen, s->q + row_head * (size_t)l->d_k, k + kv * (size_t)l->d_k, ld_k,
-                       v + kv * (size_t)l->d_v, ld_v, p, out + row_head * (size_t)l->d_v);
+            attend_row(l, r, seen, s->q + row_head * (size_t)l->d_k,
+                       s->q + ((size_t)r * (size_t)n_heads + kv * (size_t)group) * (size_t)l->d_k,
+                       k + kv * (size_t)l->d_k, ld_k, v + kv * (size_t)l->d_v, ld_v, p,
+                       out + row_head * (size_t)l->d_v);
         }
     }
     free(seen);
@@ -96,11 +180,21 @@ void oracle_attend(const oracle_layer *l, const oracle_sequence *s, int first, d
 
 /* ---- the library ----------------------------------------------------------------------------------------- */
 
+static kv_layer_shape shape_of(const oracle_layer *l)
+{
+    return (kv_layer_shape){.n_kv_heads = l->n_kv_heads,
+                            .d_k = l->d_k,
+                            .d_v = l->d_v,
+                            .horizon = (int)kv_layer_spec_horizon(&l->attention.spec),
+                            .bounds = kv_layer_spec_has_pages(&l->attention.spec)};
+}
+
 oracle_compute oracle_compute_make(const kv_kernels *kernels, kv_pool *pool, const oracle_layer *l)
 {
+    const kv_layer_shape shape = shape_of(l);
     const size_t n = (size_t)kv_pool_n_threads(pool);
     oracle_compute c = {.c = {.kernels = kernels, .pool = pool}, .scratch = calloc(n, sizeof *c.scratch)};
-    c.c.scratch_bytes = kv_attend_scratch_bytes(l->attention.n_heads, l->n_kv_heads, l->d_k, l->d_v);
+    c.c.scratch_bytes = kv_attend_scratch_bytes(&l->attention, &shape, ORACLE_MAX_TOKENS);
     c.c.scratch = calloc(n, sizeof *c.c.scratch);
     assert_true(c.scratch && c.c.scratch);
     for (size_t i = 0; i < n; i++) {
@@ -161,7 +255,7 @@ typedef struct world {
 /* In place: sequences point to the cache. */
 static void world_init(world *w, const oracle_layer *l, const oracle_sequence *s, int n, bool dirty)
 {
-    const kv_layer_shape shape = {l->n_kv_heads, l->d_k, l->d_v, (int)kv_layer_spec_horizon(&l->attention.spec)};
+    const kv_layer_shape shape = shape_of(l);
     *w = (world){.layer = l};
     size_t total = 0, longest = 0;
     kvasir_error err;

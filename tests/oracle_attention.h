@@ -9,6 +9,8 @@
 #include "attention/attend.h"
 #include "oracle_core.h"
 
+enum { ORACLE_MAX_TOKENS = 1024 };
+
 /* One attention layer and the types of its cache. */
 typedef struct oracle_layer {
     kv_attention attention;
@@ -24,6 +26,9 @@ typedef struct oracle_sequence {
 
 /* Random normal numbers. */
 oracle_sequence oracle_sequence_make(oracle_rng *rng, const oracle_layer *layer, int n);
+/* The same with q and k whose scores float32 holds exactly, many of them equal: what stages choose has no rounding in it then (as long
+ * as the scale is a power of two). */
+oracle_sequence oracle_sequence_make_exact(oracle_rng *rng, const oracle_layer *layer, int n);
 void oracle_sequence_free(oracle_sequence *s);
 
 /* Dense attention in double precision over `allowed`, on K and V as the cache stores them: out [n][n_heads * d_v]. Rows [first, n) only. */

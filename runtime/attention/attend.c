@@ -3,6 +3,9 @@
 
 #include <math.h>
 
+#include "attention/select.h"
+#include "cache/bounds.h"
+
 /* Rows of one tile with their running state, in a thread's scratch. */
 typedef struct tile {
     int n_queries, group, n_rows; /* n_rows = n_queries * group; row = query * group + head in group */
@@ -11,7 +14,8 @@ typedef struct tile {
     const kv_span **span_of;      /* [n_queries] */
     const kv_span **spans;        /* [n_spans] */
     int n_spans;
-    size_t q_end; /* all positions are below */
+    const kv_selection *selection; /* what stages leave of it; NULL: a layer without any */
+    size_t q_end;                  /* all positions are below */
     float *q, *o, *l, *m, *scores, *k32, *v32;
     uint64_t *seen;
     kv_q8 q8; /* int8 rows of q, for q8_0 keys */
@@ -32,15 +36,17 @@ static int tile_rows(int group, int d_k, int d_v)
     return kv_max_int(tile_queries(group, d_k, d_v), KV_DECODE_ROWS) * group;
 }
 
-size_t kv_attend_scratch_bytes(int n_heads, int n_kv_heads, int d_k, int d_v)
+size_t kv_attend_scratch_bytes(const kv_attention *layer, const kv_layer_shape *shape, size_t max_tokens)
 {
-    const size_t rows = (size_t)tile_rows(n_heads / n_kv_heads, d_k, d_v);
+    const int group = layer->n_heads / shape->n_kv_heads, d_k = shape->d_k, d_v = shape->d_v;
+    const size_t rows = (size_t)tile_rows(group, d_k, d_v);
     /* q, o and the merged o, l, scores, m twice, seen, positions; page copies as float32; slack for alignment of each */
     size_t floats =
         rows * ((size_t)d_k + 2 * (size_t)d_v + 16 + 64 + 4 + 2 + 3) + (size_t)KV_PAGE * (size_t)(d_k + d_v);
     const size_t d32 = kv_align_up((size_t)d_k, 32);
     return floats * sizeof(float) + 28 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32) +
-           rows * (2 * sizeof(kv_span *) + sizeof(kv_span));
+           rows * (2 * sizeof(kv_span *) + sizeof(kv_span)) +
+           kv_select_scratch_bytes(&layer->spec, group, d_k, max_tokens, tile_queries(group, d_k, d_v));
 }
 
 /* Next aligned piece of scratch. */
@@ -80,6 +86,7 @@ struct stage {
     const kv_layer_place *place;
     const kv_segment *segments;
     int n_segments, group;
+    bool selects;
     const float *q;
     float *out;
     const kv_partials *partials;
@@ -89,6 +96,7 @@ struct stage {
 static size_t next_page(const tile *t, size_t page)
 {
     size_t next = SIZE_MAX;
+    if (t->selection) return kv_select_next_page(t->selection, page);
     for (int i = 0; i < t->n_spans && next != page; i++) next = kv_min_size(next, kv_span_next_page(t->spans[i], page));
     return next;
 }
@@ -171,7 +179,8 @@ static size_t attend_split(const struct stage *s, const kv_segment *seg, int kv_
     for (size_t next; page < end; page = next) {
         next = next_page(t, page + 1);
         if (next < end) prefetch_page(s, seg, next, kv_head);
-        for (int i = 0; i < t->n_queries; i++) {
+        args.seen = t->selection ? kv_select_masks(t->selection, page) : t->seen;
+        for (int i = 0; i < t->n_queries && !t->selection; i++) {
             uint64_t seen = kv_span_seen(t->span_of[i], t->pos[i], page);
             for (int g = 0; g < t->group; g++) t->seen[i * t->group + g] = seen;
         }
@@ -193,9 +202,16 @@ static void write_out(const struct stage *s, int row, int head, float l, const f
 
 /* ---- prefill ------------------------------------------------------------------------------------------ */
 
+/* Queries of a tile: stages need room for the masks and scores of each. */
+static int queries_per_tile(const struct stage *s, const kv_segment *seg)
+{
+    const int most = tile_queries(s->group, s->place->shape.d_k, s->place->shape.d_v);
+    return s->selects ? kv_select_queries(&s->layer->spec, s->group, seg->seq->max_tokens, most) : most;
+}
+
 static void run_tile(const struct stage *s, const kv_segment *seg, int tile_idx, int kv_head, uint8_t *scratch)
 {
-    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v, per_tile = tile_queries(s->group, d_k, d_v),
+    const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v, per_tile = queries_per_tile(s, seg),
               first = tile_idx * per_tile;
     const int n_queries = kv_min_int(per_tile, seg->n_rows - first);
     tile t = tile_make(&scratch, n_queries, s->group, d_k, d_v);
@@ -206,6 +222,23 @@ static void run_tile(const struct stage *s, const kv_segment *seg, int tile_idx,
     const size_t pos = seg->pos0 + (size_t)first;
     kv_spans_cut(&s->layer->spec, pos, pos + (size_t)n_queries, spans);
     add_queries(s, seg, kv_head, first, n_queries, spans, &t);
+    kv_selection selection = {.kernels = s->c->kernels,
+                              .layer = s->layer,
+                              .place = s->place,
+                              .seq = seg->seq,
+                              .kv_head = kv_head,
+                              .n_queries = n_queries,
+                              .group = s->group,
+                              .n_rows = t.n_rows,
+                              .q = t.q,
+                              .q8 = &t.q8,
+                              .gemm_scratch = t.gemm_scratch,
+                              .pos = t.pos,
+                              .spans = t.span_of};
+    if (s->selects) {
+        kv_select(&selection, scratch);
+        t.selection = &selection;
+    }
     for (size_t page = next_page(&t, 0); page != SIZE_MAX;) {
         page = attend_split(s, seg, kv_head, page, &t);
         for (int r = 0; r < t.n_rows; r++) {
@@ -367,15 +400,14 @@ static int plan_segment(const struct stage *s, const kv_segment *seg, int first_
                         kv_plan *plan)
 {
     const size_t q_end = seg->pos0 + (size_t)seg->n_rows;
-    const int per_tile = tile_queries(s->group, s->place->shape.d_k, s->place->shape.d_v),
-              n_kv = s->place->shape.n_kv_heads;
+    const int per_tile = queries_per_tile(s, seg), n_kv = s->place->shape.n_kv_heads;
     const int self = (int)(seg - s->segments);
     *plan = (kv_plan){.first_item = first_item,
                       .owner = self,
                       .n_queries = seg->n_rows,
                       .n_tiles = (seg->n_rows + per_tile - 1) / per_tile,
                       .partials_at = *used};
-    if (seg->n_rows > KV_DECODE_ROWS) return plan->n_tiles * n_kv;
+    if (seg->n_rows > KV_DECODE_ROWS || s->selects) return plan->n_tiles * n_kv;
     const int n_spans = kv_spans_cut(&s->layer->spec, seg->pos0, q_end, *spans);
     size_t first = SIZE_MAX;
     for (int i = 0; i < n_spans && first != 0; i++)
@@ -391,6 +423,17 @@ static int plan_segment(const struct stage *s, const kv_segment *seg, int first_
     return (int)(first + n - plan->own_split) * n_kv;
 }
 
+/* Pages that this batch has filled learn the bounds of their keys; item = (segment, KV head). */
+static void fill_bounds(void *ctx, int item, int thread)
+{
+    const struct stage *s = ctx;
+    const int n_kv = s->place->shape.n_kv_heads;
+    const kv_segment *seg = &s->segments[item / n_kv];
+    (void)thread;
+    for (size_t page = seg->pos0 / KV_PAGE; page < (seg->pos0 + (size_t)seg->n_rows) / KV_PAGE; page++)
+        kv_bounds_compute(s->c->kernels, seg->seq, s->place, page, item % n_kv);
+}
+
 void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_place *place, const kv_segment *segments,
                int n_segments, const float *q, float *out, const kv_partials *partials)
 {
@@ -400,12 +443,14 @@ void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_pl
                       .segments = segments,
                       .n_segments = n_segments,
                       .group = layer->n_heads / place->shape.n_kv_heads,
+                      .selects = kv_selects(&layer->spec),
                       .q = q,
                       .out = out,
                       .partials = partials};
     int n_items = 0;
     size_t used = 0;
     kv_span *spans = partials->spans;
+    if (place->shape.bounds) kv_pool_run(c->pool, n_segments * place->shape.n_kv_heads, fill_bounds, &s);
     for (int i = 0; i < n_segments; i++)
         n_items += plan_segment(&s, &segments[i], n_items, &used, &spans, &partials->plans[i]);
     kv_pool_run(c->pool, n_items, attend_item, &s);

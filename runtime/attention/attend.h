@@ -59,8 +59,8 @@ typedef struct kv_partials {
 } kv_partials;
 /* Bytes of partials that let n_rows rows over max_tokens tokens be split. */
 size_t kv_partials_bytes(int n_rows, int n_heads, int d_v, size_t max_tokens);
-/* Scratch per thread for layers with these sizes. */
-size_t kv_attend_scratch_bytes(int n_heads, int n_kv_heads, int d_k, int d_v);
+/* Scratch per thread for a layer with this shape and sequences of up to max_tokens. */
+size_t kv_attend_scratch_bytes(const kv_attention *layer, const kv_layer_shape *shape, size_t max_tokens);
 
 /* q [n_rows][n_heads * d_k] -> out [n_rows][n_heads * d_v]. Segments with few rows need `partials`. */
 void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_place *place, const kv_segment *segments,

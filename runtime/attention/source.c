@@ -62,12 +62,19 @@ bool kv_source_allows(const kv_source *source, size_t q, size_t k)
     return false;
 }
 
+bool kv_layer_spec_has_pages(const kv_layer_spec *spec)
+{
+    for (int s = 0; s < spec->n_sources; s++)
+        for (int i = 0; i < spec->sources[s].n_stages; i++)
+            if (spec->sources[s].stages[i].row->kind == KV_ATTN_PAGES) return true;
+    return false;
+}
+
 size_t kv_layer_spec_horizon(const kv_layer_spec *spec)
 {
     size_t farthest = 1;
+    if (kv_layer_spec_has_pages(spec)) return 0;
     for (int s = 0; s < spec->n_sources; s++) {
-        for (int i = 0; i < spec->sources[s].n_stages; i++)
-            if (spec->sources[s].stages[i].row->kind == KV_ATTN_PAGES) return 0; /* weighs every page, seen or not */
         for (int i = 0; i < spec->sources[s].n_parts; i++) {
             const kv_pattern *p = &spec->sources[s].parts[i];
             const size_t h = p->ops->horizon(p);

@@ -28,6 +28,8 @@ uint64_t kv_span_seen(const kv_span *span, size_t q, size_t page);
 const kv_source *kv_layer_spec_source(const kv_layer_spec *spec, size_t q);
 /* The same as kv_span_seen, naively, for one key; for tests and reports. */
 bool kv_source_allows(const kv_source *source, size_t q, size_t k);
+/* Does the layer choose pages by their bounds? Then every page counts, seen or not. */
+bool kv_layer_spec_has_pages(const kv_layer_spec *spec);
 /* How many tokens back a query of this layer ever needs, itself included; 0: all. A linear layer: 1. */
 size_t kv_layer_spec_horizon(const kv_layer_spec *spec);
 

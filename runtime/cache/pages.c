@@ -2,6 +2,7 @@
 #include "cache/pages.h"
 
 #include "base/alloc.h"
+#include "cache/bounds.h"
 #include "cache/store.h"
 
 static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
@@ -18,7 +19,9 @@ static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
         p->v_head_bytes = kv_store_v_bytes(c->type_v, shapes[i].d_v);
         p->k_at = c->groups[g].page_bytes;
         p->v_at = p->k_at + (size_t)shapes[i].n_kv_heads * p->k_head_bytes;
-        c->groups[g].page_bytes = p->v_at + (size_t)shapes[i].n_kv_heads * p->v_head_bytes;
+        p->bounds_at = p->v_at + (size_t)shapes[i].n_kv_heads * p->v_head_bytes;
+        p->bounds_head_bytes = shapes[i].bounds ? kv_bounds_bytes(c->type_k, shapes[i].d_k) : 0;
+        c->groups[g].page_bytes = p->bounds_at + (size_t)shapes[i].n_kv_heads * p->bounds_head_bytes;
     }
     return true;
 }

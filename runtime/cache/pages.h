@@ -19,6 +19,7 @@ enum { KV_MAX_GROUPS = 8 };
 typedef struct kv_layer_shape {
     int n_kv_heads, d_k, d_v;
     int horizon; /* tokens back (itself included) that a query can see: the window; 0: all */
+    bool bounds; /* full pages know the minimum and maximum of their keys (bounds.h) */
 } kv_layer_shape;
 
 typedef struct kv_page {
@@ -38,6 +39,7 @@ typedef struct kv_layer_place {
     int group;
     size_t k_at, v_at; /* offsets of head 0 */
     size_t k_head_bytes, v_head_bytes;
+    size_t bounds_at, bounds_head_bytes; /* 0 bytes: none */
     kv_layer_shape shape;
 } kv_layer_place;
 

@@ -85,7 +85,7 @@ kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *par
 static kvasir_code open_scratch(kvasir_engine *e, kvasir_error *err)
 {
     const int n = kv_pool_n_threads(e->pool);
-    e->compute.scratch_bytes = kv_forward_scratch_bytes(&e->model->model, e->model->use_blas);
+    e->compute.scratch_bytes = kv_forward_scratch_bytes(&e->model->model, e->model->use_blas, e->n_ctx);
     e->compute.scratch = kv_calloc((size_t)n, sizeof *e->compute.scratch);
     if (!e->compute.scratch) return kv_fail_memory(err, (size_t)n * sizeof *e->compute.scratch, "scratch memory");
     for (int i = 0; i < n; i++) {

@@ -186,6 +186,34 @@ static void impl_attend_page(const kv_attend_args *g)
     fma_any(g->type_v, &pv, g->n_rows, g->d_v / 16);
 }
 
+static void impl_score_page(const kv_attend_args *g) { page_scores(g, 0, KV_PAGE / 16); }
+
+static void impl_dots(kv_elem type, const void *b, const float *a, int n_rows, int n, float *out)
+{
+    const uint16_t *half = b;
+    const float *full = b;
+    for (int r = 0; r < n_rows; r++, a += n) {
+        vf sum = vf_set1(0.0f);
+        int i = 0;
+        for (; i + 16 <= n; i += 16)
+            sum = vf_fma(vf_load(a + i),
+                         type == KV_ELEM_F32   ? vf_load(full + i)
+                         : type == KV_ELEM_F16 ? vf_load_f16(half + i)
+                                               : vf_load_bf16(half + i),
+                         sum);
+        if (i < n) {
+            float ta[16] = {0}, tb[16] = {0};
+            memcpy(ta, a + i, (size_t)(n - i) * sizeof(float));
+            for (int j = i; j < n; j++)
+                tb[j - i] = type == KV_ELEM_F32   ? full[j]
+                            : type == KV_ELEM_F16 ? kv_f16_to_f32(half[j])
+                                                  : kv_bf16_to_f32(half[j]);
+            sum = vf_fma(vf_load(ta), vf_load(tb), sum);
+        }
+        out[r] = vf_reduce_add(sum);
+    }
+}
+
 static void impl_merge(float *ma, float *la, float *oa, float mb, float lb, const float *ob, int d_v)
 {
     if (mb == -INFINITY) return;
@@ -208,7 +236,7 @@ static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); 
 #define KV_KERNELS_TABLE(NAME)                                                                                         \
     {                                                                                                                  \
         .name = NAME, .quantize_q8 = impl_quantize_q8, .gemm_q8 = impl_gemm_q8, .gemm_f32 = impl_gemm_f32,             \
-        .attend_page = impl_attend_page, .merge = impl_merge, .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul,  \
-        .gelu_mul = impl_gelu_mul, .to_f32 = impl_to_f32, .from_f32 = impl_from_f32,                                   \
-        .values_to_f32 = impl_values_to_f32, .exp = impl_exp,                                                          \
+        .attend_page = impl_attend_page, .score_page = impl_score_page, .dots = impl_dots, .merge = impl_merge,        \
+        .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul, .gelu_mul = impl_gelu_mul, .to_f32 = impl_to_f32,      \
+        .from_f32 = impl_from_f32, .values_to_f32 = impl_values_to_f32, .exp = impl_exp,                               \
     }

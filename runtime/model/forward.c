@@ -344,13 +344,12 @@ void kv_workspace_deinit(kv_workspace *ws)
     *ws = (kv_workspace){0};
 }
 
-size_t kv_forward_scratch_bytes(const kv_model *m, bool blas)
+size_t kv_forward_scratch_bytes(const kv_model *m, bool blas, size_t max_tokens)
 {
     size_t bytes = kv_linear_scratch_bytes(kv_model_max_inputs(m), blas);
     for (int i = 0; i < (int)m->hp.n_layers; i++) {
         const kv_layer_shape shape = kv_model_layer_shape(m, i);
-        bytes = kv_max_size(
-            bytes, kv_attend_scratch_bytes((int)m->hp.layers[i].n_heads, shape.n_kv_heads, shape.d_k, shape.d_v));
+        bytes = kv_max_size(bytes, kv_attend_scratch_bytes(&m->attention[i], &shape, max_tokens));
     }
     return bytes;
 }

@@ -23,8 +23,8 @@ size_t kv_workspace_bytes(const kv_model *m, int max_rows, int max_seqs, size_t 
 kvasir_code kv_workspace_init(kv_workspace *ws, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens,
                               kvasir_error *err);
 void kv_workspace_deinit(kv_workspace *ws);
-/* Scratch bytes per thread that kv_forward needs. */
-size_t kv_forward_scratch_bytes(const kv_model *m, bool blas);
+/* Scratch bytes per thread that kv_forward needs for sequences of up to max_tokens. */
+size_t kv_forward_scratch_bytes(const kv_model *m, bool blas, size_t max_tokens);
 
 typedef struct kv_batch {
     int n_rows;                 /* <= max_rows */

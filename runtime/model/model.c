@@ -32,10 +32,6 @@ static kvasir_code check_specs(const kv_layer_spec *specs, size_t n, kvasir_erro
     for (size_t i = 0; i < n; i++) {
         if (specs[i].linear.kind != KV_LINEAR_NONE)
             return kv_fail(err, KVASIR_ERR_ARGUMENT, "linear layers are not available yet (layer %zu)", i);
-        for (int s = 0; s < specs[i].n_sources; s++)
-            if (specs[i].sources[s].n_stages > 0)
-                return kv_fail(err, KVASIR_ERR_ARGUMENT, "topk, threshold and pages are not available yet (layer %zu)",
-                               i);
     }
     return KVASIR_OK;
 }
@@ -93,7 +89,8 @@ kv_layer_shape kv_model_layer_shape(const kv_model *m, int layer)
     return (kv_layer_shape){.n_kv_heads = spec->kv_heads ? spec->kv_heads : (int)m->hp.layers[layer].n_kv_heads,
                             .d_k = (int)m->hp.head_dim_k,
                             .d_v = (int)m->hp.head_dim_v,
-                            .horizon = (int)kv_layer_spec_horizon(spec)};
+                            .horizon = (int)kv_layer_spec_horizon(spec),
+                            .bounds = kv_layer_spec_has_pages(spec)};
 }
 
 int kv_model_max_inputs(const kv_model *m)

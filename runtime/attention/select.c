@@ -1,0 +1,317 @@
+/* select.c - running the stages of a tile; see select.h. */
+#include "attention/select.h"
+
+#include <math.h>
+
+#include "cache/bounds.h"
+
+/* ---- space ------------------------------------------------------------------------------------------------ */
+
+static bool has_stage(const kv_layer_spec *spec, bool with_scores)
+{
+    for (int s = 0; s < spec->n_sources; s++)
+        for (int i = 0; i < spec->sources[s].n_stages; i++)
+            if (!with_scores || spec->sources[s].stages[i].row->kind != KV_ATTN_PAGES) return true;
+    return false;
+}
+
+bool kv_selects(const kv_layer_spec *spec) { return has_stage(spec, false); }
+
+static size_t pages_of(size_t n_tokens) { return n_tokens / KV_PAGE + 1; }
+
+static size_t row_bytes(const kv_layer_spec *spec, size_t max_tokens)
+{
+    return pages_of(max_tokens) * (sizeof(uint64_t) + (has_stage(spec, true) ? KV_PAGE * sizeof(float) : 0));
+}
+
+int kv_select_queries(const kv_layer_spec *spec, int group, size_t max_tokens, int most)
+{
+    const size_t fit = KV_SELECT_BYTES / (row_bytes(spec, max_tokens) * (size_t)group);
+    return kv_max_int(1, (int)kv_min_size(fit, (size_t)most));
+}
+
+size_t kv_select_scratch_bytes(const kv_layer_spec *spec, int group, int d_k, size_t max_tokens, int most)
+{
+    if (!kv_selects(spec)) return 0;
+    const size_t rows = (size_t)(kv_select_queries(spec, group, max_tokens, most) * group),
+                 pages = pages_of(max_tokens);
+    return rows * row_bytes(spec, max_tokens) + pages * (sizeof(size_t) + KV_PAGE * sizeof(uint32_t) + sizeof(float)) +
+           (size_t)group * 2 * (size_t)d_k * sizeof(float) + 8 * 64;
+}
+
+static void *carve(uint8_t **at, size_t bytes)
+{
+    void *p = *at;
+    *at += kv_align_up(bytes, 64);
+    return p;
+}
+
+/* ---- visible pages ------------------------------------------------------------------------------------------- */
+
+static size_t next_visible(const kv_selection *s, size_t page)
+{
+    size_t next = SIZE_MAX;
+    for (int i = 0; i < s->n_queries && next != page; i++)
+        if (i == 0 || s->spans[i] != s->spans[i - 1]) next = kv_min_size(next, kv_span_next_page(s->spans[i], page));
+    return next;
+}
+
+static uint64_t *masks_at(const kv_selection *s, int i) { return s->keep + (size_t)i * (size_t)s->n_rows; }
+
+static float *scores_at(const kv_selection *s, int i, int row)
+{
+    return s->scores + ((size_t)i * (size_t)s->n_rows + (size_t)row) * KV_PAGE;
+}
+
+static void find_pages(kv_selection *s)
+{
+    s->n_pages = 0;
+    for (size_t page = next_visible(s, 0); page != SIZE_MAX; page = next_visible(s, page + 1)) {
+        uint64_t *masks = masks_at(s, s->n_pages);
+        s->pages[s->n_pages++] = page;
+        for (int i = 0; i < s->n_queries; i++) {
+            const uint64_t seen = kv_span_seen(s->spans[i], s->pos[i], page);
+            for (int g = 0; g < s->group; g++) masks[i * s->group + g] = seen;
+        }
+    }
+}
+
+static int find(const kv_selection *s, size_t page)
+{
+    int lo = 0, hi = s->n_pages;
+    while (lo < hi) {
+        const int mid = (lo + hi) / 2;
+        if (s->pages[mid] < page)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+static bool any_kept(const kv_selection *s, int i)
+{
+    const uint64_t *masks = masks_at(s, i);
+    for (int r = 0; r < s->n_rows; r++)
+        if (masks[r]) return true;
+    return false;
+}
+
+size_t kv_select_next_page(const kv_selection *s, size_t page)
+{
+    for (int i = find(s, page); i < s->n_pages; i++)
+        if (any_kept(s, i)) return s->pages[i];
+    return SIZE_MAX;
+}
+
+const uint64_t *kv_select_masks(const kv_selection *s, size_t page) { return masks_at(s, find(s, page)); }
+
+/* ---- the k largest ------------------------------------------------------------------------------------------------ */
+
+/* Order of floats as order of integers; both zeros are one number. */
+static uint32_t sort_key(float x)
+{
+    uint32_t bits;
+    x += 0.0f;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+/* The k-th largest of keys [n], 1 <= k <= n, by one byte after the other; the array is used up. *n_equal: how many of those that
+ * equal it are among the k largest. */
+static uint32_t kth_largest(uint32_t *keys, size_t n, size_t k, size_t *n_equal)
+{
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        size_t count[256] = {0}, kept = 0;
+        for (size_t i = 0; i < n; i++) count[keys[i] >> shift & 255]++;
+        uint32_t digit = 255;
+        while (count[digit] < k) k -= count[digit--];
+        for (size_t i = 0; i < n; i++)
+            if ((keys[i] >> shift & 255) == digit) keys[kept++] = keys[i];
+        n = kept;
+    }
+    *n_equal = k;
+    return keys[0];
+}
+
+/* ---- scores --------------------------------------------------------------------------------------------------------- */
+
+/* ALiBi and soft-cap, as the architecture has them (spec/attention.md: s_ij). */
+static void finish_scores(const kv_selection *s, float *x)
+{
+    const kv_attention *l = s->layer;
+    if (l->softcap == 0.0f) return;
+    const float cap = l->softcap;
+    float e[KV_PAGE];
+    for (int t = 0; t < KV_PAGE; t++) e[t] = x[t] * (2.0f / cap);
+    s->kernels->exp(e, e, KV_PAGE);
+    for (int t = 0; t < KV_PAGE; t++) x[t] = cap * (1.0f - 2.0f / (e[t] + 1.0f));
+}
+
+static void compute_scores(kv_selection *s)
+{
+    if (s->is_scored) return;
+    s->is_scored = true;
+    for (int i = 0; i < s->n_pages; i++) {
+        if (!any_kept(s, i)) continue;
+        const kv_attend_args args = {.n_rows = s->n_rows,
+                                     .d_k = s->place->shape.d_k,
+                                     .q = s->q,
+                                     .k = kv_seq_k(s->seq, s->place, s->pages[i], s->kv_head),
+                                     .type_k = s->seq->cache->type_k,
+                                     .q8 = s->q8,
+                                     .gemm_scratch = s->gemm_scratch,
+                                     .scores = scores_at(s, i, 0)};
+        s->kernels->score_page(&args);
+        for (int r = 0; r < s->n_rows; r++) finish_scores(s, scores_at(s, i, r));
+    }
+}
+
+/* ---- topk(k): the k largest scores, of equal ones the later key -------------------------------------------------- */
+
+static void topk_row(kv_selection *s, int row, size_t k)
+{
+    size_t n = 0, n_equal;
+    for (int i = 0; i < s->n_pages; i++) {
+        const float *x = scores_at(s, i, row);
+        for (uint64_t left = masks_at(s, i)[row]; left; left &= left - 1)
+            s->keys[n++] = sort_key(x[__builtin_ctzll(left)]);
+    }
+    if (n <= k) return;
+    const uint32_t least = kth_largest(s->keys, n, k, &n_equal);
+    for (int i = s->n_pages - 1; i >= 0; i--) {
+        uint64_t *mask = &masks_at(s, i)[row], kept = 0;
+        const float *x = scores_at(s, i, row);
+        for (uint64_t left = *mask; left;) {
+            const int t = 63 - __builtin_clzll(left);
+            const uint32_t key = sort_key(x[t]);
+            left &= ~((uint64_t)1 << t);
+            if (key < least || (key == least && n_equal == 0)) continue;
+            n_equal -= key == least;
+            kept |= (uint64_t)1 << t;
+        }
+        *mask = kept;
+    }
+}
+
+/* ---- threshold(t): keys whose weight is at least t ------------------------------------------------------------------ */
+
+static void threshold_row(kv_selection *s, int row, double t)
+{
+    float top = -INFINITY;
+    for (int i = 0; i < s->n_pages; i++) {
+        const float *x = scores_at(s, i, row);
+        for (uint64_t left = masks_at(s, i)[row]; left; left &= left - 1) top = fmaxf(top, x[__builtin_ctzll(left)]);
+    }
+    /* Keys in ascending order, in double: the sum is the same however they are cut into pages. */
+    double sum = 0.0;
+    float w[KV_PAGE];
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < s->n_pages; i++) {
+            uint64_t *mask = &masks_at(s, i)[row], kept = 0;
+            const float *x = scores_at(s, i, row);
+            if (*mask == 0) continue;
+            for (int k = 0; k < KV_PAGE; k++) w[k] = x[k] - top;
+            s->kernels->exp(w, w, KV_PAGE);
+            for (uint64_t left = *mask; left; left &= left - 1) {
+                const int k = __builtin_ctzll(left);
+                if (pass == 0)
+                    sum += (double)w[k];
+                else if ((double)w[k] >= t * sum || x[k] == top)
+                    kept |= (uint64_t)1 << k;
+            }
+            if (pass == 1) *mask = kept;
+        }
+}
+
+/* ---- pages(k): the k pages with the largest bound, the query's own always one of them --------------------------- */
+
+/* q as (q+, q-), so that sum_d max(q min, q max) is the dot product with (max, min). */
+static void split_signs(const kv_selection *s, int query)
+{
+    const int d_k = s->place->shape.d_k;
+    for (int g = 0; g < s->group; g++) {
+        const float *q = s->q + (size_t)(query * s->group + g) * (size_t)d_k;
+        float *out = s->q_signed + (size_t)g * 2 * (size_t)d_k;
+        for (int i = 0; i < d_k; i++) out[i] = q[i] < 0.0f ? q[i] : 0.0f, out[d_k + i] = q[i] > 0.0f ? q[i] : 0.0f;
+    }
+}
+
+static float page_bound(const kv_selection *s, size_t page)
+{
+    enum { MOST = 64 };
+    const int d_k = s->place->shape.d_k;
+    const void *bounds = kv_seq_bounds(s->seq, s->place, page, s->kv_head);
+    const kv_elem elem = kv_bounds_elem(s->seq->cache->type_k);
+    float best = -INFINITY, x[MOST];
+    for (int g = 0; g < s->group; g += MOST) {
+        const int n = kv_min_int(MOST, s->group - g);
+        s->kernels->dots(elem, bounds, s->q_signed + (size_t)g * 2 * (size_t)d_k, n, 2 * d_k, x);
+        for (int i = 0; i < n; i++) best = fmaxf(best, x[i]);
+    }
+    return best;
+}
+
+static void choose_pages(kv_selection *s, int query, size_t k)
+{
+    const size_t own = s->pos[query] / KV_PAGE;
+    if (own < k) return; /* all of them */
+    uint32_t least = UINT32_MAX;
+    size_t n_equal = 0;
+    if (k > 1) {
+        split_signs(s, query);
+        for (size_t p = 0; p < own; p++) {
+            s->bounds[p] = page_bound(s, p);
+            s->keys[p] = sort_key(s->bounds[p]);
+        }
+        least = kth_largest(s->keys, own, k - 1, &n_equal);
+    }
+    size_t p = own;
+    int i = find(s, own + 1) - 1; /* last visible page up to the query's own */
+    if (i >= 0 && s->pages[i] == own) i--;
+    for (; k > 1 && p-- > 0;) {
+        const uint32_t key = sort_key(s->bounds[p]);
+        bool is_chosen = key > least;
+        if (key == least && n_equal > 0) is_chosen = true, n_equal--;
+        if (i < 0 || s->pages[i] != p) continue;
+        if (!is_chosen) memset(masks_at(s, i) + query * s->group, 0, (size_t)s->group * sizeof *s->keep);
+        i--;
+    }
+    for (; k == 1 && i >= 0; i--) memset(masks_at(s, i) + query * s->group, 0, (size_t)s->group * sizeof *s->keep);
+}
+
+/* ---- all stages ------------------------------------------------------------------------------------------------------ */
+
+static void run_stage(kv_selection *s, const kv_attn_stage *stage, int first_query, int end_query)
+{
+    const size_t k = (size_t)stage->value[0].u;
+    if (stage->row->kind == KV_ATTN_PAGES) {
+        for (int i = first_query; i < end_query; i++) choose_pages(s, i, k);
+        return;
+    }
+    compute_scores(s);
+    for (int r = first_query * s->group; r < end_query * s->group; r++) {
+        if (stage->row->kind == KV_ATTN_TOPK)
+            topk_row(s, r, k);
+        else
+            threshold_row(s, r, (double)stage->value[0].u / (double)KV_REAL_ONE);
+    }
+}
+
+void kv_select(kv_selection *s, uint8_t *scratch)
+{
+    const size_t pages = pages_of(s->seq->max_tokens), rows = (size_t)s->n_rows;
+    s->pages = carve(&scratch, pages * sizeof *s->pages);
+    s->keep = carve(&scratch, pages * rows * sizeof *s->keep);
+    s->keys = carve(&scratch, pages * KV_PAGE * sizeof *s->keys);
+    s->bounds = carve(&scratch, pages * sizeof *s->bounds);
+    s->q_signed = carve(&scratch, (size_t)s->group * 2 * (size_t)s->place->shape.d_k * sizeof *s->q_signed);
+    s->scores = has_stage(&s->layer->spec, true) ? carve(&scratch, pages * rows * KV_PAGE * sizeof *s->scores) : NULL;
+    s->is_scored = false;
+    find_pages(s);
+    for (int first = 0, end; first < s->n_queries; first = end) {
+        const kv_source *source = s->spans[first]->source;
+        for (end = first + 1; end < s->n_queries && s->spans[end]->source == source;) end++;
+        for (int i = 0; i < source->n_stages; i++) run_stage(s, &source->stages[i], first, end);
+    }
+}
