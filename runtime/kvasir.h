@@ -303,6 +303,39 @@ typedef struct kvasir_synth_params {
  * its name when it is whole. Errors: ARGUMENT (names what is known), IO, MEMORY. */
 KVASIR_API kvasir_code kvasir_synth(const char *path, const kvasir_synth_params *params, kvasir_error *err);
 
+/* What kvasir_quantize tells of each tensor when it is written. */
+typedef struct kvasir_quantize_tensor {
+    const char *name, *from, *to; /* type names; borrowed during the call */
+    size_t bytes_from, bytes_to;
+    double rmse, max_error; /* of the weights, against those of the file read; 0 where they were copied */
+    double rms;             /* size of the weights themselves */
+    /* With fewer KV heads, for a layer's K projection: share of the squared weights of K and V that is kept; else -1. */
+    double kept_k, kept_v;
+} kvasir_quantize_tensor;
+/* Called after every tensor with bytes read so far and in all; return false to stop (ERR_CANCELLED). `tensor` NULL: between tensors' pieces. */
+typedef bool (*kvasir_quantize_progress)(void *user, const kvasir_quantize_tensor *tensor, size_t done_bytes,
+                                         size_t total_bytes);
+
+typedef struct kvasir_quantize_params {
+    const char *type; /* "Q4_K_M", "Q8_0", "F16", ...; an unknown one is answered with the list */
+    bool pure;        /* every matrix gets the plain type, no mix */
+    const char *const
+        *tensor_types; /* [n_tensor_types] "NAME=TYPE": matrices whose name contains NAME; the last that fits wins */
+    size_t n_tensor_types;
+    const char *imatrix;   /* file of kvasir imatrix, or NULL: all inputs matter alike */
+    int n_threads;         /* 0: physical cores */
+    uint32_t n_kv_heads;   /* 0: as many as there are */
+    const char *kv_method; /* "mean" (or NULL), "first", "svd": how KV heads become fewer */
+    kvasir_quantize_progress progress;
+    void *user;
+} kvasir_quantize_params;
+
+/* Writes the checkpoint at `in` with other types to `out`, tensor by tensor in bounded memory; the file appears under its name when it is whole, and
+ * `in` may be any type that can be read (from an already quantised one, errors add up). The result does not depend on the threads.
+ * Errors: ARGUMENT, IO, FORMAT (also: weights that are not finite), UNSUPPORTED, MEMORY, CANCELLED. */
+KVASIR_API kvasir_code kvasir_quantize(const char *in, const char *out, const kvasir_quantize_params *params,
+                                       kvasir_error *err);
+
 /* ---- what it would take ---------------------------------------------------------------------- */
 
 typedef struct kvasir_estimate {

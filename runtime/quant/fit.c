@@ -13,7 +13,7 @@ void kv_fit_weights(const float *x, const float *importance, int n, float *w)
     double sum = 0;
     for (int i = 0; i < n; i++) sum += (double)x[i] * x[i];
     const float mean = (float)(sum / n);
-    for (int i = 0; i < n; i++) w[i] = (importance ? importance[i] : 1.0f) * sqrtf(mean + x[i] * x[i]) + 1e-30f;
+    for (int i = 0; i < n; i++) w[i] = (importance ? importance[i] : 1.0f) * (mean + x[i] * x[i]) + 1e-30f;
 }
 
 int kv_code_nearest(const kv_codebook *b, float t)

@@ -1,0 +1,168 @@
+/* quantize.c - `kvasir quantize IN OUT TYPE`: a checkpoint with other types, and, where asked for, fewer KV heads.
+ *
+ *     IN -> kvasir_quantize -> OUT        --verbose: a line per tensor        -f TEXT: perplexity of IN and OUT
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "tools/json_out.h"
+#include "tools/term.h"
+#include "tools/tools.h"
+
+static const char TOOL[] = "quantize";
+
+static const char *const METHODS[] = {"mean", "first", "svd", NULL};
+
+typedef struct quantize_options {
+    kv_common common;
+    kv_strings tensor_types;
+    const char *imatrix;
+    const char *text; /* file whose perplexity is measured before and after */
+    bool pure;
+    int n_kv_heads, method;
+} quantize_options;
+
+#define AT(field) offsetof(quantize_options, field)
+static const kv_opt QUANTIZE_ROWS[] = {
+    {"--tensor-type", NULL, KV_OPT_STRINGS, AT(tensor_types), "NAME=TYPE", 0, 0, NULL,
+     "Type of the matrices whose name contains NAME, over what the mix says; the last that fits wins. May be "
+     "repeated."},
+    {"--imatrix", NULL, KV_OPT_STRING, AT(imatrix), "FILE", 0, 0, NULL,
+     "Importance of inputs, measured by kvasir imatrix: weights that matter more come out closer."},
+    {"--pure", NULL, KV_OPT_FLAG, AT(pure), NULL, 0, 0, NULL, "Every matrix gets the plain type: no mix."},
+    {"--kv-heads", NULL, KV_OPT_INT, AT(n_kv_heads), "N", 1, 1 << 14, NULL,
+     "Fewer KV heads: N must divide their number. This changes the model."},
+    {"--kv-method", NULL, KV_OPT_ENUM, AT(method), "METHOD", 0, 0, METHODS,
+     "How neighbouring heads become one: mean (the default), first, or svd (the best common basis; query and output "
+     "projections are adapted)."},
+    {"--file", "-f", KV_OPT_STRING, AT(text), "TEXT", 0, 0, NULL, "Measure perplexity on this file before and after."},
+    {"--threads", "-t", KV_OPT_INT, offsetof(quantize_options, common.n_threads), "N", 1, 1024, NULL,
+     "Threads; default: the cores that this process may use."},
+    {0},
+};
+
+typedef struct told {
+    const quantize_options *o;
+    kv_bar bar;
+    size_t bytes_from, bytes_to;
+    double squares, weights, max_error; /* of the tensors that changed */
+    json_t *layers;                     /* energies */
+} told;
+
+static void add_energy(told *t, const kvasir_quantize_tensor *x)
+{
+    json_array_append_new(t->layers,
+                          json_pack("{s:s, s:f, s:f}", "tensor", x->name, "kept_k", x->kept_k, "kept_v", x->kept_v));
+    if (t->o->common.quiet || t->o->common.output == KV_OUTPUT_JSON) return;
+    kv_bar_end(&t->bar);
+    fprintf(stderr, "%-28s keeps %.1f %% of K, %.1f %% of V\n", x->name, 100 * x->kept_k, 100 * x->kept_v);
+}
+
+static bool progress(void *user, const kvasir_quantize_tensor *x, size_t done, size_t total)
+{
+    told *t = user;
+    kv_bar_update(&t->bar, done, total);
+    if (!x) return !kv_interrupted();
+    t->bytes_from += x->bytes_from, t->bytes_to += x->bytes_to;
+    if (x->rms > 0) {
+        const double n = (double)x->bytes_to;
+        t->squares += x->rmse * x->rmse / (x->rms * x->rms) * n, t->weights += n;
+        t->max_error = fmax(t->max_error, x->max_error);
+    }
+    if (x->kept_k >= 0) add_energy(t, x);
+    if (t->o->common.verbose) {
+        kv_bar_end(&t->bar);
+        fprintf(stderr, "%-36s %6s -> %-6s %12zu -> %-12zu", x->name, x->from, x->to, x->bytes_from, x->bytes_to);
+        if (x->rms > 0)
+            fprintf(stderr, " rmse %.3g (%.2f %%), max %.3g", x->rmse, 100 * x->rmse / x->rms, x->max_error);
+        fputc('\n', stderr);
+    }
+    return !kv_interrupted();
+}
+
+static int print_result(const told *t, const char *out, double ms)
+{
+    const quantize_options *o = t->o;
+    struct stat st;
+    const size_t bytes = stat(out, &st) == 0 ? (size_t)st.st_size : 0;
+    const double rmse = t->weights > 0 ? sqrt(t->squares / t->weights) : 0;
+    if (o->common.output == KV_OUTPUT_JSON)
+        return kv_json_print(TOOL,
+                             json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:O, s:o}", "path", out, "bytes",
+                                       (json_int_t)bytes, "tensor_bytes_from", (json_int_t)t->bytes_from,
+                                       "tensor_bytes_to", (json_int_t)t->bytes_to, "relative_rmse", rmse, "max_error",
+                                       t->max_error, "kv_heads", t->layers, "ms", kv_json_ms(ms)),
+                             KV_EXIT_OK);
+    char from[32], to[32];
+    if (!o->common.quiet)
+        fprintf(stderr, "%s: %s -> %s, error %.2f %% of the weights (largest %.3g), %.1f s\n", out,
+                kv_format_bytes(t->bytes_from, from, sizeof from), kv_format_bytes(t->bytes_to, to, sizeof to),
+                100 * rmse, t->max_error, ms / 1e3);
+    return KV_EXIT_OK;
+}
+
+/* As `kvasir perplexity -m MODEL -f TEXT` prints it, with the model's name before. */
+static int print_perplexity(const quantize_options *o, const char *model)
+{
+    char name[] = "perplexity", m[] = "-m", f[] = "-f", out[] = "-o", json[] = "json", q[] = "-q";
+    char *argv[] = {name, m, (char *)model, f, (char *)o->text, q, out, json, NULL};
+    const bool is_json = o->common.output == KV_OUTPUT_JSON;
+    if (!is_json) printf("%s\n", model), argv[6] = NULL;
+    fflush(stdout);
+    return kv_tool_perplexity(is_json ? 8 : 6, argv);
+}
+
+int kv_tool_quantize(int argc, char **argv)
+{
+    const char *args[3] = {NULL};
+    quantize_options o = {.common = kv_common_default()};
+    kv_opt_group groups[] = {{"Types", QUANTIZE_ROWS, &o}, kv_group_output(&o.common), kv_group_general(&o.common)};
+    kv_command command = {
+        .name = TOOL,
+        .usage = "IN OUT TYPE [--tensor-type NAME=TYPE]... [--imatrix FILE] [--kv-heads N --kv-method mean|first|svd]",
+        .about = "Writes the checkpoint IN to OUT with other types: Q4_K_M, Q8_0, F16, ... (an unknown TYPE is "
+                 "answered with the list). "
+                 "Begin from F32, F16 or BF16: from a quantised file the errors add up.",
+        .groups = groups,
+        .n_groups = sizeof groups / sizeof groups[0],
+        .min_args = 3,
+        .max_args = 3,
+        .args_help = "IN, OUT and TYPE",
+        .args = args,
+    };
+    int status = kv_options_parse(argc, argv, &command);
+    if (status != KV_PARSED) return status;
+    if (o.method != 0 && o.n_kv_heads == 0) return kv_usage_error(TOOL, "--kv-method goes with --kv-heads N");
+    char in[4096];
+    kvasir_error err = {0};
+    kvasir_code code = kv_model_find(args[0], in, sizeof in, &err);
+    if (code != KVASIR_OK) return kv_tool_fail_error(TOOL, &err);
+    told t = {.o = &o, .layers = json_array()};
+    kvasir_quantize_params params = {.type = args[2],
+                                     .pure = o.pure,
+                                     .tensor_types = o.tensor_types.values,
+                                     .n_tensor_types = o.tensor_types.n,
+                                     .imatrix = o.imatrix,
+                                     .n_threads = o.common.n_threads,
+                                     .n_kv_heads = (uint32_t)o.n_kv_heads,
+                                     .kv_method = METHODS[o.method],
+                                     .progress = progress,
+                                     .user = &t};
+    kv_interrupt_install();
+    kv_bar_start(&t.bar, "quantizing", KV_UNIT_BYTES, 0, 300, o.common.quiet);
+    const double start = kv_now_ms();
+    code = kvasir_quantize(in, args[1], &params, &err);
+    kv_bar_end(&t.bar);
+    if (code == KVASIR_OK)
+        status = print_result(&t, args[1], kv_now_ms() - start);
+    else
+        status = code == KVASIR_ERR_ARGUMENT ? kv_usage_error(TOOL, "%s", err.message) : kv_tool_fail_error(TOOL, &err);
+    json_decref(t.layers);
+    if (status == KV_EXIT_OK && o.text) {
+        status = print_perplexity(&o, in);
+        if (status == KV_EXIT_OK) status = print_perplexity(&o, args[1]);
+    }
+    return status;
+}
