@@ -106,6 +106,7 @@ kvasir_code kv_recipe_find(const char *name, const kv_recipe **out, kvasir_error
 }
 
 uint32_t kv_recipe_file_type(const kv_recipe *recipe) { return recipe->file_type; }
+const char *kv_recipe_name(const kv_recipe *recipe) { return recipe->name; }
 kv_type kv_recipe_base(const kv_recipe *recipe) { return recipe->base; }
 
 static bool contains(kv_str s, const char *part) { return memmem(s.data, s.len, part, strlen(part)) != NULL; }

@@ -19,7 +19,8 @@ typedef struct kv_recipe_model {
 /* By name, whatever its case: a recipe or a plain type. Errors: ARGUMENT with the known names. */
 kvasir_code kv_recipe_find(const char *name, const kv_recipe **out, kvasir_error *err);
 uint32_t kv_recipe_file_type(const kv_recipe *recipe); /* general.file_type */
-kv_type kv_recipe_base(const kv_recipe *recipe);       /* of most matrices */
+const char *kv_recipe_name(const kv_recipe *recipe);
+kv_type kv_recipe_base(const kv_recipe *recipe); /* of most matrices */
 /* The type of a matrix with rows of n_in weights. */
 kv_type kv_recipe_type(const kv_recipe *recipe, const kv_recipe_model *model, kv_str tensor, uint64_t n_in);
 /* Is the tensor a matrix that recipes speak of? Norms, biases, routers and position tables stay as they are. */

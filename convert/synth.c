@@ -17,7 +17,6 @@ enum { CHUNK_WEIGHTS = 1 << 20 };
 typedef struct plan_row {
     const char *name;     /* without "blk.N." */
     uint32_t n_in, n_out; /* n_out 0: a vector of n_in float32 */
-    kv_type type;
 } plan_row;
 
 typedef struct synth {
@@ -71,20 +70,24 @@ static void add_keys(synth *s)
 
 /* ---- tensors ------------------------------------------------------------------------------------------ */
 
-/* The layers that a mix raises: the first and last eighth, and every third between them. About half of a matrix's layers. */
-static bool is_raised(uint32_t layer, uint32_t n_layers)
+static kv_type type_of(const synth *s, const char *name, uint32_t n_in)
 {
-    uint32_t eighth = n_layers / 8;
-    return layer < eighth || layer >= n_layers - eighth || (layer - eighth) % 3 == 2;
+    const kv_synth_shape *h = s->shape;
+    const bool is_table = strcmp(name, "token_embd.weight") == 0 || strcmp(name, "output.weight") == 0;
+    if (is_table && h->mix.embd != KV_TYPE_LIMIT) return kv_type_that_fits(h->mix.embd, n_in);
+    if (!h->mix.recipe) return kv_type_that_fits(h->mix.plain, n_in);
+    const kv_recipe_model model = {
+        .n_layers = h->n_layers, .group = h->n_heads / h->n_kv_heads, .is_tied = h->tied != 0};
+    return kv_recipe_type(h->mix.recipe, &model, kv_str_from(name), n_in);
 }
 
-static kvasir_code write_matrix(synth *s, const plan_row *row, kvasir_error *err)
+static kvasir_code write_matrix(synth *s, const plan_row *row, kv_type type, kvasir_error *err)
 {
-    const kv_type_info *info = kv_type_get(row->type);
+    const kv_type_info *info = kv_type_get(type);
     kv_synth_filler filler;
     kv_synth_random random;
     kv_synth_random_init(&random, s->seed, s->n_tensors);
-    kv_synth_filler_init(&filler, row->type, 1.0f / sqrtf((float)row->n_in));
+    kv_synth_filler_init(&filler, type, 1.0f / sqrtf((float)row->n_in));
     for (uint64_t left = (uint64_t)row->n_in * row->n_out; left > 0;) {
         size_t n = left < CHUNK_WEIGHTS ? (size_t)left : CHUNK_WEIGHTS; /* a multiple of every block size */
         kv_synth_fill(&filler, &random, s->chunk, n);
@@ -109,15 +112,15 @@ static kvasir_code write_norm(synth *s, uint32_t n, kvasir_error *err)
 
 static kvasir_code visit(synth *s, const char *prefix, plan_row row, kvasir_error *err)
 {
-    row.type = row.n_out ? kv_synth_type_of(row.type, row.n_in) : KV_TYPE_F32;
+    char name[96];
+    snprintf(name, sizeof name, "%s%s.weight", prefix, row.name);
+    const kv_type type = row.n_out ? type_of(s, name, row.n_in) : KV_TYPE_F32;
     kvasir_code code = KVASIR_OK;
     if (!s->is_data) {
-        char name[96];
-        snprintf(name, sizeof name, "%s%s.weight", prefix, row.name);
         uint64_t dims[2] = {row.n_in, row.n_out};
-        kv_gguf_writer_add_tensor(s->w, kv_str_from(name), row.n_out ? 2 : 1, dims, row.type);
+        kv_gguf_writer_add_tensor(s->w, kv_str_from(name), row.n_out ? 2 : 1, dims, type);
     } else {
-        code = row.n_out ? write_matrix(s, &row, err) : write_norm(s, row.n_in, err);
+        code = row.n_out ? write_matrix(s, &row, type, err) : write_norm(s, row.n_in, err);
     }
     s->n_tensors++;
     return code;
@@ -129,30 +132,23 @@ static kvasir_code visit_all(synth *s, kvasir_error *err)
     const kv_synth_shape *h = s->shape;
     const uint32_t q = h->n_heads * h->head_dim, kv = h->n_kv_heads * h->head_dim;
     s->n_tensors = 0;
-    KV_TRY(visit(s, "", (plan_row){"token_embd", h->n_embd, h->n_vocab, h->mix.embd}, err));
+    KV_TRY(visit(s, "", (plan_row){"token_embd", h->n_embd, h->n_vocab}, err));
     for (uint32_t layer = 0; layer < h->n_layers; layer++) {
-        const kv_type base = h->mix.base, more = is_raised(layer, h->n_layers) ? h->mix.more : base;
         const plan_row rows[] = {
-            {"attn_norm", h->n_embd, 0, KV_TYPE_F32},
-            {"attn_q", h->n_embd, q, base},
-            {"attn_k", h->n_embd, kv, base},
-            {"attn_v", h->n_embd, kv, more},
-            {"attn_output", q, h->n_embd, base},
-            {"ffn_norm", h->n_embd, 0, KV_TYPE_F32},
-            {"ffn_gate", h->n_embd, h->n_ff, base},
-            {"ffn_up", h->n_embd, h->n_ff, base},
-            {"ffn_down", h->n_ff, h->n_embd, more},
-            {"attn_q_norm", h->head_dim, 0, KV_TYPE_F32}, /* from here on: gemma3 only */
-            {"attn_k_norm", h->head_dim, 0, KV_TYPE_F32},
-            {"post_attention_norm", h->n_embd, 0, KV_TYPE_F32},
-            {"post_ffw_norm", h->n_embd, 0, KV_TYPE_F32},
+            {"attn_norm", h->n_embd, 0},      {"attn_q", h->n_embd, q},
+            {"attn_k", h->n_embd, kv},        {"attn_v", h->n_embd, kv},
+            {"attn_output", q, h->n_embd},    {"ffn_norm", h->n_embd, 0},
+            {"ffn_gate", h->n_embd, h->n_ff}, {"ffn_up", h->n_embd, h->n_ff},
+            {"ffn_down", h->n_ff, h->n_embd}, {"attn_q_norm", h->head_dim, 0}, /* from here on: gemma3 only */
+            {"attn_k_norm", h->head_dim, 0},  {"post_attention_norm", h->n_embd, 0},
+            {"post_ffw_norm", h->n_embd, 0},
         };
         char prefix[24];
         snprintf(prefix, sizeof prefix, "blk.%u.", layer);
         for (size_t i = 0; i < (h->is_gemma ? KV_COUNT(rows) : 9); i++) KV_TRY(visit(s, prefix, rows[i], err));
     }
-    KV_TRY(visit(s, "", (plan_row){"output_norm", h->n_embd, 0, KV_TYPE_F32}, err));
-    if (!h->tied) KV_TRY(visit(s, "", (plan_row){"output", h->n_embd, h->n_vocab, h->mix.embd}, err));
+    KV_TRY(visit(s, "", (plan_row){"output_norm", h->n_embd, 0}, err));
+    if (!h->tied) KV_TRY(visit(s, "", (plan_row){"output", h->n_embd, h->n_vocab}, err));
     return KVASIR_OK;
 }
 

@@ -7,15 +7,16 @@
 #ifndef KV_CONVERT_SYNTH_H
 #define KV_CONVERT_SYNTH_H
 
+#include "convert/recipe.h"
 #include "gguf/write.h"
 
-/* Which types the matrices get. Rows that a type's blocks do not divide fall back as kv_synth_type_of says. */
+/* Which types the matrices get: those of a recipe, or one plain type for all. */
 typedef struct kv_synth_mix {
-    const char *name;   /* "Q4_K_M"; a plain type's name is its own mix */
-    kv_type base;       /* most matrices */
-    kv_type more;       /* attn_v and ffn_down of every other layer or so */
-    kv_type embd;       /* token_embd and output */
-    uint32_t file_type; /* general.file_type of llama.cpp's enumeration */
+    const char *name;        /* "Q4_K_M" */
+    const kv_recipe *recipe; /* NULL: plain */
+    kv_type plain;
+    kv_type embd; /* of token_embd and output; KV_TYPE_LIMIT: as the mix says */
+    uint32_t file_type;
 } kv_synth_mix;
 
 typedef struct kv_synth_shape {
@@ -29,8 +30,6 @@ typedef struct kv_synth_shape {
 
 /* Errors: ARGUMENT naming what is wrong and what is known. */
 kvasir_code kv_synth_shape_read(const kvasir_synth_params *params, kv_synth_shape *out, kvasir_error *err);
-/* `type`, or the type of whole blocks of 32 (or none) that stands in for it where n_in is no multiple of its block. */
-kv_type kv_synth_type_of(kv_type type, uint32_t n_in);
 
 /* The smallest vocabulary: three control tokens and the 256 bytes. */
 enum { KV_SYNTH_MIN_VOCAB = 3 + 256 };

@@ -20,26 +20,6 @@ static const kv_synth_shape SHAPES[] = {
     {.arch = "gemma3", .size = "1b",   true,  1152,  26,    4,  1,  256,  6912, 262144, 32768,  512,   1, 1000000.0f, 1e-6f, {0}},
 };
 
-/* name, what most matrices are, what is raised, embedding and output, general.file_type */
-static const kv_synth_mix MIXES[] = {
-    {"Q4_K_M", KV_TYPE_Q4_K, KV_TYPE_Q6_K, KV_TYPE_Q6_K, 15},
-    {"Q5_K_M", KV_TYPE_Q5_K, KV_TYPE_Q6_K, KV_TYPE_Q6_K, 17},
-    {"Q3_K_M", KV_TYPE_Q3_K, KV_TYPE_Q5_K, KV_TYPE_Q6_K, 12},
-};
-
-/* Plain types and the file type that llama.cpp calls them by. */
-static const struct { kv_type type; uint32_t file_type; } PLAIN[] = {
-    {KV_TYPE_F32, 0},  {KV_TYPE_F16, 1},  {KV_TYPE_BF16, 32}, {KV_TYPE_Q4_0, 2}, {KV_TYPE_Q4_1, 3}, {KV_TYPE_Q5_0, 8},
-    {KV_TYPE_Q5_1, 9}, {KV_TYPE_Q8_0, 7}, {KV_TYPE_Q2_K, 10}, {KV_TYPE_Q3_K, 11}, {KV_TYPE_Q4_K, 14}, {KV_TYPE_Q5_K, 16},
-    {KV_TYPE_Q6_K, 18}, {KV_TYPE_IQ4_NL, 25}, {KV_TYPE_IQ4_XS, 30}, {KV_TYPE_MXFP4, 38},
-};
-
-/* What a type of super-blocks becomes where 256 does not divide the row: as llama-quantize chooses. */
-static const struct { kv_type from, to; } FALLBACKS[] = {
-    {KV_TYPE_Q2_K, KV_TYPE_IQ4_NL}, {KV_TYPE_Q3_K, KV_TYPE_IQ4_NL}, {KV_TYPE_Q4_K, KV_TYPE_Q5_0},
-    {KV_TYPE_Q5_K, KV_TYPE_Q5_1},   {KV_TYPE_Q6_K, KV_TYPE_Q8_0},   {KV_TYPE_IQ4_XS, KV_TYPE_IQ4_NL},
-};
-
 #define AT(field) offsetof(kv_synth_shape, field)
 static const struct setting { const char *key; size_t offset; uint32_t min, max; } SETTINGS[] = {
     {"n_embd",     AT(n_embd),     1, 1 << 16},
@@ -54,13 +34,6 @@ static const struct setting { const char *key; size_t offset; uint32_t min, max;
     {"tied",       AT(tied),       0, 1},
 };
 /* clang-format on */
-
-kv_type kv_synth_type_of(kv_type type, uint32_t n_in)
-{
-    for (size_t i = 0; i < KV_COUNT(FALLBACKS); i++)
-        if (FALLBACKS[i].from == type && n_in % (uint32_t)kv_type_get(type)->block_size != 0) type = FALLBACKS[i].to;
-    return n_in % (uint32_t)kv_type_get(type)->block_size == 0 ? type : KV_TYPE_F16;
-}
 
 /* "a, b, c" of names that repeat in groups. */
 static void append(char *list, size_t cap, const char *name)
@@ -85,30 +58,24 @@ static kvasir_code find_shape(const char *arch, const char *size, kv_synth_shape
     return kv_fail(err, KVASIR_ERR_ARGUMENT, "no synthetic architecture '%.40s'; known: %s", arch, archs);
 }
 
+/* A plain type ("Q4_K": every matrix), else a recipe ("Q4_K_M"). */
 static kvasir_code find_mix(const char *name, kv_synth_mix *out, kvasir_error *err)
 {
-    char known[256] = "";
-    for (size_t i = 0; i < KV_COUNT(MIXES); i++) {
-        append(known, sizeof known, MIXES[i].name);
-        if (strcmp(MIXES[i].name, name) != 0) continue;
-        *out = MIXES[i];
-        return KVASIR_OK;
-    }
-    for (size_t i = 0; i < KV_COUNT(PLAIN); i++) {
-        const char *plain = kv_type_get(PLAIN[i].type)->name;
-        append(known, sizeof known, plain);
-        if (strcmp(plain, name) != 0) continue;
-        *out = (kv_synth_mix){plain, PLAIN[i].type, PLAIN[i].type, PLAIN[i].type, PLAIN[i].file_type};
-        return KVASIR_OK;
-    }
-    return kv_fail(err, KVASIR_ERR_ARGUMENT, "no type '%.40s' to synthesise; known: %s", name, known);
+    kv_synth_mix mix = {.embd = KV_TYPE_LIMIT};
+    KV_TRY(kv_recipe_find(name, &mix.recipe, err));
+    mix.file_type = kv_recipe_file_type(mix.recipe);
+    if (kv_type_find(name, strlen(name), &mix.plain))
+        mix.recipe = NULL, mix.name = kv_type_get(mix.plain)->name;
+    else
+        mix.name = kv_recipe_name(mix.recipe);
+    *out = mix;
+    return KVASIR_OK;
 }
 
 static kvasir_code apply_type(kv_synth_shape *s, const char *value, kvasir_error *err)
 {
-    kv_synth_mix mix;
-    KV_TRY(find_mix(value, &mix, err));
-    s->mix.embd = mix.base;
+    if (!kv_type_find(value, strlen(value), &s->mix.embd))
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "embd_type: no type '%.40s'", value);
     return KVASIR_OK;
 }
 

@@ -23,7 +23,7 @@ static const kv_opt SYNTH_ROWS[] = {
     {"--size", NULL, KV_OPT_STRING, AT(size), "SIZE", 0, 0, NULL,
      "Shape to begin with: tiny (the default); llama: 135m, 1b, 3b; gemma3: 270m, 1b."},
     {"--type", NULL, KV_OPT_STRING, AT(type), "TYPE", 0, 0, NULL,
-     "Type of the matrices: Q8_0 (the default), Q4_1, F16, ..., or a mix: Q4_K_M, Q5_K_M, Q3_K_M."},
+     "Type of the matrices: Q8_0 (the default), Q4_1, F16, ..., or a mix that kvasir quantize knows: Q4_K_M, ..."},
     {"--set", NULL, KV_OPT_STRINGS, AT(set), "KEY=VALUE", 0, 0, NULL,
      "Over the shape: n_embd, n_layers, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx, window, tied, rope_base, "
      "norm_eps, embd_type. May be repeated."},
