@@ -74,7 +74,7 @@ typedef struct kvasir_model_params {
     int n_threads; /* for packing at load and as default of its sessions; 0: physical cores available */
     kvasir_gemm gemm;
     const char *kernels;   /* "auto" (or NULL), "scalar", "avx2", "avx512", "neon"; all give the same bits */
-    const char *attention; /* attention specification (spec/attention.md) over the checkpoint's own; NULL: none */
+    const char *attention; /* attention specification (README.md) over the checkpoint's own; NULL: none */
     bool vocab_only;       /* open tokenizer and metadata only: no weights are read */
 } kvasir_model_params;
 
@@ -110,9 +110,15 @@ KVASIR_API kvasir_model_info kvasir_model_get_info(const kvasir_model *model);
 /* Kernel set in force: "scalar", "avx2", "avx512", "neon". */
 KVASIR_API const char *kvasir_model_kernels(const kvasir_model *model);
 
+/* The attention in force as one specification in canonical form, defaults written out: "0-3=full; 4-7=window(256)". Borrowed from
+ * the model; "" for one that was opened for its vocabulary only. */
+KVASIR_API const char *kvasir_model_attention(const kvasir_model *model);
+
 /* What a file holds, as a JSON object (architecture, sizes, types, tokenizer, attention per layer, what is
- * not supported). Works from the header alone, also for files that cannot be run. `with_tensors` lists every tensor. */
-KVASIR_API kvasir_code kvasir_inspect(const char *path, bool with_tensors, char **json, kvasir_error *err);
+ * not supported). Works from the header alone, also for files that cannot be run. `attention` as in kvasir_model_params;
+ * `with_tensors` lists every tensor. Errors: IO, FORMAT, MEMORY, ARGUMENT (the specification). */
+KVASIR_API kvasir_code kvasir_inspect(const char *path, const char *attention, bool with_tensors, char **json,
+                                      kvasir_error *err);
 
 /* ---- text ---------------------------------------------------------------------------------- */
 

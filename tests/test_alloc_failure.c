@@ -224,7 +224,7 @@ static void opening_a_real_vocabulary_survives_every_failure(void **state)
 static kvasir_code inspect_file(void *ctx, uint64_t *result, kvasir_error *err)
 {
     char *json = NULL;
-    kvasir_code code = kvasir_inspect(ctx, true, &json, err);
+    kvasir_code code = kvasir_inspect(ctx, NULL, true, &json, err);
     if (code != KVASIR_OK) assert_null(json);
     if (code == KVASIR_OK) *result = hash_bytes(json, strlen(json), 1);
     kvasir_free(json);

@@ -668,7 +668,7 @@ def bench_measures_every_combination_in_every_format():
 def common_options_reach_the_library():
     base = tiny("logits", "--tokens", "1,2,3,4", "-o", "json").out
     assert tiny("logits", "--tokens", "1,2,3,4", "-o", "json", "--kernels", "scalar", "-t", "1", "-ub", "1").out == base
-    refuses(1, r"attention|spec|nonsense", "run", "-m", TINY, "-p", "a", "--attention", "0=nonsense")
+    refuses(2, r"attention, column 3: 'nonsense' is not a pattern", "run", "-m", TINY, "-p", "a", "--attention", "0=nonsense")
     refuses(1, r"cannot open", "run", "-m", TINY, "-p", "a", "--attention", "@/no/such/file")
 
 

@@ -35,6 +35,9 @@ int kv_tool_fail(const char *tool, const char *fmt, ...)
 int kv_tool_fail_error(const char *tool, const kvasir_error *err)
 {
     if (err->code == KVASIR_ERR_CANCELLED) return KV_EXIT_INTERRUPTED;
+    /* What the library says of --attention begins with the option's name and a column: wrong usage, nothing is loaded. */
+    if (err->code == KVASIR_ERR_ARGUMENT && strncmp(err->message, "attention", 9) == 0)
+        return kv_usage_error(tool, "%s", err->message);
     return kv_tool_fail(tool, "%s", err->message);
 }
 
@@ -126,27 +129,6 @@ size_t kv_peak_rss_bytes(void)
 
 /* ---- from options to library ----------------------------------------------------------------------- */
 
-/* A specification file: '#' starts a comment, a newline is a ';'. Rules that are empty then are dropped. */
-static void flatten_attention(char *text)
-{
-    char *out = text;
-    bool in_comment = false, has_rule = false;
-    for (const char *in = text; *in; in++) {
-        if (*in == '\n' || *in == ';') {
-            in_comment = in_comment && *in != '\n';
-            if (has_rule && !in_comment) *out++ = ';';
-            has_rule = has_rule && in_comment;
-        } else if (*in == '#') {
-            in_comment = true;
-        } else if (!in_comment) {
-            has_rule = has_rule || !strchr(" \t\r", *in);
-            if (has_rule) *out++ = *in;
-        }
-    }
-    while (out > text && strchr("; \t\r", out[-1])) out--;
-    *out = '\0';
-}
-
 kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out, char **attention_text,
                                    kvasir_error *err)
 {
@@ -165,7 +147,6 @@ kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out,
             *attention_text = NULL;
             return kv_set_error(err, KVASIR_ERR_FORMAT, "%.200s is not text: it holds a NUL byte", c->attention + 1);
         }
-        flatten_attention(*attention_text);
         params.attention = *attention_text;
     } else {
         params.attention = c->attention;

@@ -26,7 +26,7 @@ static const kv_opt LOAD_OPTIONS[] = {
     {"--threads", "-t", KV_OPT_INT, AT(n_threads), "N", 1, 1024, NULL, "Threads; default: physical cores."},
     {"--kernels", NULL, KV_OPT_ENUM, AT(kernels), "SET", 0, 0, KERNELS, "auto, scalar, avx2, avx512 or neon; all give the same bits."},
     {"--gemm", NULL, KV_OPT_ENUM, AT(gemm), "HOW", 0, 0, GEMMS, "native: quantised weights as they are; blas: float32 through OpenBLAS, the yardstick of quality."},
-    {"--attention", NULL, KV_OPT_STRING, AT(attention), "SPEC|@FILE", 0, 0, NULL, "Attention per layer, over what the checkpoint says."},
+    {"--attention", NULL, KV_OPT_STRING, AT(attention), "SPEC|@FILE", 0, 0, NULL, "Attention per layer over what the checkpoint says, as in '0-3=full; 4-=window(256)'; a layer trained with full attention computes something else under another variant."},
     {"--dry-run", NULL, KV_OPT_FLAG, AT(dry_run), NULL, 0, 0, NULL, "Only say what memory it would take and whether it fits."},
     {0},
 };

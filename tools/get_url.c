@@ -36,7 +36,7 @@ static get_result check_gguf(const get_file *f, const char *from)
 {
     kvasir_error err = {0};
     char *json = NULL;
-    if (kvasir_inspect(f->part, false, &json, &err) == KVASIR_OK) {
+    if (kvasir_inspect(f->part, NULL, false, &json, &err) == KVASIR_OK) {
         kvasir_free(json);
         return GET_OK;
     }

@@ -22,6 +22,8 @@ typedef struct inspect_options {
 } inspect_options;
 
 static const kv_opt INSPECT_ROWS[] = {
+    {"--attention", NULL, KV_OPT_STRING, offsetof(inspect_options, common.attention), "SPEC|@FILE", 0, 0, NULL,
+     "Show what would be in force with this specification."},
     {"--tensors", NULL, KV_OPT_FLAG, offsetof(inspect_options, with_tensors), NULL, 0, 0, NULL, "List every tensor."},
     {0},
 };
@@ -166,7 +168,7 @@ int kv_tool_inspect(int argc, char **argv)
                              kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
-        .usage = "MODEL [--tensors] [-o json]",
+        .usage = "MODEL [--attention SPEC] [--tensors] [-o json]",
         .about = "What a GGUF file holds: architecture, sizes, types, tokenizer, attention per layer. Reads the header "
                  "alone, "
                  "and also describes files that cannot be run.",
@@ -181,9 +183,13 @@ int kv_tool_inspect(int argc, char **argv)
         return kv_usage_error(TOOL, "two models: '%.80s' and -m '%.80s'", o.operand, o.common.model);
     kvasir_error err = {0};
     char path[4096], *json = NULL;
-    if (kv_model_find(o.operand ? o.operand : o.common.model, path, sizeof path, &err) != KVASIR_OK ||
-        kvasir_inspect(path, o.with_tensors, &json, &err) != KVASIR_OK)
-        return kv_tool_fail_error(TOOL, &err);
+    char *attention_text = NULL;
+    kvasir_model_params params;
+    kvasir_code code = kv_model_find(o.operand ? o.operand : o.common.model, path, sizeof path, &err);
+    if (code == KVASIR_OK) code = kv_common_model_params(&o.common, &params, &attention_text, &err);
+    if (code == KVASIR_OK) code = kvasir_inspect(path, params.attention, o.with_tensors, &json, &err);
+    free(attention_text);
+    if (code != KVASIR_OK) return kv_tool_fail_error(TOOL, &err);
     if (o.common.output == KV_OUTPUT_JSON) {
         size_t len = strlen(json);
         fputs(json, stdout);

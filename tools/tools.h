@@ -39,7 +39,7 @@ int kv_tool_quantize(int argc, char **argv);
 
 /* One line "kvasir TOOL: message" on stderr; returns KV_EXIT_FAILED. Control characters become '?'. */
 int kv_tool_fail(const char *tool, const char *fmt, ...) KVASIR_PRINTF(2, 3);
-/* The same for a library error; KVASIR_ERR_CANCELLED gives KV_EXIT_INTERRUPTED without a line. */
+/* The same for a library error; KVASIR_ERR_CANCELLED gives KV_EXIT_INTERRUPTED without a line, a wrong --attention KV_EXIT_USAGE. */
 int kv_tool_fail_error(const char *tool, const kvasir_error *err);
 /* Fills `err` and returns `code`: what a helper does so that its tool can kv_tool_fail_error. */
 kvasir_code kv_set_error(kvasir_error *err, kvasir_code code, const char *fmt, ...) KVASIR_PRINTF(3, 4);

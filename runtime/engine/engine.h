@@ -13,7 +13,7 @@ struct kvasir_model {
     kv_blas blas;
     const kv_kernels *kernels;
     int n_threads;
-    char *architecture, *name;
+    char *architecture, *name, *attention;
     const char *type_name; /* borrowed from the table of types */
     uint64_t n_params;
     size_t weight_bytes, decode_weight_bytes;

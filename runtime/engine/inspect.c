@@ -68,6 +68,17 @@ static void add_types(const kv_gguf *g, json_t *root, bool with_tensors, bool *o
         json_decref(tensors);
 }
 
+/* All layers as one specification. */
+static void add_spec(const kv_model *m, json_t *root, bool *ok)
+{
+    kv_layer_spec *specs = kv_calloc(m->hp.n_layers, sizeof *specs);
+    for (uint32_t i = 0; specs && i < m->hp.n_layers; i++) specs[i] = m->attention[i].spec;
+    char *text = specs ? kv_spec_print(specs, (int)m->hp.n_layers) : NULL;
+    put(ok, root, "attention_spec", text ? json_str(kv_str_from(text)) : NULL);
+    kv_free(text);
+    kv_free(specs);
+}
+
 static void add_model(const kv_model *m, json_t *root, bool *ok)
 {
     const kv_hparams *hp = &m->hp;
@@ -80,6 +91,7 @@ static void add_model(const kv_model *m, json_t *root, bool *ok)
     for (size_t i = 0; i < KV_COUNT(sizes); i++) put(ok, root, sizes[i].key, json_integer(sizes[i].value));
     put(ok, root, "norm_eps", json_real(hp->norm_eps));
     put(ok, root, "tied_output", json_boolean(m->bound.w.output.rows == m->bound.w.token_embd.rows));
+    add_spec(m, root, ok);
     json_t *layers = json_array();
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         char spec[KV_MAX_LAYER_TEXT];
@@ -88,7 +100,7 @@ static void add_model(const kv_model *m, json_t *root, bool *ok)
         put(ok, row, "layer", json_integer(i));
         put(ok, row, "spec", json_string(spec));
         put(ok, row, "heads", json_integer(hp->layers[i].n_heads));
-        put(ok, row, "kv_heads", json_integer(hp->layers[i].n_kv_heads));
+        put(ok, row, "kv_heads", json_integer(kv_model_layer_shape(m, (int)i).n_kv_heads)); /* in the cache */
         put(ok, row, "n_ff", json_integer(hp->layers[i].n_ff));
         put(ok, row, "rope_base", json_real(hp->rope[hp->layers[i].local_rope].base));
         append(ok, layers, row);
@@ -144,7 +156,7 @@ static char *dump(const json_t *root)
     return text;
 }
 
-kvasir_code kvasir_inspect(const char *path, bool with_tensors, char **json, kvasir_error *err)
+kvasir_code kvasir_inspect(const char *path, const char *attention, bool with_tensors, char **json, kvasir_error *err)
 {
     kv_gguf *g = NULL;
     KV_TRY(kv_gguf_open(path, &g, err));
@@ -154,8 +166,13 @@ kvasir_code kvasir_inspect(const char *path, bool with_tensors, char **json, kva
     bool ok = root != NULL;
     add_general(g, root, &ok);
     add_types(g, root, with_tensors, &ok);
-    const kvasir_code code = kv_model_init(&m, g, NULL, &why);
+    const kvasir_code code = kv_model_init(&m, g, attention, &why);
     const bool runs = code == KVASIR_OK;
+    if (code == KVASIR_ERR_ARGUMENT) { /* the caller's specification, not the file */
+        json_decref(root);
+        kv_gguf_close(g);
+        return kv_fail(err, code, "%s", why.message);
+    }
     ok &= code != KVASIR_ERR_MEMORY;
     put(&ok, root, "supported", json_boolean(runs));
     if (runs)

@@ -44,9 +44,19 @@ static void summarise(kvasir_model *m)
 
 static void add_row_bytes(void *ctx, const kv_linear *w) { *(size_t *)ctx += w->row_bytes * (size_t)w->packed.n_out; }
 
+static kvasir_code print_attention(kvasir_model *m, kvasir_error *err)
+{
+    kv_layer_spec *specs = kv_calloc(m->model.hp.n_layers, sizeof *specs);
+    for (uint32_t i = 0; specs && i < m->model.hp.n_layers; i++) specs[i] = m->model.attention[i].spec;
+    m->attention = specs ? kv_spec_print(specs, (int)m->model.hp.n_layers) : NULL;
+    kv_free(specs);
+    return m->attention ? KVASIR_OK : kv_fail_memory(err, KV_MAX_LAYER_TEXT, "the attention specification");
+}
+
 static kvasir_code open_weights(kvasir_model *m, const kvasir_model_params *params, kvasir_error *err)
 {
     KV_TRY(kv_model_init(&m->model, m->gguf, params->attention, err));
+    KV_TRY(print_attention(m, err));
     kv_bound_each(&m->model.bound, &m->model.hp, add_row_bytes, &m->decode_weight_bytes);
     if (params->gemm == KVASIR_GEMM_BLAS) {
         m->use_blas = true;
@@ -103,6 +113,7 @@ void kvasir_model_close(kvasir_model *m)
     kv_gguf_close(m->gguf);
     kv_free(m->architecture);
     kv_free(m->name);
+    kv_free(m->attention);
     kv_free(m);
 }
 
@@ -128,3 +139,5 @@ kvasir_model_info kvasir_model_get_info(const kvasir_model *m)
 }
 
 const char *kvasir_model_kernels(const kvasir_model *m) { return m->kernels->name; }
+
+const char *kvasir_model_attention(const kvasir_model *m) { return m->attention ? m->attention : ""; }
