@@ -3,7 +3,7 @@
  *     union over next_page of seen  ==  allowed        for spans as tiles cut them
  *
  * A pattern is covered the day it is registered: the examples are made from the registry (oracle_specs.h). That `allowed` is what the
- * contract means is checked against the reference implementation (tests/test_attention_golden.py). */
+ * contract means is checked against the reference implementation (tests/test_attention_golden.c). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -142,7 +142,7 @@ static void attend_row(const oracle_layer *l, int pos, const bool *visible, cons
         sum += w;
         for (int i = 0; i < l->d_v; i++) out[i] += w * v[(size_t)t * ld_v + (size_t)i];
     }
-    for (int i = 0; i < l->d_v; i++) out[i] /= sum;
+    for (int i = 0; i < l->d_v && sum > 0; i++) out[i] /= sum; /* stages may leave nothing: zeros */
 }
 
 static double *stored(kv_elem type, const float *x, size_t n)

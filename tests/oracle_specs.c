@@ -183,6 +183,7 @@ int oracle_stage_examples(oracle_rng *rng, oracle_example *out, int cap)
         "by_length(90: full|topk(5), *: window(70)|threshold(0.02))",
         "by_length(130: full|pages(2), 300: full, *: full|topk(50))|topk(30)",
         "strided(5)|topk(12)",
+        "full|topk(1)|pages(1)",
     };
     int n = 0;
     char text[256], pattern[128];

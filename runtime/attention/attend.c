@@ -195,6 +195,10 @@ static void write_out(const struct stage *s, int row, int head, float l, const f
 {
     const int d_v = s->place->shape.d_v;
     float *dst = s->out + ((size_t)row * (size_t)s->layer->n_heads + (size_t)head) * (size_t)d_v;
+    if (l == 0.0f) { /* stages can leave nothing: topk, then pages that hold none of those */
+        memset(dst, 0, (size_t)d_v * sizeof *dst);
+        return;
+    }
     const float inverse = 1.0f / l;
     /* + 0: a product that underflowed to -0 stays so or becomes +0 as others' tokens happen to be added with weight 0. */
     for (int i = 0; i < d_v; i++) dst[i] = o[i] * inverse + 0.0f;
