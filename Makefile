@@ -109,6 +109,8 @@ $(OUT)/obj/%.o: %.c $(OUT)/flags
 	@echo "  CC    $<"
 	@$(call compile,$<) -MMD -MP -c -o $@ $<
 
+$(OUT)/obj/tools/serve/page.o: tools/serve/page.html
+
 # Two archives of the same objects: tests reach everything in libinternal.a; libkvasir.a, which tools and embedding programs
 # get, is one object in which only the kvasir_ names are left, so nothing in it can collide with theirs.
 $(OUT)/libinternal.a: $(LIB_OBJ)

@@ -14,6 +14,7 @@
 static const kv_tool TOOLS[] = {
     {"chat", kv_tool_chat, "a conversation in the terminal"},
     {"run", kv_tool_run, "continue a text"},
+    {"serve", kv_tool_serve, "completions for programs, over a local socket"},
     {"get", kv_tool_get, "bring a model onto this machine"},
     {"bench", kv_tool_bench, "tokens per second, and percent of what this machine can do"},
     {"batched-bench", kv_tool_batched_bench, "the same for many sequences at once"},

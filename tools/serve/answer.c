@@ -1,0 +1,266 @@
+/* answer.c - see answer.h. */
+#include "tools/serve/answer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tools/json_out.h"
+#include "tools/serve/base64.h"
+#include "tools/serve/logprobs.h"
+
+typedef struct choice {
+    bool has_role;
+    char *text;
+    size_t len, n_chars; /* n_chars: characters sent so far, for text_offset */
+    kv_token_record *records;
+    size_t n_records;
+    kv_finish finish;
+} choice;
+
+struct kv_answer {
+    const kv_job *job;
+    const kvasir_model *model;
+    const char *model_name;
+    char id[40];
+    time_t created;
+    choice *choices; /* [n_choices] */
+    size_t n_choices;
+};
+
+kv_answer *kv_answer_new(const kv_job *job, const kvasir_model *model, const char *model_name)
+{
+    const kv_request *r = &job->request;
+    kv_answer *a = calloc(1, sizeof *a);
+    if (!a) return NULL;
+    *a = (kv_answer){.job = job, .model = model, .model_name = model_name, .created = time(NULL)};
+    a->n_choices = r->n_prompts * (size_t)r->n;
+    a->choices = calloc(a->n_choices, sizeof *a->choices);
+    snprintf(a->id, sizeof a->id, "%s-%016llx", r->kind == KV_KIND_CHAT ? "chatcmpl" : "cmpl",
+             (unsigned long long)job->id);
+    if (a->choices) return a;
+    free(a);
+    return NULL;
+}
+
+void kv_answer_free(kv_answer *a)
+{
+    if (!a) return;
+    for (size_t i = 0; i < a->n_choices; i++) {
+        free(a->choices[i].text);
+        kv_records_free(a->choices[i].records, a->choices[i].n_records);
+    }
+    free(a->choices);
+    free(a);
+}
+
+/* ---- parts ------------------------------------------------------------------------------------------- */
+
+static char *to_text(json_t *json)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(json);
+    return text;
+}
+
+static json_t *finish_name(kv_finish finish)
+{
+    static const char *const names[] = {NULL, "stop", "length", "tool_calls"};
+    return names[finish] ? json_string(names[finish]) : json_null();
+}
+
+static bool is_chat(const kv_answer *a) { return a->job->request.kind == KV_KIND_CHAT; }
+
+/* An object with everything but choices and usage. */
+static json_t *envelope(const kv_answer *a, const char *object)
+{
+    return json_pack("{s:s, s:s, s:I, s:s, s:s}", "id", a->id, "object", object, "created", (json_int_t)a->created,
+                     "model", a->model_name, "system_fingerprint", "kvasir-" KVASIR_VERSION);
+}
+
+static json_t *usage(const kv_answer *a)
+{
+    const kv_result *r = &a->job->result;
+    const json_int_t n_prompt = (json_int_t)r->n_prompt_tokens, n_reply = (json_int_t)r->timings.predicted_n;
+    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", n_prompt, "completion_tokens", n_reply,
+                     "total_tokens", n_prompt + n_reply, "prompt_tokens_details", "cached_tokens",
+                     (json_int_t)r->timings.cached_n);
+}
+
+static double per_second(size_t n, double ms) { return ms > 0 ? (double)n * 1e3 / ms : 0; }
+
+static json_t *timings(const kv_answer *a)
+{
+    const kv_timings *t = &a->job->result.timings;
+    return json_pack("{s:I, s:I, s:o, s:f, s:I, s:o, s:f, s:o}", "cache_n", (json_int_t)t->cached_n, "prompt_n",
+                     (json_int_t)t->prompt_n, "prompt_ms", kv_json_ms(t->prompt_ms), "prompt_per_second",
+                     per_second(t->prompt_n, t->prompt_ms), "predicted_n", (json_int_t)t->predicted_n, "predicted_ms",
+                     kv_json_ms(t->predicted_ms), "predicted_per_second", per_second(t->predicted_n, t->predicted_ms),
+                     "queue_ms", kv_json_ms(t->queue_ms));
+}
+
+/* The log-probabilities of a piece of text that begins at character `offset`; null when they were not asked for. */
+static json_t *logprobs(const kv_answer *a, const kv_token_record *records, size_t n, size_t offset)
+{
+    if (!a->job->request.wants_logprobs) return json_null();
+    return is_chat(a) ? kv_logprobs_chat(a->model, records, n)
+                      : kv_logprobs_completion(a->model, records, n, a->job->request.n_logprobs, offset);
+}
+
+/* ---- streaming -------------------------------------------------------------------------------------------- */
+
+static char *chunk(const kv_answer *a, json_t *choices)
+{
+    json_t *json = envelope(a, is_chat(a) ? "chat.completion.chunk" : "text_completion");
+    if (json && json_object_set_new(json, "choices", choices) != 0) {
+        json_decref(json);
+        return NULL;
+    }
+    if (a->job->request.include_usage) json_object_set_new(json, "usage", json_null());
+    return to_text(json);
+}
+
+char *kv_answer_role_chunk(kv_answer *a, int index, bool *is_due)
+{
+    choice *c = &a->choices[index];
+    *is_due = is_chat(a) && !c->has_role;
+    c->has_role = true;
+    if (!*is_due) return NULL;
+    return chunk(a, json_pack("[{s:i, s:{s:s, s:s}, s:n, s:n}]", "index", index, "delta", "role", "assistant",
+                              "content", "", "logprobs", "finish_reason"));
+}
+
+static size_t count_chars(const char *text, size_t len)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) n += ((unsigned char)text[i] & 0xc0) != 0x80;
+    return n;
+}
+
+char *kv_answer_delta_chunk(kv_answer *a, kv_event *d, bool finish)
+{
+    choice *c = &a->choices[d->choice];
+    json_t *probs = finish ? json_null() : logprobs(a, d->records, d->n_records, c->n_chars);
+    json_t *text = json_stringn(finish || !d->text ? "" : d->text, finish ? 0 : d->len);
+    json_t *reason = finish ? finish_name(d->finish) : json_null();
+    if (!finish) c->n_chars += count_chars(d->text, d->len);
+    if (!is_chat(a))
+        return chunk(a, json_pack("[{s:i, s:o, s:o, s:o}]", "index", d->choice, "text", text, "logprobs", probs,
+                                  "finish_reason", reason));
+    json_t *delta = finish ? json_object() : json_pack("{s:o}", "content", text);
+    if (finish) json_decref(text);
+    return chunk(a, json_pack("[{s:i, s:o, s:o, s:o}]", "index", d->choice, "delta", delta, "logprobs", probs,
+                              "finish_reason", reason));
+}
+
+char *kv_answer_progress_chunk(kv_answer *a, const kv_event *p)
+{
+    json_t *json = envelope(a, is_chat(a) ? "chat.completion.chunk" : "text_completion");
+    json_t *progress = json_pack("{s:I, s:I, s:I, s:o}", "total", (json_int_t)p->total, "cache", (json_int_t)p->cached,
+                                 "processed", (json_int_t)p->done, "time_ms", kv_json_ms(p->ms));
+    if (json) {
+        json_object_set_new(json, "choices", json_array());
+        json_object_set_new(json, "prompt_progress", progress);
+    } else {
+        json_decref(progress);
+    }
+    return to_text(json);
+}
+
+char *kv_answer_usage_chunk(kv_answer *a)
+{
+    json_t *json = envelope(a, is_chat(a) ? "chat.completion.chunk" : "text_completion");
+    if (json) {
+        json_object_set_new(json, "choices", json_array());
+        json_object_set_new(json, "usage", usage(a));
+        json_object_set_new(json, "timings", timings(a));
+    }
+    return to_text(json);
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------------ */
+
+bool kv_answer_collect(kv_answer *a, kv_event *d)
+{
+    choice *c = &a->choices[d->choice];
+    /* Without a stream one DELTA brings everything; more than one would only come of a mistake. */
+    free(c->text);
+    kv_records_free(c->records, c->n_records);
+    c->text = d->text;
+    c->len = d->len;
+    c->records = d->records;
+    c->n_records = d->n_records;
+    c->finish = d->finish;
+    d->text = NULL;
+    d->records = NULL;
+    d->n_records = 0;
+    return c->text != NULL;
+}
+
+static json_t *whole_choice(const kv_answer *a, size_t index)
+{
+    const choice *c = &a->choices[index];
+    json_t *text = json_stringn(c->text ? c->text : "", c->len), *probs = logprobs(a, c->records, c->n_records, 0),
+           *reason = finish_name(c->finish);
+    if (!is_chat(a))
+        return json_pack("{s:I, s:o, s:o, s:o}", "index", (json_int_t)index, "text", text, "logprobs", probs,
+                         "finish_reason", reason);
+    return json_pack("{s:I, s:{s:s, s:o}, s:o, s:o}", "index", (json_int_t)index, "message", "role", "assistant",
+                     "content", text, "logprobs", probs, "finish_reason", reason);
+}
+
+/* Vectors of unit length, as lists of numbers or as the bytes of little-endian floats in base64. */
+static json_t *embedding(const float *v, size_t n, bool is_base64)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)v[i] * (double)v[i];
+    const double scale = sum > 0 ? 1 / sqrt(sum) : 0;
+    float *unit = malloc(n * sizeof *unit);
+    json_t *out = unit ? (is_base64 ? NULL : json_array()) : NULL;
+    for (size_t i = 0; unit && i < n; i++) {
+        unit[i] = (float)((double)v[i] * scale);
+        if (out) json_array_append_new(out, json_real((double)unit[i]));
+    }
+    if (unit && is_base64) {
+        char *text = kv_base64(unit, n * sizeof *unit);
+        out = text ? json_string(text) : NULL;
+        free(text);
+    }
+    free(unit);
+    return out;
+}
+
+static char *whole_embeddings(const kv_answer *a)
+{
+    const kv_request *r = &a->job->request;
+    const size_t n = (size_t)kvasir_model_get_info(a->model).n_embd;
+    const json_int_t n_tokens = (json_int_t)a->job->result.n_prompt_tokens;
+    json_t *data = json_array();
+    for (size_t i = 0; data && i < r->n_prompts; i++)
+        json_array_append_new(data, json_pack("{s:s, s:I, s:o}", "object", "embedding", "index", (json_int_t)i,
+                                              "embedding", embedding(a->job->result.vectors + i * n, n, r->is_base64)));
+    return to_text(json_pack("{s:s, s:o, s:s, s:{s:I, s:I}}", "object", "list", "data", data, "model", a->model_name,
+                             "usage", "prompt_tokens", n_tokens, "total_tokens", n_tokens));
+}
+
+char *kv_answer_whole(kv_answer *a)
+{
+    if (a->job->request.kind == KV_KIND_EMBEDDING) return whole_embeddings(a);
+    json_t *json = envelope(a, is_chat(a) ? "chat.completion" : "text_completion"), *choices = json_array();
+    for (size_t i = 0; i < a->n_choices && choices; i++) json_array_append_new(choices, whole_choice(a, i));
+    if (!json || json_object_set_new(json, "choices", choices) != 0) {
+        json_decref(json);
+        return NULL;
+    }
+    json_object_set_new(json, "usage", usage(a));
+    json_object_set_new(json, "timings", timings(a));
+    return to_text(json);
+}
+
+char *kv_error_text(const kv_api_error *e)
+{
+    return to_text(json_pack("{s:{s:s?, s:s, s:s, s:s?}}", "error", "code", e->code, "message", e->message, "type",
+                             e->type, "param", e->param[0] ? e->param : NULL));
+}

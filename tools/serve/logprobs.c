@@ -1,0 +1,100 @@
+/* logprobs.c - see logprobs.h. */
+#include "tools/serve/logprobs.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "tools/json_out.h"
+#include "tools/logprob.h"
+
+/* Bytes of a token, control tokens by name; malloc'd. */
+static char *bytes_of(const kvasir_model *model, kvasir_token token, size_t *len)
+{
+    *len = kvasir_token_bytes(model, token, true, NULL, 0);
+    char *bytes = malloc(*len + 1);
+    if (bytes) kvasir_token_bytes(model, token, true, bytes, *len);
+    return bytes;
+}
+
+/* JSON has no infinity, and the first token of an echoed prompt has no probability. */
+static json_t *number(double logprob)
+{
+    if (isnan(logprob)) return json_null();
+    return json_real(logprob < -9999 ? -9999 : logprob);
+}
+
+static json_t *text_of(const kvasir_model *model, kvasir_token token)
+{
+    size_t len;
+    char *bytes = bytes_of(model, token, &len);
+    json_t *text = bytes ? kv_json_text(bytes, len) : NULL;
+    free(bytes);
+    return text;
+}
+
+static json_t *chat_token(const kvasir_model *model, kvasir_token token, double logprob)
+{
+    size_t len;
+    char *bytes = bytes_of(model, token, &len);
+    json_t *list = bytes ? json_array() : NULL;
+    for (size_t i = 0; list && i < len; i++) json_array_append_new(list, json_integer((unsigned char)bytes[i]));
+    json_t *out = list ? json_pack("{s:o, s:o, s:o}", "token", kv_json_text(bytes, len), "logprob", number(logprob),
+                                   "bytes", list)
+                       : NULL;
+    free(bytes);
+    return out;
+}
+
+json_t *kv_logprobs_chat(const kvasir_model *model, const kv_token_record *records, size_t n)
+{
+    json_t *content = json_array();
+    for (size_t i = 0; content && i < n; i++) {
+        json_t *row = chat_token(model, records[i].token, records[i].logprob), *top = json_array();
+        for (int j = 0; j < records[i].n_top; j++)
+            json_array_append_new(top, chat_token(model, records[i].top[j].token, records[i].top[j].logprob));
+        json_object_set_new(row, "top_logprobs", top);
+        json_array_append_new(content, row);
+    }
+    return json_pack("{s:o, s:n}", "content", content, "refusal");
+}
+
+static json_t *top_of(const kvasir_model *model, const kv_token_record *r)
+{
+    if (isnan(r->logprob)) return json_null();
+    json_t *map = json_object();
+    for (int j = 0; j < r->n_top; j++) {
+        json_t *text = text_of(model, r->top[j].token);
+        const char *key = json_string_value(text);
+        /* Two tokens may look alike; the better one comes first and stays. */
+        if (key && !json_object_get(map, key)) json_object_set_new(map, key, number(r->top[j].logprob));
+        json_decref(text);
+    }
+    return map;
+}
+
+static size_t n_chars(const char *text, size_t len)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) n += ((unsigned char)text[i] & 0xc0) != 0x80;
+    return n;
+}
+
+json_t *kv_logprobs_completion(const kvasir_model *model, const kv_token_record *records, size_t n, int n_top,
+                               size_t offset)
+{
+    json_t *tokens = json_array(), *values = json_array(), *tops = n_top ? json_array() : json_null(),
+           *offsets = json_array();
+    for (size_t i = 0; i < n; i++) {
+        size_t len;
+        char *bytes = bytes_of(model, records[i].token, &len);
+        json_array_append_new(tokens, text_of(model, records[i].token));
+        json_array_append_new(values, number(records[i].logprob));
+        if (n_top) json_array_append_new(tops, top_of(model, &records[i]));
+        json_array_append_new(offsets, json_integer((json_int_t)offset));
+        /* Control tokens have a name but no text. */
+        if (bytes && kvasir_token_bytes(model, records[i].token, false, NULL, 0)) offset += n_chars(bytes, len);
+        free(bytes);
+    }
+    return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", values, "top_logprobs", tops,
+                     "text_offset", offsets);
+}

@@ -1,0 +1,71 @@
+/* sequence.h - one choice of one request on its way through the engine.
+ *
+ *     tokens   [ prompt ............ | sampled ... | newest ]
+ *     engine   [ evaluated ................ ]^ what is missing is the next step's: a chunk of the prompt, or one token
+ *
+ * There is no other state: a sequence that lost its pages is in the same position as one that has just begun.
+ */
+#ifndef KV_TOOLS_SERVE_SEQUENCE_H
+#define KV_TOOLS_SERVE_SEQUENCE_H
+
+#include "tools/serve/reply.h"
+#include "tools/serve/slots.h"
+
+typedef enum kv_sequence_state { KV_SEQ_WAITING, KV_SEQ_ACTIVE, KV_SEQ_DONE } kv_sequence_state;
+
+typedef struct kv_sequence {
+    struct kv_work *work;
+    const kv_prompt *prompt;
+    int choice; /* index in the answer */
+    kv_sequence_state state;
+    int slot;             /* while ACTIVE */
+    uint64_t admitted;    /* running number: who is youngest */
+    kvasir_token *tokens; /* from the first admission on */
+    size_t n_tokens, cap_tokens, n_generated;
+    size_t n_cached; /* tokens that the first admission found */
+    bool has_begun;  /* its prompt was read once */
+    kvasir_sampler *sampler;
+    kv_reply reply;
+    double *pooled;            /* embeddings: sum over the rows so far, [n_embd] */
+    size_t n_pooled, n_scored; /* rows pooled; prompt tokens whose log-probability was recorded */
+} kv_sequence;
+
+/* All sequences of a job. */
+typedef struct kv_work {
+    struct kv_work *next;
+    kv_job *job;
+    kv_sequence *sequences; /* [n_sequences] */
+    size_t n_sequences, n_done, first_waiting;
+    int n_active;
+    double queued_ms, started_ms, read_ms, last_ms; /* submitted, first slot, first token, latest token */
+} kv_work;
+
+/* What sampling needs of the server. */
+typedef struct kv_sampling {
+    kvasir_model *model;
+    kvasir_engine *engine;
+    int n_vocab, n_embd;
+    size_t n_ctx;
+    float *logits; /* [n_vocab] scratch */
+} kv_sampling;
+
+kv_work *kv_work_new(kv_job *job, double now_ms); /* NULL: out of memory */
+void kv_work_free(kv_work *work);
+
+/* Tokens, sampler and reply, at the first admission. */
+bool kv_sequence_begin(kv_sequence *q, const kv_sampling *s, kv_api_error *error);
+void kv_sequence_end(kv_sequence *q); /* frees what begin made */
+
+/* What the step wants: logits of the last row, of all, hidden rows, or nothing yet. */
+kvasir_want kv_sequence_want(const kv_sequence *q, size_t have, size_t n);
+/* Whether its rows must all be looked at: no cache, small chunks. */
+bool kv_sequence_scores_prompt(const kv_sequence *q);
+
+typedef enum kv_advance { KV_GOES_ON, KV_HAS_ENDED, KV_HAS_FAILED } kv_advance;
+/* Step `step` of the last eval was this sequence's, n rows from position `from` on: samples, emits events. */
+kv_advance kv_sequence_advance(kv_sequence *q, const kv_sampling *s, size_t step, size_t from, size_t n, double now_ms,
+                               kv_api_error *error);
+/* Ends it before its time (no room): a last DELTA with this reason. */
+bool kv_sequence_finish(kv_sequence *q, kv_finish reason);
+
+#endif

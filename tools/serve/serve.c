@@ -1,0 +1,283 @@
+/* serve.c - `kvasir serve`: completions for programs, over a local socket. The data flow:
+ *
+ *   sockets            loop (this thread, libevent)                preparer (2 threads)          engine (1 thread + its pool)
+ *   -------            ----------------------------                --------------------          ----------------------------
+ *   listen.c -accept-> conn.c  http_parse.c  route.c  guard.c
+ *   bytes ----------->   head: refuse at once, or read the body
+ *                        POST: jobs.c makes a kv_job ------------> prepare.c: json_in.c
+ *                        GET:  info.c answers                        params.c prompt.c -> kv_request
+ *                                                                    error, text_api.c: END
+ *                                                                    or kv_scheduler_submit ----> scheduler.c: queue, slots.c
+ *                                                                                                 batch.c: rows of this step
+ *                                                                                                 kvasir_engine_eval
+ *                      jobs.c <------- mailbox (job.c), eventfd ------- events -----------------  sequence.c reply.c: text
+ *   bytes <-----------   answer.c respond.c: JSON, SSE
+ *
+ * Nobody waits for anybody: the loop hands jobs over and hears of them by events; a client that is gone or slow is a flag that the
+ * engine reads between two steps. A job belongs to the loop and comes back with exactly one END.
+ */
+#include <event2/event.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tools/chat_template.h"
+#include "tools/serve/server.h"
+#include "tools/tools.h"
+
+enum { MAX_TEMPLATE_BYTES = 1 << 20, DRAIN_S = 7, SPARE_FDS = 64 };
+
+static const char TOOL[] = "serve";
+static const char *const POOLINGS[] = {"mean", "last", NULL}; /* in the order of kv_pooling */
+
+#define AT(field) offsetof(kv_serve_options, field)
+/* clang-format off */
+static const kv_opt SERVE_ROWS[] = {
+    {"--listen", NULL, KV_OPT_STRINGS, AT(listen), "ADDRESS", 0, 0, NULL, "unix:PATH or HOST:PORT; may be repeated. Default: unix:$XDG_RUNTIME_DIR/kvasir.sock, else unix:/tmp/kvasir-UID.sock."},
+    {"--parallel", "-np", KV_OPT_INT, AT(n_parallel), "N", 1, 1024, NULL, "Sequences that are decoded together; more wait."},
+    {"--max-queue", NULL, KV_OPT_INT, AT(max_queue), "N", 1, 1 << 20, NULL, "Requests that may wait; more are answered with 429."},
+    {"--max-body", NULL, KV_OPT_INT, AT(max_body_mib), "MIB", 1, 1024, NULL, "Largest request body."},
+    {"--api-key", NULL, KV_OPT_STRINGS, AT(api_keys), "KEY", 0, 0, NULL, "Only requests with Authorization: Bearer KEY; may be repeated. Other users of the machine may see it: --api-key-file hides it."},
+    {"--api-key-file", NULL, KV_OPT_STRING, AT(api_key_file), "FILE", 0, 0, NULL, "The same from a file, one key per line."},
+    {"--allow-origin", NULL, KV_OPT_STRINGS, AT(allow_origins), "ORIGIN", 0, 0, NULL, "Web pages of this origin may use the server (CORS), such as https://chat.example.org; * for all; may be repeated."},
+    {"--allow-host", NULL, KV_OPT_STRINGS, AT(allow_hosts), "NAME", 0, 0, NULL, "On loopback: another name of this server, behind a front; may be repeated."},
+    {"--alias", "-a", KV_OPT_STRING, AT(alias), "NAME", 0, 0, NULL, "Name of the model in the API; without it the file's name."},
+    {"--chat-template-file", NULL, KV_OPT_STRING, AT(template_file), "FILE", 0, 0, NULL, "Jinja template over the model's own."},
+    {"--pooling", NULL, KV_OPT_ENUM, AT(pooling), "HOW", 0, 0, POOLINGS, "Embeddings: mean of all tokens, or the last one."},
+    {0},
+};
+/* clang-format on */
+
+/* ---- opening ---------------------------------------------------------------------------------------------- */
+
+static kvasir_code open_template(kv_server *s, kvasir_error *err)
+{
+    const kv_serve_options *o = s->options;
+    size_t len = 0;
+    if (o->template_file) {
+        kvasir_code code = kv_tool_read_file(o->template_file, MAX_TEMPLATE_BYTES, &s->template_source, &len, err);
+        if (code != KVASIR_OK) return code;
+        if (strlen(s->template_source) != len)
+            return kv_set_error(err, KVASIR_ERR_FORMAT, "%.200s is no template: it holds a NUL byte", o->template_file);
+        s->defaults.template_source = s->template_source;
+    } else if (!kvasir_model_template(s->model)) {
+        const kv_chat_format *format = kv_chat_format_choose(s->model);
+        s->defaults.template_source = format->source;
+        s->defaults.template_stop = format->stop;
+        if (!o->common.quiet) fprintf(stderr, "note: %s\n", format->note);
+    }
+    return KVASIR_OK;
+}
+
+/* "models/smollm2-135m.gguf" -> "smollm2-135m" */
+static const char *name_of(const kv_serve_options *o, char *buf, size_t cap)
+{
+    char path[4096];
+    kvasir_error err;
+    if (o->alias) return o->alias;
+    if (kv_model_find(o->common.model, path, sizeof path, &err) != KVASIR_OK) return "kvasir";
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    size_t n = strlen(base);
+    if (n > 5 && strcmp(base + n - 5, ".gguf") == 0) n -= 5;
+    snprintf(buf, cap, "%.*s", (int)n, base);
+    /* It goes into JSON. */
+    for (char *p = buf; *p; p++)
+        if ((unsigned char)*p < 0x20 || (unsigned char)*p >= 0x7f) *p = '_';
+    return buf;
+}
+
+/* Without a budget given: what the slots need, but at most half of what the machine has free. */
+static size_t choose_budget(const kv_server *s, const kvasir_session_params *p)
+{
+    const kv_serve_options *o = s->options;
+    char path[4096];
+    kvasir_estimate e;
+    kvasir_error err;
+    kvasir_model_params mp = kvasir_model_params_default();
+    if (p->kv_budget_bytes) return p->kv_budget_bytes;
+    if (kv_model_find(o->common.model, path, sizeof path, &err) != KVASIR_OK ||
+        kvasir_estimate_memory(path, &mp, p, &e, &err) != KVASIR_OK)
+        return 0;
+    const size_t half = e.available_bytes / 2, want = e.kv_bytes * (size_t)o->n_parallel;
+    return want < half || half == 0 ? want : half;
+}
+
+static kvasir_code open_engine(kv_server *s, kvasir_error *err)
+{
+    const kv_serve_options *o = s->options;
+    kvasir_session_params p = kv_common_session_params(&o->common);
+    if (p.n_ctx == 0) p.n_ctx = kvasir_model_get_info(s->model).n_ctx_train;
+    p.kv_budget_bytes = choose_budget(s, &p);
+    kvasir_code code = kvasir_engine_open(s->model, &p, o->n_parallel, &s->engine, err);
+    if (code != KVASIR_OK) return code;
+    s->defaults = (kv_request_defaults){.model = s->model,
+                                        .sampler = o->common.sampler,
+                                        .has_seed = o->common.seed.is_set,
+                                        .n_ctx = (size_t)p.n_ctx,
+                                        .pooling = (kv_pooling)o->pooling};
+    s->defaults.sampler.seed = o->common.seed.value;
+    const kv_scheduler_params params = {.model = s->model,
+                                        .engine = s->engine,
+                                        .mailbox = &s->mailbox,
+                                        .n_slots = o->n_parallel,
+                                        .max_queue = o->max_queue,
+                                        .n_batch = p.n_batch ? p.n_batch : 512,
+                                        .n_ctx = (size_t)p.n_ctx};
+    s->views = calloc((size_t)o->n_parallel, sizeof *s->views);
+    if (!s->views) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server");
+    code = open_template(s, err);
+    if (code == KVASIR_OK) code = kv_scheduler_open(&params, &s->scheduler, err);
+    return code == KVASIR_OK ? kv_preparer_open(&s->defaults, s->scheduler, &s->preparer, err) : code;
+}
+
+/* As many descriptors as the system allows; what is not for connections stays spare. */
+static void raise_limits(kv_server *s)
+{
+    struct rlimit limit = {.rlim_cur = 1024, .rlim_max = 1024};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < limit.rlim_max) {
+        struct rlimit more = {.rlim_cur = limit.rlim_max < 65536 ? limit.rlim_max : 65536, .rlim_max = limit.rlim_max};
+        if (more.rlim_cur > limit.rlim_cur && setrlimit(RLIMIT_NOFILE, &more) == 0) limit = more;
+    }
+    s->max_conns = limit.rlim_cur > 2 * SPARE_FDS ? (size_t)limit.rlim_cur - SPARE_FDS : SPARE_FDS;
+    if (s->max_conns > 16384) s->max_conns = 16384;
+}
+
+/* ---- signals and the end ------------------------------------------------------------------------------------ */
+
+static void on_wake(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what;
+    kv_server *s = user;
+    kv_jobs_deliver(s);
+    if (s->is_draining && s->n_jobs == 0 && TAILQ_EMPTY(&s->busy)) event_base_loopbreak(s->base);
+}
+
+/* The last responses are on their way: looks again until they are out. */
+static void on_drain_check(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what;
+    kv_server *s = user;
+    kv_conns_close(s, false);
+    if (s->n_jobs == 0 && TAILQ_EMPTY(&s->busy)) {
+        event_base_loopbreak(s->base);
+    } else if (kv_now_ms() - s->drain_ms > DRAIN_S * 1000) {
+        if (!s->is_cutting) { /* what runs is ended; its streams get a last event */
+            s->is_cutting = true;
+            kv_jobs_cancel(s);
+        } else if (kv_now_ms() - s->drain_ms > (DRAIN_S + 1) * 1000) {
+            event_base_loopbreak(s->base);
+        }
+    }
+}
+
+static void on_signal(evutil_socket_t number, short what, void *user)
+{
+    (void)number, (void)what;
+    kv_server *s = user;
+    const struct timeval often = {.tv_usec = 50000};
+    if (s->is_draining) { /* a second time: at once */
+        s->drain_ms = -1e9;
+        return;
+    }
+    if (!s->options->common.quiet) fprintf(stderr, "stopping: %zu requests are still running\n", s->n_jobs);
+    s->is_draining = true;
+    s->drain_ms = kv_now_ms();
+    kv_listen_close(s);
+    kv_scheduler_drain(s->scheduler);
+    kv_conns_close(s, false);
+    event_add(s->drain_check, &often);
+}
+
+static kvasir_code open_loop(kv_server *s, kvasir_error *err)
+{
+    TAILQ_INIT(&s->idle);
+    TAILQ_INIT(&s->busy);
+    s->base = event_base_new();
+    if (!s->base || !kv_mailbox_init(&s->mailbox))
+        return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server");
+    s->has_mailbox = true;
+    s->wake = event_new(s->base, s->mailbox.wake_fd, EV_READ | EV_PERSIST, on_wake, s);
+    s->term = evsignal_new(s->base, SIGTERM, on_signal, s);
+    s->interrupt = evsignal_new(s->base, SIGINT, on_signal, s);
+    s->drain_check = event_new(s->base, -1, EV_PERSIST, on_drain_check, s);
+    if (!s->wake || !s->term || !s->interrupt || !s->drain_check)
+        return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server");
+    event_add(s->wake, NULL);
+    event_add(s->term, NULL);
+    event_add(s->interrupt, NULL);
+    return KVASIR_OK;
+}
+
+static void close_all(kv_server *s)
+{
+    kv_listen_close(s);
+    kv_preparer_close(s->preparer); /* first: it feeds the scheduler */
+    kv_scheduler_close(s->scheduler);
+    if (s->base) kv_conns_close(s, true);
+    if (s->has_mailbox) kv_jobs_deliver(s); /* whose jobs came back meanwhile */
+    struct event *const events[] = {s->wake, s->term, s->interrupt, s->drain_check};
+    for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
+        if (events[i]) event_free(events[i]);
+    if (s->base) event_base_free(s->base);
+    if (s->has_mailbox) kv_mailbox_deinit(&s->mailbox);
+    kvasir_engine_close(s->engine);
+    kvasir_model_close(s->model);
+    free(s->key_digests);
+    free(s->template_source);
+    free(s->views);
+}
+
+static int serve(kv_serve_options *o)
+{
+    kv_server s = {.options = o, .start_ms = kv_now_ms(), .started = time(NULL)};
+    kvasir_error err = {0};
+    char name[256];
+    if (getrandom(&s.id_salt, sizeof s.id_salt, GRND_NONBLOCK) < 0) s.id_salt = (uint64_t)s.started << 20;
+    s.id_salt &= ~(uint64_t)0xffffffff; /* the counter fills the rest */
+    json_object_seed(0);
+    raise_limits(&s);
+    kvasir_code code = open_loop(&s, &err);
+    if (code == KVASIR_OK) code = kv_guard_init(&s, &err);
+    if (code == KVASIR_OK) code = kv_listen_open(&s, &err); /* before the model: a wrong address is known at once */
+    if (code == KVASIR_OK) code = kv_common_open_model(&o->common, false, &s.model, &err);
+    if (code == KVASIR_OK) code = open_engine(&s, &err);
+    if (code == KVASIR_OK) {
+        s.model_name = name_of(o, name, sizeof name);
+        kv_listen_start(&s);
+        event_base_dispatch(s.base);
+    }
+    close_all(&s);
+    return code == KVASIR_OK ? kv_tool_finish(TOOL, KV_EXIT_OK) : kv_tool_fail_error(TOOL, &err);
+}
+
+int kv_tool_serve(int argc, char **argv)
+{
+    kv_serve_options o = {.common = kv_common_default(), .n_parallel = 16, .max_queue = 256, .max_body_mib = 16};
+    const kv_opt_group groups[] = {{"Serving", SERVE_ROWS, &o},  kv_group_model(&o.common),
+                                   kv_group_load(&o.common),     kv_group_context(&o.common),
+                                   kv_group_sampling(&o.common), kv_group_general(&o.common)};
+    kv_command command = {
+        .name = TOOL,
+        .usage = "[-m MODEL] [--listen unix:PATH | HOST:PORT]... [OPTIONS]",
+        .about = "Serves OpenAI-compatible completions; requests are decoded together. SIGTERM or Ctrl-C lets "
+                 "what runs come to its end and stops. Sampling options are what requests start from.",
+        .groups = groups,
+        .n_groups = sizeof groups / sizeof groups[0]};
+    int status = kv_options_parse(argc, argv, &command);
+    if (status != KV_PARSED) return status;
+    if (o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
+    for (size_t i = 0; i < o.listen.n; i++) {
+        kv_address a;
+        kvasir_error err = {0};
+        if (kv_address_parse(o.listen.values[i], &a, &err) != KVASIR_OK)
+            return kv_usage_error(TOOL, "--listen: %s", err.message);
+    }
+    return serve(&o);
+}
