@@ -215,3 +215,25 @@ bool kv_params_read(kv_kind kind, const json_t *body, const kv_request_defaults 
            read_logprobs(kind, body, out, error) && read_seed(body, defaults, out, error) &&
            read_stream_options(body, out, error);
 }
+
+bool kv_constraints_read(const json_t *body, const kv_request_defaults *defaults, kv_request *out, kv_api_error *error)
+{
+    kvasir_grammar_kind kind = KVASIR_GRAMMAR_JSON_OBJECT;
+    bool is_constrained;
+    char *text = NULL;
+    const char *param;
+    const size_t n = out->n_prompts * (size_t)out->n;
+    if (n > KV_MAX_SEQUENCES)
+        return kv_api_refuse(error, "n", "n times the number of prompts is %zu, but must be 1 to %d", n,
+                             KV_MAX_SEQUENCES);
+    if (out->kind == KV_KIND_EMBEDDING) return true;
+    bool ok = kv_constraint_read(body, &is_constrained, &kind, &text, &param, error);
+    if (ok && is_constrained) {
+        out->constraints = calloc(n, sizeof *out->constraints);
+        ok = out->constraints ? kv_constraints_open(defaults->grammars, defaults->model, kind, text, param,
+                                                    out->constraints, n, error)
+                              : kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
+    }
+    free(text);
+    return ok;
+}

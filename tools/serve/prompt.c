@@ -296,7 +296,8 @@ bool kv_request_read(kv_kind kind, const json_t *body, const kv_request_defaults
                      kv_api_error *error)
 {
     *out = (kv_request){0};
-    if (kv_params_read(kind, body, defaults, out, error) && kv_prompts_read(kind, body, defaults, out, error)) {
+    if (kv_params_read(kind, body, defaults, out, error) && kv_prompts_read(kind, body, defaults, out, error) &&
+        kv_constraints_read(body, defaults, out, error)) {
         const char *stop = kind == KV_KIND_CHAT ? defaults->template_stop : NULL;
         char *copy = stop ? strdup(stop) : NULL;
         if (copy) out->stops[out->n_stops++] = (kv_stop){copy, strlen(copy)};
@@ -314,6 +315,9 @@ void kv_request_deinit(kv_request *r)
         kvasir_free(r->prompts[i].echo);
     }
     for (size_t i = 0; i < r->n_stops; i++) free(r->stops[i].text);
+    for (size_t i = 0; r->constraints && i < r->n_prompts * (size_t)r->n; i++)
+        kvasir_constraint_close(r->constraints[i]);
+    free(r->constraints);
     free(r->prompts);
     free(r->logit_bias);
     *r = (kv_request){0};

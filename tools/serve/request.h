@@ -5,9 +5,16 @@
 #ifndef KV_TOOLS_SERVE_REQUEST_H
 #define KV_TOOLS_SERVE_REQUEST_H
 
-#include "tools/serve/json_in.h"
+#include "tools/serve/constrain.h"
 
-enum { KV_MAX_CHOICES = 128, KV_MAX_STOPS = 16, KV_MAX_STOP_BYTES = 512, KV_MAX_LOGPROBS = 20, KV_MAX_PROMPTS = 2048 };
+enum {
+    KV_MAX_CHOICES = 128,
+    KV_MAX_STOPS = 16,
+    KV_MAX_STOP_BYTES = 512,
+    KV_MAX_LOGPROBS = 20,
+    KV_MAX_PROMPTS = 2048,
+    KV_MAX_SEQUENCES = 2048
+};
 
 typedef enum kv_kind { KV_KIND_CHAT, KV_KIND_COMPLETION, KV_KIND_EMBEDDING } kv_kind;
 typedef enum kv_pooling { KV_POOLING_MEAN, KV_POOLING_LAST } kv_pooling;
@@ -37,7 +44,8 @@ typedef struct kv_request {
     bool wants_logprobs;
     int n_logprobs; /* alternatives beside the chosen token */
     bool stream, include_usage, return_progress, cache_prompt, echo, ignore_eos;
-    bool is_base64; /* embeddings */
+    kvasir_constraint **constraints; /* [n_prompts * n], or NULL: free text */
+    bool is_base64;                  /* embeddings */
     kv_pooling pooling;
     char prefix_key[17]; /* hash of the prompt's beginning, for fronts that keep caches warm */
 } kv_request;
@@ -51,6 +59,7 @@ typedef struct kv_request_defaults {
     const char *template_source; /* NULL: the model's own */
     const char *template_stop;   /* text that ends a reply where the format has no token for it; or NULL */
     kv_pooling pooling;
+    kv_grammar_cache *grammars;
 } kv_request_defaults;
 
 /* Reads `body` (an object) into `*out` (zeroed by this). On false, `error` says why and nothing is left to free. */
@@ -66,6 +75,8 @@ bool kv_params_read(kv_kind kind, const json_t *body, const kv_request_defaults 
 /* prompt.c: "messages" through the template. `*text` is malloc'd (kvasir_free). */
 bool kv_chat_render(const json_t *body, const kv_request_defaults *defaults, char **text, size_t *len,
                     kv_api_error *error);
+/* params.c: constraints for the choices; prompts are known. */
+bool kv_constraints_read(const json_t *body, const kv_request_defaults *defaults, kv_request *out, kv_api_error *error);
 /* prompt.c: fills prompts from "messages", "prompt" or "input", and checks that they fit the context. */
 bool kv_prompts_read(kv_kind kind, const json_t *body, const kv_request_defaults *defaults, kv_request *out,
                      kv_api_error *error);

@@ -213,12 +213,15 @@ static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logi
     if (q->n_generated >= max)
         return end_with(q, KV_FINISH_LENGTH, error);                /* max_tokens 0: only the prompt was wanted */
     memcpy(s->logits, logits, (size_t)s->n_vocab * sizeof *logits); /* the sampler changes them */
+    kvasir_constraint *constraint = r->constraints ? r->constraints[q->choice] : NULL;
+    if (constraint && !kvasir_constraint_mask(constraint, s->logits)) return end_with(q, KV_FINISH_STOP, error);
     const kvasir_token token = kvasir_sampler_sample(q->sampler, s->logits);
     if (token < 0) {
         kv_api_fail(error, 500, "no_finite_logits", "the model gave no finite logit; its file may be damaged");
         return KV_HAS_FAILED;
     }
-    if (!r->ignore_eos && kvasir_token_is_eog(s->model, token)) return end_with(q, KV_FINISH_STOP, error);
+    if ((constraint || !r->ignore_eos) && kvasir_token_is_eog(s->model, token))
+        return end_with(q, KV_FINISH_STOP, error);
     kv_token_record record;
     const bool has_record = r->wants_logprobs;
     if ((has_record && !make_record(s, logits, token, r->n_logprobs, &record)) ||
@@ -227,8 +230,10 @@ static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logi
         return KV_HAS_FAILED;
     }
     kvasir_sampler_accept(q->sampler, token);
+    if (constraint) kvasir_constraint_accept(constraint, token);
     q->n_generated++;
-    if (q->reply.is_stopped) return end_with(q, KV_FINISH_STOP, error);
+    if (q->reply.is_stopped || (constraint && kvasir_constraint_must_end(constraint)))
+        return end_with(q, KV_FINISH_STOP, error);
     if (q->n_generated >= max || q->n_tokens >= s->n_ctx) return end_with(q, KV_FINISH_LENGTH, error);
     if (emit(q)) return KV_GOES_ON;
     out_of_memory(error);

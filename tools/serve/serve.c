@@ -31,7 +31,7 @@
 #include "tools/serve/server.h"
 #include "tools/tools.h"
 
-enum { MAX_TEMPLATE_BYTES = 1 << 20, DRAIN_S = 7, SPARE_FDS = 64 };
+enum { MAX_TEMPLATE_BYTES = 1 << 20, DRAIN_S = 7, SPARE_FDS = 64, MAX_GRAMMAR_MIB = 256 };
 
 static const char TOOL[] = "serve";
 static const char *const POOLINGS[] = {"mean", "last", NULL}; /* in the order of kv_pooling */
@@ -120,7 +120,8 @@ static kvasir_code open_engine(kv_server *s, kvasir_error *err)
                                         .sampler = o->common.sampler,
                                         .has_seed = o->common.seed.is_set,
                                         .n_ctx = (size_t)p.n_ctx,
-                                        .pooling = (kv_pooling)o->pooling};
+                                        .pooling = (kv_pooling)o->pooling,
+                                        .grammars = &s->grammars};
     s->defaults.sampler.seed = o->common.seed.value;
     const kv_scheduler_params params = {.model = s->model,
                                         .engine = s->engine,
@@ -227,6 +228,7 @@ static void close_all(kv_server *s)
         if (events[i]) event_free(events[i]);
     if (s->base) event_base_free(s->base);
     if (s->has_mailbox) kv_mailbox_deinit(&s->mailbox);
+    kv_grammar_cache_deinit(&s->grammars); /* grammars know their model */
     kvasir_engine_close(s->engine);
     kvasir_model_close(s->model);
     free(s->key_digests);
@@ -242,6 +244,7 @@ static int serve(kv_serve_options *o)
     if (getrandom(&s.id_salt, sizeof s.id_salt, GRND_NONBLOCK) < 0) s.id_salt = (uint64_t)s.started << 20;
     s.id_salt &= ~(uint64_t)0xffffffff; /* the counter fills the rest */
     json_object_seed(0);
+    kv_grammar_cache_init(&s.grammars, (size_t)MAX_GRAMMAR_MIB << 20);
     raise_limits(&s);
     kvasir_code code = open_loop(&s, &err);
     if (code == KVASIR_OK) code = kv_guard_init(&s, &err);
