@@ -186,7 +186,7 @@ json_t *kv_json_read(const char *text, size_t len, kv_api_error *error)
         return NULL;
     }
     json_error_t why;
-    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
+    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
     if (!root) {
         if (json_error_code(&why) == json_error_out_of_memory) {
             kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");

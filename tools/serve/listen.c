@@ -69,10 +69,12 @@ kvasir_code kv_address_parse(const char *text, kv_address *out, kvasir_error *er
     const char *colon = strrchr(text, ':'), *port = colon ? colon + 1 : text;
     size_t n = colon ? (size_t)(colon - text) : 0;
     const char *host = text;
-    if (n >= 2 && host[0] == '[' && host[n - 1] == ']') host++, n -= 2;
+    const bool is_bracketed = n >= 2 && host[0] == '[' && host[n - 1] == ']';
+    if (is_bracketed) host++, n -= 2;
     char *end;
     const long number = port[0] >= '0' && port[0] <= '9' ? strtol(port, &end, 10) : -1;
-    if (number < 0 || number > 65535 || *end || n >= sizeof out->host || (n && memchr(host, '/', n)))
+    if (number < 0 || number > 65535 || *end || n >= sizeof out->host ||
+        strcspn(host, is_bracketed ? "/[" : "/[]:") < n)
         return kv_set_error(err, KVASIR_ERR_ARGUMENT,
                             "'%.100s' is no address; unix:PATH, HOST:PORT and [IPv6]:PORT are (ports 0 to 65535)",
                             text);

@@ -135,16 +135,22 @@ bool kv_chat_render(const json_t *body, const kv_request_defaults *defaults, cha
         return kv_api_refuse(error, "chat_template_kwargs", "chat_template_kwargs must be an object");
     if (prompt && !json_is_boolean(prompt))
         return kv_api_refuse(error, "add_generation_prompt", "add_generation_prompt must be true or false");
-    char *messages = read_messages(body, error);
-    if (!messages) return false;
+    char *tools = NULL, *messages = NULL;
+    if (!kv_tools_read(body, &tools, error)) return false;
+    if (!(messages = read_messages(body, error))) {
+        free(tools);
+        return false;
+    }
     char *extra_text = extra ? json_dumps(extra, JSON_COMPACT) : NULL;
     kvasir_template_params params = {.source = defaults->template_source,
                                      .messages_json = messages,
+                                     .tools_json = tools,
                                      .extra_json = extra_text,
                                      .add_generation_prompt = !prompt || json_is_true(prompt)};
     kvasir_error err = {0};
     const kvasir_code code = kvasir_template_render(defaults->model, &params, text, len, &err);
     free(messages);
+    free(tools);
     free(extra_text);
     return code == KVASIR_OK || from_library(error, "messages", &err);
 }

@@ -72,6 +72,8 @@ void kv_request_deinit(kv_request *request);
 /* params.c: everything but prompts. */
 bool kv_params_read(kv_kind kind, const json_t *body, const kv_request_defaults *defaults, kv_request *out,
                     kv_api_error *error);
+/* tool_defs.c: "tools" as JSON for the template (malloc'd; NULL: none, or tool_choice "none"). */
+bool kv_tools_read(const json_t *body, char **text, kv_api_error *error);
 /* prompt.c: "messages" through the template. `*text` is malloc'd (kvasir_free). */
 bool kv_chat_render(const json_t *body, const kv_request_defaults *defaults, char **text, size_t *len,
                     kv_api_error *error);

@@ -1,0 +1,545 @@
+#!/usr/bin/env python3
+"""kvasir serve against hostile and broken clients: raw bytes over TCP and the unix socket. Every check reads the status and the error
+object, and then asks /health on both sockets. The statuses are those of RFC 9110 and 9112 and of OpenAI's API."""
+import base64
+import json
+import os
+import resource
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, "tests/support")
+from runner import run_tests  # noqa: E402
+from server import KVASIR, SLOW, SMOLLM2, TINY, Server, read_response  # noqa: E402
+
+KINDS = ("tcp", "unix")
+CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+HOST = b"Host: localhost\r\n"
+
+
+def refused(r, status, word=""):
+    """An error object of OpenAI's shape with this status, that says `word`."""
+    assert r.status == status, (status, r.status, r.body[:300])
+    error = r.json()["error"]
+    assert set(error) == {"code", "message", "type", "param"}, error
+    assert isinstance(error["message"], str) and error["message"] and isinstance(error["type"], str), error
+    assert word in error["message"] or word == error["param"], (word, error)
+    return error
+
+
+def each(cases, status):
+    for kind in KINDS:
+        for name, data in cases.items():
+            try:
+                refused(server.raw(data, kind), status)
+            except AssertionError as e:
+                raise AssertionError(f"{name} over {kind}: {e}") from e
+        assert server.is_healthy()
+
+
+def post(head, body=b"", path=b"/v1/chat/completions"):
+    return b"POST " + path + b" HTTP/1.1\r\n" + HOST + head + b"\r\n" + body
+
+
+# ---- heads -------------------------------------------------------------------------------------------
+
+def malformed_requests_are_400():
+    each({
+        "no version": b"GET /health\r\n\r\n",
+        "two spaces": b"GET  /health HTTP/1.1\r\nHost: x\r\n\r\n",
+        "space in target": b"GET /hea lth HTTP/1.1\r\n" + HOST + b"\r\n",
+        "bare lf": b"GET /health HTTP/1.1\nHost: localhost\n\n",
+        "control in target": b"GET /he\x01alth HTTP/1.1\r\n" + HOST + b"\r\n",
+        "no path": b"GET health HTTP/1.1\r\n" + HOST + b"\r\n",
+        "fragment": b"GET /health#x HTTP/1.1\r\n" + HOST + b"\r\n",
+        "tls hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
+        "noise": bytes(range(128, 256)) * 4 + b"\r\n\r\n",
+        "no colon": b"GET /health HTTP/1.1\r\n" + HOST + b"nonsense\r\n\r\n",
+        "space before colon": b"GET /health HTTP/1.1\r\nHost : localhost\r\n\r\n",
+        "folded field": b"GET /health HTTP/1.1\r\n" + HOST + b"A: b\r\n c\r\n\r\n",
+        "nul in field": b"GET /health HTTP/1.1\r\n" + HOST + b"A: b\0c\r\n\r\n",
+        "cr in field": b"GET /health HTTP/1.1\r\n" + HOST + b"A: b\rc\r\n\r\n",
+        "empty name": b"GET /health HTTP/1.1\r\n" + HOST + b": x\r\n\r\n",
+        "host missing": b"GET /health HTTP/1.1\r\n\r\n",
+        "host twice": b"GET /health HTTP/1.1\r\n" + HOST + HOST + b"\r\n",
+        "host twice, differing": b"GET /health HTTP/1.1\r\n" + HOST + b"Host: evil.example\r\n\r\n",
+        "host with a space": b"GET /health HTTP/1.1\r\nHost: local host\r\n\r\n",
+        "length twice": post(b"Content-Length: 2\r\nContent-Length: 2\r\n", b"{}"),
+        "lengths differ": post(b"Content-Length: 2\r\nContent-Length: 3\r\n", b"{}"),
+        "length list": post(b"Content-Length: 2, 2\r\n", b"{}"),
+        "length signed": post(b"Content-Length: +2\r\n", b"{}"),
+        "length negative": post(b"Content-Length: -1\r\n", b"{}"),
+        "length hexadecimal": post(b"Content-Length: 0x2\r\n", b"{}"),
+        "length empty": post(b"Content-Length:\r\n", b"{}"),
+        "length and chunks": post(b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", b"2\r\n{}\r\n0\r\n\r\n"),
+        "chunked twice": post(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n"),
+        "chunks in 1.0": b"POST /v1/completions HTTP/1.0\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "chunk size empty": post(b"Transfer-Encoding: chunked\r\n", b"\r\n{}\r\n"),
+        "chunk size wraps": post(b"Transfer-Encoding: chunked\r\n", b"10000000000000002\r\n{}\r\n0\r\n\r\n"),
+        "chunk size signed": post(b"Transfer-Encoding: chunked\r\n", b"-2\r\n{}\r\n0\r\n\r\n"),
+        "chunk size is a word": post(b"Transfer-Encoding: chunked\r\n", b"two\r\n{}\r\n0\r\n\r\n"),
+        "chunk too long": post(b"Transfer-Encoding: chunked\r\n", b"1\r\n{}\r\n0\r\n\r\n"),
+        "chunk with bare lf": post(b"Transfer-Encoding: chunked\r\n", b"2\n{}\n0\n\n"),
+    }, 400)
+
+
+def limits_answer_from_the_head_alone():
+    """No case sends what it announces, so an answer can only come from what was sent."""
+    each({"target": b"GET /" + b"a" * 20000}, 414)
+    each({"whole target": b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n" + HOST + b"\r\n"}, 414)
+    each({"no length": post(b"")}, 411)
+    each({
+        "larger than the limit": post(b"Content-Length: 16777217\r\n"),
+        "terabytes": post(b"Content-Length: 1099511627776\r\n"),
+        "wraps 64 bits": post(b"Content-Length: 18446744073709551617\r\n"),
+        "thirty digits": post(b"Content-Length: " + b"9" * 30 + b"\r\n"),
+        "huge chunk": post(b"Transfer-Encoding: chunked\r\n", b"FFFFFFFFFFFFFFF\r\n"),
+        "largest chunk": post(b"Transfer-Encoding: chunked\r\n", b"ffffffffffffffff\r\n"),
+    }, 413)
+    each({
+        "fields": b"GET /health HTTP/1.1\r\n" + HOST + b"".join(b"A%d: b\r\n" % i for i in range(101)),
+        "one long field": b"GET /health HTTP/1.1\r\n" + HOST + b"A: " + b"b" * 40000,
+        "bytes": b"GET /health HTTP/1.1\r\n" + HOST + b"".join(b"A%d: %s\r\n" % (i, b"b" * 1500) for i in range(60)),
+        "long origin": b"GET /health HTTP/1.1\r\n" + HOST + b"Origin: http://" + b"a" * 2000 + b"\r\n\r\n",
+    }, 431)
+    each({
+        "method": b"BREW /health HTTP/1.1\r\n" + HOST + b"\r\n",
+        "long method": b"A" * 100 + b" / HTTP/1.1\r\n" + HOST + b"\r\n",
+        "gzip": post(b"Transfer-Encoding: gzip\r\n"),
+        "gzip, chunked": post(b"Transfer-Encoding: gzip, chunked\r\n"),
+        "identity": post(b"Transfer-Encoding: identity\r\n"),
+    }, 501)
+    each({"version": b"GET /health HTTP/2.0\r\n" + HOST + b"\r\n", "h2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"}, 505)
+    each({"expectation": post(b"Expect: the-unexpected\r\nContent-Length: 2\r\n", b"{}")}, 417)
+    each({"method of a path": b"DELETE /health HTTP/1.1\r\n" + HOST + b"\r\n", "get": b"GET /tokenize HTTP/1.1\r\n" + HOST + b"\r\n"}, 405)
+    each({"path": b"GET /nothing HTTP/1.1\r\n" + HOST + b"\r\n", "dots": b"GET /../etc/passwd HTTP/1.1\r\n" + HOST + b"\r\n"}, 404)
+
+
+def a_refusal_reaches_a_client_that_still_sends():
+    """Without a lingering close the unread megabytes would reset the connection and the answer with it."""
+    for kind in KINDS:
+        r = server.raw(post(b"Content-Length: 50000000\r\n", b"x" * 8_000_000), kind)
+        refused(r, 413)
+
+
+def what_is_unusual_but_right_works():
+    body = json.dumps(CHAT).encode()
+    chunked = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(body[i:i + 7]), body[i:i + 7]) for i in range(0, len(body), 7)) + b"0\r\nTrailer: x\r\n\r\n"
+    for kind in KINDS:
+        assert server.raw(post(b"Transfer-Encoding: chunked\r\n", chunked), kind).status == 200
+        assert server.raw(b"\r\nGET /health HTTP/1.1\r\n" + HOST + b"\r\n", kind).status == 200
+        assert server.raw(b"GET /health?x=1 HTTP/1.1\r\nhOsT:localhost\r\n\r\n", kind).status == 200
+        assert server.raw(b"GET http://localhost/health HTTP/1.1\r\n" + HOST + b"\r\n", kind).status == 200
+        assert server.raw(b"GET /health HTTP/1.0\r\n\r\n", kind).status == 200
+        head = server.raw(b"HEAD /health HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n", kind)
+        assert head.status == 200 and head.body == b"" and int(head.headers["content-length"]) > 0
+        with server.connect(kind) as s:  # 100-continue: the body is sent when it is wanted
+            s.sendall(post(b"Expect: 100-continue\r\nContent-Length: %d\r\n" % len(body)))
+            assert s.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            s.sendall(body)
+            assert read_response(s).status == 200
+    assert server.is_healthy()
+
+
+def pipelined_requests_are_answered_in_order():
+    n = 2000
+    for kind in KINDS:
+        with server.connect(kind) as s:
+            one = json.dumps(dict(CHAT, max_tokens=1)).encode()
+            sender = threading.Thread(target=s.sendall, args=(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * n
+                                                              + post(b"Content-Length: %d\r\n" % len(one), one)
+                                                              + b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",))
+            sender.start()
+            data = b""
+            while True:
+                piece = s.recv(1 << 16)
+                if not piece:
+                    break
+                data += piece
+            sender.join()
+        heads = [int(line.split()[1]) for line in data.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+        # A body may end without CRLF before the next head.
+        assert data.count(b"HTTP/1.1 200") == n + 1 and data.count(b"HTTP/1.1 404") == 1, (len(heads), data[-200:])
+        assert data.index(b"HTTP/1.1 404") > data.rindex(b"HTTP/1.1 200")
+    assert server.is_healthy()
+
+
+# ---- time and clients that leave -------------------------------------------------------------------------
+
+def slow_clients_are_408_and_delay_nobody():
+    """Heads drip for 10 s, bodies for 30; what was written meanwhile does not extend them."""
+    def drip(kind, begin, drops):
+        with server.connect(kind, timeout=60) as s:
+            start = time.monotonic()
+            s.sendall(begin)
+            s.settimeout(1)
+            data = b""
+            while not data:
+                try:
+                    data = s.recv(4096)
+                except TimeoutError:
+                    s.sendall(drops)
+            results.append((time.monotonic() - start, data))
+
+    results = []
+    cases = [(k, b"GET /health HTTP/1.1\r\nHost: localhost\r\nA", b"A") for k in KINDS] + \
+            [(k, post(b"Content-Length: 1000\r\n", b"{"), b" ") for k in KINDS]
+    threads = [threading.Thread(target=drip, args=c) for c in cases]
+    for t in threads:
+        t.start()
+    begin = time.monotonic()
+    while time.monotonic() - begin < 9:
+        start = time.monotonic()
+        assert server.post("/v1/chat/completions", CHAT)["usage"]["completion_tokens"] <= 4
+        assert time.monotonic() - start < 2 * SLOW
+        time.sleep(0.2)
+    for t in threads:
+        t.join()
+    assert all(data.startswith(b"HTTP/1.1 408") and b'"error"' in data for _, data in results), results
+    times = sorted(t for t, _ in results)
+    assert 9 < times[0] and times[1] < 14 * SLOW and 29 < times[2] and times[3] < 35 * SLOW, times
+    assert server.is_healthy()
+
+
+def running(s):
+    return sum(x["is_processing"] for x in s.get("/slots"))
+
+
+def wait_idle(s, seconds):
+    end = time.monotonic() + seconds * SLOW
+    while running(s) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert running(s) == 0, s.get("/slots")
+
+
+def clients_that_leave_end_their_sequence_alone():
+    # ignore_eos: only the client's leaving, or the end of a context of 8192 tokens, ends these
+    long = dict(CHAT, max_tokens=8000, ignore_eos=True, n=2, cache_prompt=False)
+    with Server(model=SMOLLM2) as big:
+        other = dict(CHAT, max_tokens=40, temperature=0, logprobs=True)
+        alone = big.post("/v1/chat/completions", other)["choices"]
+        for kind in KINDS:
+            for how in ("close", "reset", "half-close"):
+                for stream in (False, True):
+                    body = json.dumps(dict(long, stream=stream)).encode()
+                    s = big.connect(kind)
+                    s.sendall(post(b"Content-Length: %d\r\n" % len(body), body))
+                    end = time.monotonic() + 5 * SLOW
+                    while running(big) < 2 and time.monotonic() < end:
+                        time.sleep(0.005)
+                    assert running(big) == 2, (kind, how)
+                    cancelled = big.metrics()["kvasir_requests_cancelled_total"]
+                    company = []
+                    t = threading.Thread(target=lambda: company.append(big.post("/v1/chat/completions", other)["choices"]))
+                    t.start()
+                    time.sleep(0.05)
+                    if how == "reset":
+                        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    if how == "half-close":
+                        s.shutdown(socket.SHUT_WR)
+                    else:
+                        s.close()
+                    t.join()
+                    wait_idle(big, 1)
+                    assert big.metrics()["kvasir_requests_cancelled_total"] == cancelled + 1, (kind, how, stream)
+                    assert company[0] == alone
+                    s.close()
+        # A prompt that is being read ends as well.
+        text = "one two three four " * 1800
+        for kind in KINDS:
+            s = big.connect(kind)
+            body = json.dumps({"prompt": text, "max_tokens": 1, "cache_prompt": False}).encode()
+            s.sendall(post(b"Content-Length: %d\r\n" % len(body), body, b"/v1/completions"))
+            end = time.monotonic() + 5 * SLOW
+            while not any(x["state"] == "prefill" and x["n_tokens"] for x in big.get("/slots")) and time.monotonic() < end:
+                time.sleep(0.005)
+            s.close()
+            wait_idle(big, 0.5)
+        assert big.is_healthy()
+        assert big.metrics()["kvasir_kv_pages"] <= 4  # what is kept of `other`
+
+
+def a_reader_that_stops_is_paused_and_blocks_nobody():
+    body = json.dumps(dict(CHAT, max_tokens=300, ignore_eos=True, stream=True, n=8, logprobs=True, top_logprobs=20)).encode()
+    for kind in KINDS:
+        s = server.connect(kind)
+        s.sendall(post(b"Content-Length: %d\r\n" % len(body), body))
+        before, after = -1, 0
+        end = time.monotonic() + 20 * SLOW
+        while (before != after or after == 0) and time.monotonic() < end:  # until it stands still
+            time.sleep(0.3)
+            before, after = after, sum(x["n_decoded"] for x in server.get("/slots"))
+        assert before == after and running(server) == 8, (before, after)
+        start = time.monotonic()
+        server.post("/v1/chat/completions", CHAT)
+        assert time.monotonic() - start < 3 * SLOW
+        if kind == "unix":  # who reads on gets everything
+            r = read_response(s)
+            assert r.status == 200 and r.body.endswith(b"data: [DONE]\n\n") and r.body.count(b'"finish_reason":"length"') == 8
+        s.close()
+        wait_idle(server, 2)
+    assert server.is_healthy()
+
+
+# ---- JSON and parameters -----------------------------------------------------------------------------------
+
+def bodies(cases, path="/v1/chat/completions"):
+    """{name: (body, word)}: 400, and the message or param is `word`."""
+    for kind in KINDS:
+        for name, (body, word) in cases.items():
+            start = time.monotonic()
+            try:
+                refused(server.request("POST", path, body, kind), 400, word)
+            except AssertionError as e:
+                raise AssertionError(f"{name} over {kind}: {e}") from e
+            assert time.monotonic() - start < 3 * SLOW, (name, time.monotonic() - start)
+        assert server.is_healthy()
+
+
+def hostile_json_is_400_with_the_path():
+    m = b'{"messages":[{"role":"user","content":'
+    bodies({
+        "empty": (b"", ""), "no json": (b"hello", "not JSON"), "truncated": (m, "messages[0].content"),
+        "array": (b"[]", "object"), "string": (b'"x"', "object"), "number": (b"1", "object"), "two": (b"{}{}", "followed"),
+        "deep arrays": (m + b"[" * 100000, "nested"),
+        "deep objects": (b'{"a":' * 100000 + b"1" + b"}" * 100000, "nested"),
+        "129 levels": (b'{"a":' + b"[" * 128 + b"]" * 128 + b"}", "nested"),
+        "300 k keys": (b"{" + b",".join(b'"k%d":1' % i for i in range(300000)) + b"}", "messages"),
+        "million values": (b'{"a":[' + b"1," * 1000000 + b"1]}", "values"),
+        "bad utf-8": (m + b'"\xff\xfe"}]}', "messages[0].content"),
+        "overlong utf-8": (m + b'"\xc0\xaf"}]}', "messages[0].content"),
+        "lone high surrogate": (m + b'"\\ud800"}]}', "messages[0].content"),
+        "lone low surrogate": (m + b'"\\udc00x"}]}', "messages[0].content"),
+        "nul": (m + b'"\\u0000"}]}', "messages[0].content"),
+        "duplicate key": (m + b'"a","content":"b"}]}', "messages[0].content"),
+        "duplicate at top": (b'{"max_tokens":1,"max_tokens":2}', "max_tokens"),
+        "real overflow": (b'{"temperature":1e999}', "temperature"),
+        "integer overflow": (b'{"max_tokens":99999999999999999999999}', "max_tokens"),
+        "nan": (b'{"temperature":NaN}', "temperature"), "infinity": (b'{"top_p":-Infinity}', "top_p"),
+        "comment": (b'{/* */}', "not JSON"), "trailing comma": (b'{"a":1,}', "not JSON"), "single quotes": (b"{'a':1}", "not JSON"),
+    })
+
+
+def parameters_out_of_range_are_400_and_named():
+    def one(name, value):
+        return (dict(CHAT, **{name: value}), name)
+    bad = {}
+    for name, values in {
+            "temperature": [-0.1, 2.1, "1", True, [], {}], "top_p": [-1, 1.5, "x"], "min_p": [-1, 2], "typical_p": [-1, 2],
+            "top_k": [-1, 1.5, "40", 2**40], "presence_penalty": [-2.5, 2.5], "frequency_penalty": [-3, 3, "0"],
+            "repeat_penalty": [0, -1, 1000], "n": [0, -1, 129, 1.5, "2", 2**70], "max_tokens": [0, -5, 10**12, "9", 1.5, 2**63],
+            "max_completion_tokens": [0, 10**9], "stream": [1, "true"], "seed": ["x", 1.5, 2**80], "stop": [1, [1], "", [""], ["x"] * 17, {}],
+            "logprobs": [5, "yes"], "top_logprobs": [-1, 21, 2**40, "3"], "logit_bias": [[], {"x": 1}, {"99999999": 1}, {"1": 101}, {"-1": 0}, {"1": "a"}],
+            "stream_options": [1, {"include_usage": 1}], "user": [1], "model": [1, []], "cache_prompt": [1], "response_format": [1, {}, {"type": "x"}],
+            "chat_template_kwargs": [1, "x"], "tools": [1, [1]]}.items():
+        for i, v in enumerate(values):
+            if name == "top_logprobs":
+                bad[f"{name} {i}"] = (dict(CHAT, logprobs=True, top_logprobs=v), name)
+            elif name == "stream_options":
+                bad[f"{name} {i}"] = (dict(CHAT, stream=True, stream_options=v), name)
+            else:
+                bad[f"{name} {v!r:.20}"] = one(name, v)
+    for name, messages, word in [("none", None, "messages"), ("empty", [], "messages"), ("string", "hi", "messages"), ("number", [1], "messages[0]"),
+                                 ("no role", [{"content": "x"}], "messages[0].role"), ("role", [{"role": "king", "content": "x"}], "messages[0].role"),
+                                 ("no content", [{"role": "user"}], "messages[0].content"), ("content", [{"role": "user", "content": 5}], "messages[0].content"),
+                                 ("part", [{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content[0].type"),
+                                 ("text", [{"role": "user", "content": [{"type": "text", "text": 1}]}], "messages[0].content[0].text")]:
+        bad["messages " + name] = (dict(CHAT, messages=messages), word)
+    for body, word in bad.values():
+        try:
+            error = refused(server.request("POST", "/v1/chat/completions", body), 400, "")
+        except AssertionError as e:
+            raise AssertionError(f"{body}: {e}") from e
+        assert (error["param"] or "").startswith(word.split("[")[0]) or word in error["message"], (word, error)
+        assert not word.startswith("messages[") or error["param"] == word, (word, error)
+    assert server.is_healthy()
+    bodies({"no prompt": ({}, "prompt"), "suffix": ({"prompt": "a", "suffix": "b"}, "suffix"), "empty list": ({"prompt": []}, "prompt"),
+            "token": ({"prompt": [1, 10**7]}, "prompt[1]"), "mixed": ({"prompt": [1, "a"]}, "prompt[1]"), "object": ({"prompt": {}}, "prompt"),
+            "logprobs": ({"prompt": "a", "logprobs": 21}, "logprobs"), "echo": ({"prompt": "a", "echo": 1}, "echo")}, "/v1/completions")
+    bodies({"no input": ({}, "input"), "number": ({"input": 5}, "input"), "format": ({"input": "a", "encoding_format": "x"}, "encoding_format"),
+            "dimensions": ({"input": "a", "dimensions": 3}, "dimensions")}, "/v1/embeddings")
+    bodies({"no content": ({}, "content"), "number": ({"content": 1}, "content")}, "/tokenize")
+    bodies({"no tokens": ({}, "tokens"), "id": ({"tokens": [-1]}, "tokens[0]"), "word": ({"tokens": ["a"]}, "tokens[0]")}, "/detokenize")
+
+
+def a_prompt_longer_than_the_context_is_400_with_both_numbers():
+    n_ctx = server.get("/props")["default_generation_settings"]["n_ctx"]
+    for kind in KINDS:
+        for stream in (False, True):
+            text = "a b c d " * n_ctx
+            n = len(server.post("/tokenize", {"content": text, "add_special": True})["tokens"])
+            evaluated = server.metrics()["kvasir_prompt_tokens_total"]
+            error = refused(server.request("POST", "/v1/completions", {"prompt": text, "stream": stream}, kind), 400, str(n_ctx))
+            assert error["code"] == "context_length_exceeded" and str(n) in error["message"], (n, error)
+            assert server.metrics()["kvasir_prompt_tokens_total"] == evaluated
+            tokens = {"prompt": [5] * (n_ctx + 7), "stream": stream}
+            assert str(n_ctx + 7) in refused(server.request("POST", "/v1/completions", tokens, kind), 400)["message"]
+            refused(server.request("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "stream": stream}, kind), 400, str(n_ctx))
+    assert server.is_healthy()
+
+
+# ---- browsers and keys ------------------------------------------------------------------------------------
+
+def foreign_pages_are_403():
+    port = server.port
+    for host in ("evil.example", "evil.example:%d" % port, "127.0.0.1.evil.example", "localhost.evil.example", "169.254.169.254", "0.0.0.0", "[::2]"):
+        refused(server.raw(f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()), 403, "host")
+    for host in ("localhost", f"localhost:{port}", "127.0.0.1", f"127.0.0.1:{port}", "[::1]:80", "app.localhost", "LOCALHOST", "127.1.2.3"):
+        assert server.raw(f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()).status == 200, host
+    assert server.raw(b"GET /v1/models HTTP/1.1\r\nHost: kvasir\r\nConnection: close\r\n\r\n", "unix").status == 200
+    for kind in KINDS:
+        for origin in ("http://evil.example", "null", "https://localhost.evil.example", "http://localhost:1", "file://", ""):
+            r = server.request("POST", "/v1/chat/completions", CHAT, kind, [f"Origin: {origin}"])
+            refused(r, 403, "origin")
+            assert "access-control-allow-origin" not in r.headers, r.headers
+    for origin in (f"http://localhost:{port}", f"http://127.0.0.1:{port}"):
+        r = server.raw(f"GET /v1/models HTTP/1.1\r\nHost: localhost:{port}\r\nOrigin: {origin}\r\nConnection: close\r\n\r\n".encode())
+        assert r.status == 200 and "access-control-allow-origin" not in r.headers, (origin, r.status)
+    assert server.is_healthy()
+
+
+def keys_and_cors_as_configured():
+    with tempfile.NamedTemporaryFile("w") as f:
+        f.write("# keys\nsecond key\n\n")
+        f.flush()
+        with Server("--api-key", "first", "--api-key-file", f.name, "--allow-origin", "https://good.example", "--allow-host", "my.box") as s:
+            for kind in KINDS:
+                for value in (None, "first", "Bearer", "Bearer ", "Bearer firs", "Bearer firstt", "Basic first", "Bearer first second", "Bearer\tfirst",
+                              "Basic " + base64.b64encode(b"first:first").decode()):
+                    r = s.request("POST", "/v1/chat/completions", CHAT, kind, [] if value is None else [f"Authorization: {value}"])
+                    refused(r, 401)
+                    assert r.headers["www-authenticate"] == "Bearer"
+                refused(s.request("GET", "/nothing", kind=kind), 401)
+                refused(s.request("GET", "/metrics", kind=kind, headers=["X-Api-Key: first", "Cookie: first"]), 401)
+                assert s.raw(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer first\r\nAuthorization: Bearer x\r\n\r\n", kind).status == 400
+                for key in ("Bearer first", "bearer first", "Bearer second key"):
+                    assert s.request("GET", "/v1/models", kind=kind, headers=["Authorization: " + key]).status == 200, key
+                assert s.is_healthy()
+                r = s.request("GET", "/health", kind=kind, headers=["Origin: https://good.example"])
+                assert r.status == 200 and r.headers["access-control-allow-origin"] == "https://good.example"
+                r = s.request("OPTIONS", "/v1/chat/completions", kind=kind, headers=["Origin: https://good.example"])
+                assert r.status == 204 and "POST" in r.headers["access-control-allow-methods"]
+                refused(s.request("OPTIONS", "/v1/chat/completions", kind=kind, headers=["Origin: https://bad.example"]), 403)
+            assert s.raw(b"GET /health HTTP/1.1\r\nHost: my.box:80\r\nConnection: close\r\n\r\n").status == 200
+
+
+# ---- many, and the end -------------------------------------------------------------------------------------
+
+def fifteen_hundred_idle_connections_and_a_limit_of_descriptors():
+    """With 256 descriptors the server can hold 192 of 1 500 connections; it answers all the same, and does not spin."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    try:
+        for limit in (4096, 256):
+            with Server(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, hard), min(limit, hard)))) as s:
+                held = []
+                for i in range(1500):
+                    held.append(s.connect(KINDS[i % 2]))
+                assert s.is_healthy()
+                before = os.times(), cpu_of(s.process.pid)
+                time.sleep(1)
+                assert cpu_of(s.process.pid) - before[1] < 0.5 * SLOW
+                assert s.is_healthy()
+                assert s.post("/v1/chat/completions", CHAT)["choices"]
+                for c in held:
+                    c.close()
+                assert s.is_healthy()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def cpu_of(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def a_full_queue_is_429_with_retry_after():
+    with Server("--parallel", "1", "--max-queue", "2") as s:
+        body = json.dumps(dict(CHAT, max_tokens=500, ignore_eos=True)).encode()
+        for kind in KINDS:
+            held = []
+            for _ in range(12):
+                c = s.connect(kind)
+                c.sendall(post(b"Content-Length: %d\r\n" % len(body), body))
+                held.append(c)
+            answers = [read_response(c) for c in held]
+            assert {a.status for a in answers} == {200, 429}, [a.status for a in answers]
+            for a in answers:
+                if a.status == 429:
+                    refused(a, 429)
+                    assert int(a.headers["retry-after"]) >= 1
+            assert s.is_healthy()
+
+
+def signals_end_streams_with_a_last_event():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        s = Server(model=SMOLLM2)
+        c = s.connect("unix")
+        # The stream itself would go on far longer than a stopping server waits.
+        body = json.dumps(dict(CHAT, max_tokens=8000, ignore_eos=True, stream=True, n=16)).encode()
+        c.sendall(post(b"Content-Length: %d\r\n" % len(body), body))
+        c.recv(100)
+        start = time.monotonic()
+        s.process.send_signal(number)
+        if number == signal.SIGINT:  # a second one means: now
+            time.sleep(0.2)
+            s.process.send_signal(number)
+        response = b""
+        while True:
+            piece = c.recv(1 << 16)
+            if not piece:
+                break
+            response += piece
+        assert b"data: [DONE]" in response[-100:], response[-300:]
+        assert s.process.wait(15) == 0 and time.monotonic() - start < 10 * SLOW
+        assert not os.path.exists(s.path)
+
+
+def sockets_of_others_are_left_alone():
+    def start(path):
+        return subprocess.run([KVASIR, "serve", "-m", TINY, "--listen", "unix:" + path], capture_output=True, text=True, timeout=30 * SLOW)
+
+    with Server() as s:
+        assert stat.S_IMODE(os.stat(s.path).st_mode) == 0o600 and stat.S_ISSOCK(os.stat(s.path).st_mode)
+        second = start(s.path)
+        assert second.returncode == 1 and second.stderr.count("\n") == 1 and "another server" in second.stderr, second.stderr
+        assert s.is_healthy()
+        plain = os.path.join(s.folder.name, "plain")
+        with open(plain, "w") as f:
+            f.write("mine")
+        third = start(plain)
+        assert third.returncode == 1 and "no socket" in third.stderr and open(plain).read() == "mine", third.stderr
+        os.symlink(plain, plain + ".link")
+        assert start(plain + ".link").returncode == 1 and open(plain).read() == "mine"
+        # kill -9 leaves the file; the next server takes it over.
+        s.process.kill()
+        s.process.wait()
+        assert os.path.exists(s.path)
+        again = subprocess.Popen([KVASIR, "serve", "-m", TINY, "--listen", "unix:" + s.path], stderr=subprocess.PIPE, text=True)
+        assert "listening on unix:" in again.stderr.readline()
+        assert s.request("GET", "/health", kind="unix").status == 200
+        again.terminate()
+        assert again.wait(10 * SLOW) == 0 and not os.path.exists(s.path)
+    for address in ("nonsense", "127.0.0.1", "127.0.0.1:99999", "unix:", "unix:" + "x" * 200, "[::1", "http://127.0.0.1:80"):
+        r = subprocess.run([KVASIR, "serve", "-m", TINY, "--listen", address], capture_output=True, text=True, timeout=30)
+        assert r.returncode == 2 and "--listen" in r.stderr, (address, r.returncode, r.stderr)
+
+
+TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusal_reaches_a_client_that_still_sends, what_is_unusual_but_right_works,
+         pipelined_requests_are_answered_in_order, clients_that_leave_end_their_sequence_alone, a_reader_that_stops_is_paused_and_blocks_nobody,
+         hostile_json_is_400_with_the_path, parameters_out_of_range_are_400_and_named, a_prompt_longer_than_the_context_is_400_with_both_numbers,
+         foreign_pages_are_403, keys_and_cors_as_configured, fifteen_hundred_idle_connections_and_a_limit_of_descriptors,
+         a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event, sockets_of_others_are_left_alone,
+         slow_clients_are_408_and_delay_nobody]
+
+if __name__ == "__main__":
+    with Server() as server:
+        run_tests(TESTS, [(KVASIR, "make"), (TINY, "git checkout tests/golden"), (SMOLLM2, "./kvasir get smollm2")])
