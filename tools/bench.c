@@ -9,7 +9,7 @@
  * with operations = 2 * parameters of the layers (attention itself not counted) and peak = int8 for quantised weights, float32
  * for float weights and --gemm blas; limit_pct = t_min / t.
  *
- * --kernels all and --gemm both make several variants of this, one after the other, each with its model opened anew:
+ * Several --attention, --kernels all and --gemm both make several variants of this, one after the other, each with its model opened anew:
  *     blas (when asked, first, so that the others have its times to be compared with)  ->  each kernel set that this CPU runs
  */
 #include <limits.h>
@@ -30,6 +30,7 @@ typedef struct bench_options {
     kv_ints prompts, gens, depths, pair;
     int repeats, format, kernels, gemm;
     bool profile;
+    kv_strings attentions; /* specifications, one after the other; none: the checkpoint's own */
 } bench_options;
 
 static const char *const FORMATS[] = {"md", "csv", "json", "jsonl", NULL}; /* in the order of kv_bench_format */
@@ -54,17 +55,21 @@ static const kv_opt BENCH_ROWS[] = {
      "A kernel set, or all: each that this CPU runs, one after the other."},
     {"--gemm", NULL, KV_OPT_ENUM, AT(gemm), "HOW", 0, 0, GEMMS,
      "native, blas (OpenBLAS in float32), or both: native's speed is told as a multiple of OpenBLAS's."},
+    {"--attention", NULL, KV_OPT_STRINGS, AT(attentions), "SPEC|@FILE", 0, 0, NULL,
+     "Attention per layer over what the checkpoint says; may be repeated: one table row each, side by side."},
     {"--profile", NULL, KV_OPT_FLAG, AT(profile), NULL, 0, 0, NULL,
      "Also the time of each stage of the forward pass, per token and layer."},
     {"--output", "-o", KV_OPT_ENUM, AT(format), "FORMAT", 0, 0, FORMATS, "md, csv, json or jsonl."},
     {0},
 };
 
-/* The rows that all tools have for loading, but for the two that mean more here. `out` has room for all of them. */
+/* The rows that all tools have for loading, but for those that mean more here. `out` has room for all of them. */
 static void rows_but_ours(const kv_opt *rows, kv_opt *out)
 {
     for (; rows->name; rows++)
-        if (strcmp(rows->name, "--kernels") != 0 && strcmp(rows->name, "--gemm") != 0) *out++ = *rows;
+        if (strcmp(rows->name, "--kernels") != 0 && strcmp(rows->name, "--gemm") != 0 &&
+            strcmp(rows->name, "--attention") != 0)
+            *out++ = *rows;
     *out = (kv_opt){0};
 }
 
@@ -74,7 +79,8 @@ typedef struct bench_state {
     kvasir_session *session;
     kvasir_token *tokens; /* random ids, one per position */
     kv_bench_setup setup;
-    bool is_blas;      /* the present variant */
+    bool is_blas; /* the present variant */
+    const char *attention;
     uint64_t *blas_ns; /* [tests] median times of the blas variant, when others are compared with it */
     int i_test;        /* of the present variant */
     double depth_ms;   /* what reading the present depth took */
@@ -278,7 +284,9 @@ static kvasir_code run_all(bench_state *s, kvasir_error *err)
 static kvasir_code open_variant(bench_state *s, const char *path, const char *kernels, bool is_blas, kvasir_error *err)
 {
     static const char *const types[] = {"f16", "f32", "bf16", "q8_0"};
-    const kv_common *c = &s->options->common;
+    kv_common with_spec = s->options->common;
+    with_spec.attention = s->attention;
+    const kv_common *c = &with_spec;
     kvasir_model_params params;
     char *attention_text;
     kvasir_code code = kv_common_model_params(c, &params, &attention_text, err);
@@ -297,6 +305,8 @@ static kvasir_code open_variant(bench_state *s, const char *path, const char *ke
         .info = kvasir_model_get_info(s->model),
         .kernels = kvasir_model_kernels(s->model),
         .gemm = is_blas ? "blas" : "native",
+        .attention = kvasir_model_attention(s->model),
+        .asked_attention = s->attention,
         .type_k = types[c->type_k],
         .type_v = types[c->type_v],
         .n_batch = c->n_batch,
@@ -358,12 +368,12 @@ static kvasir_code run_kernels(bench_state *s, const char *path, size_t needed, 
     return code == KVASIR_ERR_ARGUMENT && n_run > 0 ? KVASIR_OK : code;
 }
 
-static kvasir_code run_variants(bench_state *s, size_t needed, kvasir_error *err)
+static kvasir_code run_attention(bench_state *s, const char *path, size_t needed, kvasir_error *err)
 {
-    static char path[4096];
     const bench_options *o = s->options;
-    kvasir_code code = kv_model_find(o->common.model, path, sizeof path, err);
-    if (code != KVASIR_OK) return code;
+    kvasir_code code = KVASIR_OK;
+    free(s->blas_ns);
+    s->blas_ns = NULL;
     if (o->gemm == GEMM_BOTH) {
         s->blas_ns = calloc((size_t)o->depths.n * (size_t)(o->prompts.n + o->gens.n + 1), sizeof *s->blas_ns);
         if (!s->blas_ns) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the comparison");
@@ -372,6 +382,37 @@ static kvasir_code run_variants(bench_state *s, size_t needed, kvasir_error *err
         o->kernels == KERNELS_ALL ? "auto" : KERNELS[o->kernels]; /* norms and attention beside OpenBLAS */
     if (o->gemm != KVASIR_GEMM_NATIVE) code = run_variant(s, path, kernels, true, needed, err);
     if (code == KVASIR_OK && o->gemm != KVASIR_GEMM_BLAS) code = run_kernels(s, path, needed, err);
+    return code;
+}
+
+/* A specification that is wrong is said before anything is measured. */
+static kvasir_code check_attentions(const bench_options *o, const char *path, kvasir_error *err)
+{
+    kvasir_code code = KVASIR_OK;
+    for (size_t i = 0; i < o->attentions.n && code == KVASIR_OK; i++) {
+        kv_common c = o->common;
+        c.attention = o->attentions.values[i];
+        kvasir_model_params params;
+        char *text = NULL, *json = NULL;
+        code = kv_common_model_params(&c, &params, &text, err);
+        if (code == KVASIR_OK) code = kvasir_inspect(path, params.attention, false, &json, err);
+        kvasir_free(json);
+        free(text);
+    }
+    return code;
+}
+
+static kvasir_code run_variants(bench_state *s, size_t needed, kvasir_error *err)
+{
+    static char path[4096];
+    const bench_options *o = s->options;
+    kvasir_code code = kv_model_find(o->common.model, path, sizeof path, err);
+    if (code == KVASIR_OK) code = check_attentions(o, path, err);
+    if (code == KVASIR_OK && o->attentions.n == 0) return run_attention(s, path, needed, err);
+    for (size_t i = 0; i < o->attentions.n && code == KVASIR_OK; i++) {
+        s->attention = o->attentions.values[i];
+        code = run_attention(s, path, needed, err);
+    }
     return code;
 }
 
@@ -389,7 +430,8 @@ int kv_tool_bench(int argc, char **argv)
                              kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
-        .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [--kernels all] [--profile] [-o "
+        .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [--attention A --attention B] [--kernels "
+                 "all] [--profile] [-o "
                  "md|csv|json|jsonl]",
         .about = "Tokens per second of reading and of writing, the median of the repeats, and how much that is of what "
                  "this machine "
@@ -410,6 +452,7 @@ int kv_tool_bench(int argc, char **argv)
     size_t needed = needed_context(&o);
     if (o.common.n_ctx == 0) o.common.n_ctx = needed > 0 ? (int)needed : 1;
     if (o.common.dry_run) {
+        if (o.attentions.n > 0) o.common.attention = o.attentions.values[0];
         o.common.output = o.format == KV_BENCH_JSON || o.format == KV_BENCH_JSONL ? KV_OUTPUT_JSON : KV_OUTPUT_TEXT;
         return kv_common_dry_run(TOOL, &o.common);
     }

@@ -106,7 +106,7 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
     }
     /* clang-format off */
     return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:s,"
-                     " s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:s}",
+                     " s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:s, s:s}",
         "engine", "kvasir",
         "build_commit", "v" KVASIR_VERSION,
         "cpu_info", cpu,
@@ -142,6 +142,7 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
         "vs_blas", row->vs_blas > 0 ? real(row->vs_blas, 3) : json_null(),
         "samples_ns", ns,
         "samples_ts", ts,
+        "attention", setup->attention,
         "test", name);
     /* clang-format on */
 }
@@ -188,8 +189,10 @@ static void print_md(const kv_bench_setup *setup, const kv_bench_row *row)
     if (row->limit_pct > 0) snprintf(limit, sizeof limit, "%.1f %%", row->limit_pct);
     snprintf(how, sizeof how, "%s", strcmp(setup->gemm, "blas") == 0 ? "blas" : setup->kernels);
     if (row->vs_blas > 0) snprintf(how, sizeof how, "%s (%.2f x blas)", setup->kernels, row->vs_blas);
-    printf("| %-24s | %8.2f MiB | %7d | %-20s | %21s | %8s | %9.1f | %-19s |\n", type,
+    printf("| %-24s | %8.2f MiB | %7d | %-20s | %21s | %8s | %9.1f | %-19s |", type,
            (double)setup->info.weight_bytes / 1048576.0, setup->n_threads, name, speed, limit, row->ttft_ms, how);
+    if (setup->asked_attention) printf(" %10.2f | %s |", (double)row->kv_bytes / 1048576.0, setup->asked_attention);
+    putchar('\n');
 }
 
 /* Under its row: a stage per line. */
@@ -209,10 +212,13 @@ static void print_stages(const kv_bench_setup *setup, const kv_bench_row *row)
 
 void kv_bench_begin(kv_bench_format format, const kv_bench_setup *setup)
 {
-    (void)setup;
     if (format == KV_BENCH_JSON) fputs("[\n", stdout);
     /* clang-format off */
-    if (format == KV_BENCH_MD)
+    if (format == KV_BENCH_MD && setup->asked_attention)
+        fputs("| model                    |         size | threads | test                 |                  t/s | of limit |   ttft ms | kernels             |     KV MiB | attention |\n"
+              "| ------------------------ | -----------: | ------: | -------------------- | -------------------: | -------: | --------: | ------------------- | ---------: | --------- |\n",
+              stdout);
+    else if (format == KV_BENCH_MD)
         fputs("| model                    |         size | threads | test                 |                  t/s | of limit |   ttft ms | kernels             |\n"
               "| ------------------------ | -----------: | ------: | -------------------- | -------------------: | -------: | --------: | ------------------- |\n",
               stdout);

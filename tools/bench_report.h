@@ -15,6 +15,8 @@ typedef struct kv_bench_setup {
     const char *model_path;
     kvasir_model_info info;
     const char *kernels, *gemm, *type_k, *type_v;
+    const char *attention;       /* in force, canonical; borrowed from the model */
+    const char *asked_attention; /* as --attention said it; NULL: the checkpoint's own */
     int n_batch, n_ubatch, n_threads;
     kv_limits limits; /* zero: could not be measured */
 } kv_bench_setup;

@@ -5,7 +5,8 @@
  *     ppl = exp(mean nll)
  *
  * Against a base: --kl-base FILE (written when it is not there) or --kl-vs MODE, where the same file runs a second time beside
- * the first, in lockstep, with the other arithmetic. Rows are scored in pieces, so memory stays at PIECE * n_vocab floats.
+ * the first, in lockstep, with the other arithmetic. With --attention the base is the checkpoint's own attention, and each specification
+ * is one row of the result. Rows are scored in pieces, so memory stays at PIECE * n_vocab floats.
  */
 #include <errno.h>
 #include <limits.h>
@@ -30,6 +31,7 @@ typedef struct perplexity_options {
     const char *kl_base;
     int kl_vs; /* index in MODES: 0 none, 1 native, 2 blas */
     int max_chunks;
+    kv_strings attentions; /* specifications to compare with the checkpoint's own */
 } perplexity_options;
 
 static const char *const MODES[] = {"none", "native", "blas", NULL};
@@ -40,6 +42,8 @@ static const kv_opt PERPLEXITY_ROWS[] = {
      "Log-probabilities to compare with; written by this run when FILE is not there."},
     {"--kl-vs", NULL, KV_OPT_ENUM, AT(kl_vs), "MODE", 0, 0, MODES,
      "Compare with the same model under --gemm MODE (native or blas), both in this run, no file."},
+    {"--attention", NULL, KV_OPT_STRINGS, AT(attentions), "SPEC|@FILE", 0, 0, NULL,
+     "Attention per layer over what the checkpoint says, compared with the checkpoint's own; may be repeated."},
     {"--chunks", NULL, KV_OPT_INT, AT(max_chunks), "N", 0, INT_MAX, NULL, "Score the first N chunks only; 0: all."},
     {0},
 };
@@ -59,7 +63,9 @@ typedef struct totals {
 
 typedef struct perplexity_state {
     const perplexity_options *options;
-    reader tested, base; /* base.model NULL: none runs */
+    const char *attention; /* specification of `tested`; NULL: none */
+    reader tested, base;   /* base.model NULL: none runs */
+    size_t kv_bytes;       /* most that the tested session's cache held */
     kvasir_token *tokens;
     size_t n_tokens, n_ctx, n_chunks;
     int n_vocab, n_threads;
@@ -154,6 +160,7 @@ static kvasir_code score_text(perplexity_state *s, kvasir_error *err)
         kv_bar_update(&bar, i + 1, s->n_chunks);
     }
     kv_bar_end(&bar);
+    s->kv_bytes = kvasir_session_kv_stats(s->tested.session).peak_bytes;
     if (code == KVASIR_OK && s->is_writing) code = kv_kl_commit(&s->kl, err);
     return code;
 }
@@ -216,7 +223,10 @@ static kvasir_code open_kl_file(perplexity_state *s, kvasir_error *err)
 static kvasir_code prepare(perplexity_state *s, kvasir_error *err)
 {
     const perplexity_options *o = s->options;
-    kvasir_code code = open_reader(&o->common, &s->tested, err);
+    kv_common with_spec = o->common, own = o->common;
+    with_spec.attention = s->attention;
+    own.attention = NULL;
+    kvasir_code code = open_reader(&with_spec, &s->tested, err);
     if (code != KVASIR_OK) return code;
     s->n_vocab = kvasir_model_get_info(s->tested.model).n_vocab;
     s->n_threads = kvasir_session_n_threads(s->tested.session);
@@ -227,7 +237,10 @@ static kvasir_code prepare(perplexity_state *s, kvasir_error *err)
     if (code == KVASIR_OK && o->kl_vs > 0) {
         kv_common other = o->common;
         other.gemm = o->kl_vs - 1; /* MODES begins with "none", then the modes in the order of kvasir_gemm */
+        other.attention = s->attention;
         code = open_reader(&other, &s->base, err);
+    } else if (code == KVASIR_OK && s->attention && !o->kl_base) {
+        code = open_reader(&own, &s->base, err);
     }
     return code == KVASIR_OK ? open_kl_file(s, err) : code;
 }
@@ -252,73 +265,159 @@ static double mean_error(double sum, double sum2, size_t n)
     return n > 1 && variance > 0 ? sqrt(variance / (double)(n - 1)) : 0;
 }
 
-static int print_result(const perplexity_state *s)
+typedef struct result {
+    double ppl, error, kl, kl_error, same_top, base_ppl, base_error;
+    bool is_compared;
+} result;
+
+static result result_of(const perplexity_state *s)
 {
     const totals *t = &s->totals;
-    double n = (double)t->n, ppl = exp(t->nll / n), error = ppl * mean_error(t->nll, t->nll2, t->n);
-    bool is_compared = s->is_reading || s->base.session;
-    double kl = t->kl / n, kl_error = mean_error(t->kl, t->kl2, t->n);
-    double same_top = 100 * (double)t->n_same_top / n, base_ppl = exp(t->base_nll / n);
-    if (s->options->common.output == KV_OUTPUT_TEXT) {
-        printf("perplexity        %.4f +/- %.4f\n", ppl, error);
-        printf("text              %zu tokens, %zu chunks of %zu, %zu positions scored\n", s->n_tokens, s->n_chunks,
-               s->n_ctx, t->n);
-        if (is_compared) {
-            printf("base perplexity   %.4f (%+.3f %%)\n", base_ppl, 100 * (ppl / base_ppl - 1));
-            printf("KL to the base    %.6f +/- %.6f\n", kl, kl_error);
-            printf("same top token    %.2f %%\n", same_top);
-        }
-        if (s->is_writing && !s->options->common.quiet) fprintf(stderr, "written: %s\n", s->options->kl_base);
-        return kv_tool_finish(TOOL, KV_EXIT_OK);
+    const double n = (double)t->n;
+    result r = {.ppl = exp(t->nll / n), .is_compared = s->is_reading || s->base.session};
+    r.error = r.ppl * mean_error(t->nll, t->nll2, t->n);
+    r.kl = t->kl / n, r.kl_error = mean_error(t->kl, t->kl2, t->n);
+    r.same_top = 100 * (double)t->n_same_top / n, r.base_ppl = exp(t->base_nll / n);
+    return r;
+}
+
+static json_t *result_json(const perplexity_state *s)
+{
+    const result r = result_of(s);
+    json_t *json = json_pack("{s:f, s:f, s:I, s:I, s:I, s:I}", "ppl", r.ppl, "stderr", r.error, "n_chunks",
+                             (json_int_t)s->n_chunks, "n_tokens", (json_int_t)s->n_tokens, "n_ctx",
+                             (json_int_t)s->n_ctx, "n_scored", (json_int_t)s->totals.n);
+    json_t *more = r.is_compared ? json_pack("{s:f, s:f, s:f, s:f}", "kl_mean", r.kl, "kl_stderr", r.kl_error,
+                                             "same_top", r.same_top, "base_ppl", r.base_ppl)
+                                 : json_object();
+    json_t *spec = s->attention ? json_pack("{s:s, s:I}", "attention", kvasir_model_attention(s->tested.model),
+                                            "kv_bytes", (json_int_t)s->kv_bytes)
+                                : json_object();
+    if (!json || !more || !spec || json_object_update(json, more) != 0 || json_object_update(json, spec) != 0) {
+        json_decref(json);
+        json = NULL;
     }
-    json_t *json =
-        json_pack("{s:f, s:f, s:I, s:I, s:I, s:I}", "ppl", ppl, "stderr", error, "n_chunks", (json_int_t)s->n_chunks,
-                  "n_tokens", (json_int_t)s->n_tokens, "n_ctx", (json_int_t)s->n_ctx, "n_scored", (json_int_t)t->n);
-    if (json && is_compared) {
-        json_t *more = json_pack("{s:f, s:f, s:f, s:f}", "kl_mean", kl, "kl_stderr", kl_error, "same_top", same_top,
-                                 "base_ppl", base_ppl);
-        if (!more || json_object_update(json, more) != 0) {
-            json_decref(json);
-            json = NULL;
-        }
-        json_decref(more);
+    json_decref(more);
+    json_decref(spec);
+    return json;
+}
+
+static int print_result(const perplexity_state *s)
+{
+    const result r = result_of(s);
+    if (s->options->common.output == KV_OUTPUT_JSON) return kv_json_print(TOOL, result_json(s), KV_EXIT_OK);
+    printf("perplexity        %.4f +/- %.4f\n", r.ppl, r.error);
+    printf("text              %zu tokens, %zu chunks of %zu, %zu positions scored\n", s->n_tokens, s->n_chunks,
+           s->n_ctx, s->totals.n);
+    if (r.is_compared) {
+        printf("base perplexity   %.4f (%+.3f %%)\n", r.base_ppl, 100 * (r.ppl / r.base_ppl - 1));
+        printf("KL to the base    %.6f +/- %.6f\n", r.kl, r.kl_error);
+        printf("same top token    %.2f %%\n", r.same_top);
     }
-    return kv_json_print(TOOL, json, KV_EXIT_OK);
+    if (s->is_writing && !s->options->common.quiet) fprintf(stderr, "written: %s\n", s->options->kl_base);
+    return kv_tool_finish(TOOL, KV_EXIT_OK);
+}
+
+/* One row per specification, after one for what they are compared with. */
+static void print_row(const perplexity_state *s, size_t i)
+{
+    const result r = result_of(s);
+    char bytes[32];
+    if (i == 0) {
+        printf("%10s  %9s  %10s  %8s  %10s  %s\n", "perplexity", "+/-", "KL to own", "same top", "KV cache",
+               "attention");
+        printf("%10.4f  %9s  %10s  %8s  %10s  (the checkpoint's own)\n", r.base_ppl, "", "0", "100 %", "");
+    }
+    printf("%10.4f  %9.4f  %10.6f  %6.2f %%  %10s  %s\n", r.ppl, r.error, r.kl, r.same_top,
+           kv_format_bytes(s->kv_bytes, bytes, sizeof bytes), s->attention);
+    fflush(stdout);
+}
+
+/* ---- the tool ---------------------------------------------------------------------------------------------------- */
+
+static int run_one(const perplexity_options *o, const char *attention)
+{
+    perplexity_state s = {.options = o, .attention = attention};
+    kvasir_error err = {0};
+    kvasir_code code = prepare(&s, &err);
+    if (code == KVASIR_OK) code = score_text(&s, &err);
+    const int status = code == KVASIR_OK ? print_result(&s) : kv_tool_fail_error(TOOL, &err);
+    release(&s);
+    return status;
+}
+
+/* Several specifications: a table, or a list of the objects that each would give alone. */
+static int run_several(const perplexity_options *o)
+{
+    json_t *list = o->common.output == KV_OUTPUT_JSON ? json_array() : NULL;
+    kvasir_error err = {0};
+    kvasir_code code = KVASIR_OK;
+    /* A specification that is wrong is said before anything is scored. */
+    for (size_t i = 0; i < o->attentions.n && code == KVASIR_OK; i++) {
+        perplexity_state s = {.options = o};
+        kv_common with_spec = o->common;
+        with_spec.attention = o->attentions.values[i];
+        code = kv_common_open_model(&with_spec, false, &s.tested.model, &err);
+        release(&s);
+    }
+    for (size_t i = 0; i < o->attentions.n && code == KVASIR_OK; i++) {
+        perplexity_state s = {.options = o, .attention = o->attentions.values[i]};
+        code = prepare(&s, &err);
+        if (code == KVASIR_OK) code = score_text(&s, &err);
+        if (code == KVASIR_OK && list && json_array_append_new(list, result_json(&s)) != 0)
+            code = kv_set_error(&err, KVASIR_ERR_MEMORY, "out of memory for the results");
+        if (code == KVASIR_OK && !list) print_row(&s, i);
+        release(&s);
+    }
+    if (code == KVASIR_OK && list) return kv_json_print(TOOL, json_pack("{s:o}", "attention", list), KV_EXIT_OK);
+    json_decref(list);
+    return code == KVASIR_OK ? kv_tool_finish(TOOL, KV_EXIT_OK) : kv_tool_fail_error(TOOL, &err);
+}
+
+/* The rows that all tools have for loading, but for --attention, of which there may be several here. */
+static void rows_but_attention(const kv_opt *rows, kv_opt *out)
+{
+    for (; rows->name; rows++)
+        if (strcmp(rows->name, "--attention") != 0) *out++ = *rows;
+    *out = (kv_opt){0};
 }
 
 int kv_tool_perplexity(int argc, char **argv)
 {
     perplexity_options o = {.common = kv_common_default()};
     o.common.n_ctx = 512;
-    kv_opt_group groups[] = {kv_group_text_source(&o.source), {"Scoring", PERPLEXITY_ROWS, &o},
-                             kv_group_model(&o.common),       kv_group_load(&o.common),
-                             kv_group_context(&o.common),     kv_group_output(&o.common),
-                             kv_group_general(&o.common)};
+    kv_opt load_rows[16];
+    kv_opt_group load = kv_group_load(&o.common);
+    rows_but_attention(load.options, load_rows);
+    load.options = load_rows;
+    kv_opt_group groups[] = {
+        kv_group_text_source(&o.source), {"Scoring", PERPLEXITY_ROWS, &o}, kv_group_model(&o.common),  load,
+        kv_group_context(&o.common),     kv_group_output(&o.common),       kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
-        .usage = "[-m MODEL] -f FILE [-c 512] [--kl-base FILE | --kl-vs blas] [-o json]",
-        .about =
-            "Perplexity of a text: chunks of -c tokens (512 without it), the second half of each scored, as "
-            "llama-perplexity does. With "
-            "a base, also the mean KL divergence to it and how often both have the same most likely token (percent).",
+        .usage = "[-m MODEL] -f FILE [-c 512] [--attention A --attention B] [--kl-base FILE | --kl-vs blas] [-o json]",
+        .about = "Perplexity of a text: chunks of -c tokens (512 without it), the second half of each scored, as "
+                 "llama-perplexity does. With "
+                 "a base, also the mean KL divergence to it and how often both have the same most likely token "
+                 "(percent). A pre-trained layer put on another attention computes "
+                 "something else: with --attention the base is the checkpoint's own attention, and the KL says how "
+                 "much changed.",
         .groups = groups,
         .n_groups = sizeof groups / sizeof groups[0],
         .max_args = 1,
         .args = &o.source.operand,
     };
     int status = kv_options_parse(argc, argv, &command);
+    if (o.attentions.n == 1) o.common.attention = o.attentions.values[0]; /* for --dry-run */
     if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
     if (status == KV_PARSED) status = kv_source_check(&o.source, &command);
     if (status != KV_PARSED) return status;
     if (o.kl_base && o.kl_vs)
         return kv_usage_error(TOOL, "--kl-base and --kl-vs are two ways to say what to compare with; give one");
 
-    perplexity_state s = {.options = &o};
-    kvasir_error err = {0};
+    if (o.attentions.n > 1 && (o.kl_base || o.kl_vs))
+        return kv_usage_error(TOOL, "several --attention are compared with the checkpoint's own; give no other base");
     kv_interrupt_install();
-    kvasir_code code = prepare(&s, &err);
-    if (code == KVASIR_OK) code = score_text(&s, &err);
-    status = code == KVASIR_OK ? print_result(&s) : kv_tool_fail_error(TOOL, &err);
-    release(&s);
-    return status;
+    if (o.attentions.n > 1) return run_several(&o);
+    return run_one(&o, o.attentions.n ? o.attentions.values[0] : NULL);
 }

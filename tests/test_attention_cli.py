@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""--attention as users meet it: wrong specifications are one line with the column, exit 2, and nothing is loaded; right ones are printed
+back in canonical form, from the option, a file and the checkpoint's own key alike.
+
+    KVASIR=./kvasir python3 tests/test_attention_cli.py [word in the test's name]
+"""
+import json, os, re, struct, subprocess, sys, tempfile
+
+from support.runner import run_tests
+
+KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
+TINY = os.path.abspath("tests/golden/fixtures/llama/model.gguf")
+N_LAYERS, N_KV_HEADS = 4, 2
+TESTS = []
+LOADERS = [("run", "-p", "a", "-n", "1"), ("perplexity", "-f", "README.md"), ("bench", "-p", "4", "-n", "0"), ("logits", "--tokens", "1"),
+           ("inspect",), ("batched-bench", "-npp", "4", "-ntg", "1", "-npl", "1")]
+WRONG = [  # specification, column, what the line says
+    ("0=windo(3)", 3, "'windo' is not a pattern; did you mean window"),
+    ("0=Full", 3, "is not a pattern"),
+    ("0=full|topkk(3)", 8, "did you mean topk"),
+    ("0=linear(elo)", 10, "did you mean elu"),
+    ("0=topk(3)", 3, "stage"),
+    (f"{N_LAYERS}=full", 1, f"layer {N_LAYERS} is not in the model"),
+    (f"0-{N_LAYERS}=full", 3, "not in the model"),
+    ("99999999999999999999=full", 1, "not in the model"),
+    ("2-1=full", 1, "backwards"),
+    ("0-3/0=full", 5, "step"),
+    ("*=window(0)", 10, "at least 1"),
+    ("*=window(99999999999999999999)", 10, "at least 1"),
+    ("*=window(-1)", 10, "whole number"),
+    ("*=window", 9, "expected '('"),
+    ("*=window()", 10, "width"),
+    ("*=window(12", 12, "expected ')'"),
+    ("*=window(12, 3)", 14, "expected ')'"),
+    ("*=window(width=3, width=4)", 19, "twice"),
+    ("*=window(size=3)", 10, "argument"),
+    ("*=dilated(4)", 12, "rate"),
+    ("*=bigbird(block=0)", 17, "at least 1"),
+    ("*=bigbird(window=1, 3)", 21, "key=value"),
+    ("*=global()", 3, "leading tokens"),
+    ("*=global(2, set=3)", 3, "two patterns"),
+    ("*=global(set=5-3)", 14, "backwards"),
+    ("*=random(2, seed=18446744073709551616)", 18, "2^64"),
+    ("*=blocks(16, file=/no/such/file.csr)", 19, "/no/such/file.csr"),
+    ("*=blocks(16)", 12, "file"),
+    ("*=full|topk(0)", 13, "at least 1"),
+    ("*=full|threshold(1.5)", 18, "from 0 to 1"),
+    ("*=full|threshold(nan)", 18, "number"),
+    ("*=full|pages(0)", 14, "at least 1"),
+    ("*=full|kv_heads(3)", 8, f"does not divide the {N_KV_HEADS} KV heads"),
+    ("*=full|kv_heads(1)|kv_heads(1)", 20, "twice"),
+    ("*=linear(elu)|topk(2)", 15, "linear"),
+    ("*=linear(rfa, features=0)", 24, "1 to"),
+    ("*=full+linear(elu)", 8, "stands alone"),
+    ("*=by_length(64:full)", 20, "'*'"),
+    ("*=by_length(64:full, 64:full, *:full)", 22, "from 65"),
+    ("*=by_length(*:linear(elu))", 15, "patterns"),
+    ("*=by_length(*:full|kv_heads(1))", 20, "whole layer"),
+    ("*=" + "+".join(["full"] * 9), 43, "at most 8"),
+    ("full", 1, "expected layers"),
+    ("*", 2, "expected '='"),
+    ("*=", 3, "expected a pattern"),
+    ("*=full full", 8, "expected ';'"),
+    ("", 1, "expected a rule"),
+    (" ; # nothing", 13, "expected a rule"),
+    ("*=full;0=" + "(" * 50000, 10, "expected a pattern"),
+]
+RIGHT = [  # as written, as printed
+    ("*=full", "0-3=full"),
+    (" 0 , 2 = window( 256 ) ; 1=full;", "0,2=window(256); 1,3=full"),
+    ("*=bigbird", "0-3=bigbird(block=64, window=3, global=2, random=3, seed=0)"),
+    ("*=random(2, seed=18446744073709551615)", "0-3=random(2, block=64, seed=18446744073709551615)"),
+    ("1-=window(3)+global(tokens=4)|topk(9)", "0=full; 1-3=window(3)+global(4)|topk(9)"),
+    ("0-3/3=longformer(64,2,1)", "0,3=longformer(64, 2, 1); 1-2=full"),
+    ("*=full|threshold(1e-2)|kv_heads(1)", "0-3=full|kv_heads(1)|threshold(0.01)"),
+    ("*=global(set=7.0-2.3)", "0-3=global(set=0-3.7)"),
+    ("*=by_length(64:full|topk(3),*:strided(2))|pages(2)", "0-3=by_length(64:full|topk(3), *:strided(2))|pages(2)"),
+    ("*=blocks(16, file=tests/golden/attention/blocks.csr)", "0-3=blocks(16, file=tests/golden/attention/blocks.csr)"),
+]
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def kvasir(*args):
+    return subprocess.run([KVASIR, *map(str, args)], capture_output=True, text=True, timeout=60)
+
+
+def refused(column, pattern, *args, status=2):
+    r = kvasir(*args)
+    lines = r.stderr.splitlines()
+    assert r.returncode == status and len(lines) == 1 and r.stdout == "", (args, r.returncode, r.stdout[:200], r.stderr)
+    assert f"column {column}:" in lines[0] and pattern in lines[0], (args, column, pattern, lines[0])
+
+
+def in_force(*args):
+    r = kvasir("inspect", *args, "-o", "json")
+    assert r.returncode == 0, r.stderr
+    return json.loads(r.stdout)
+
+
+@test
+def a_wrong_specification_is_one_line_with_its_column_and_exit_2():
+    for spec, column, pattern in WRONG:
+        refused(column, pattern, "run", "-m", TINY, "-p", "a", "-n", "1", "--attention", spec)
+
+
+@test
+def every_tool_that_loads_a_model_refuses_it_alike():
+    for tool, *args in LOADERS:
+        refused(10, "at least 1", tool, "-m", TINY, *args, "--attention", "*=window(0)")
+    for tool in ("bench", "perplexity"):  # before the first of several is measured
+        refused(3, "windo", tool, "-m", TINY, *(("-f", "README.md") if tool == "perplexity" else ()), "--attention", "*=full", "--attention", "*=windo(3)")
+
+
+@test
+def what_is_in_force_is_printed_in_canonical_form_which_parses_to_itself():
+    for written, printed in RIGHT:
+        for spec in (written, printed):
+            got = in_force(TINY, "--attention", spec)
+            assert got["attention_spec"] == printed, (spec, got["attention_spec"])
+    rows = in_force(TINY, "--attention", "2=window(8)|kv_heads(1)")["attention"]
+    assert [r["spec"] for r in rows] == ["full", "full", "window(8)|kv_heads(1)", "full"]
+    assert [r["kv_heads"] for r in rows] == [2, 2, 1, 2]
+
+
+@test
+def a_file_holds_a_rule_a_line_with_comments_and_errors_name_the_line():
+    with tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "spec")
+        open(path, "w").write("# local layers\n*=full   # all\n\n1-2 = window(7)\r\n3=strided(2);0=global(1)\n")
+        assert in_force(TINY, "--attention", "@" + path)["attention_spec"] == "0=global(1); 1-2=window(7); 3=strided(2)"
+        open(path, "w").write("*=full\n1=windo(7)\n")
+        refused(3, "line 2, column 3: 'windo'", "run", "-m", TINY, "-p", "a", "--attention", "@" + path)
+        csr = os.path.join(d, "b.csr")
+        for text, line in (("", 1), ("1", 1), ("x 1", 1), ("1 1\n0 1\n", 3), ("2 2\n0 2 1\n0 0\n", 2), ("1 2\n0 2\n1 1\n", 3),
+                           ("0 0\n0\n\n", 1), ("1 1\n0 1\n0\n7\n", 4), ("99999999999 1\n", 1), ("1 1\n0 1 1\n0\n", 2)):
+            open(csr, "w").write(text)
+            refused(19, f"b.csr, line {line}:", "run", "-m", TINY, "-p", "a", "--attention", f"*=blocks(16, file={csr})")
+
+
+def with_key(text, value_type=8):
+    """The tiny checkpoint with one more key: kvasir.attention."""
+    data = open(TINY, "rb").read()
+    n_tensors, n_kv = struct.unpack_from("<QQ", data, 8)
+    key = b"kvasir.attention"
+    value = struct.pack("<Q", len(text)) + text.encode() if value_type == 8 else struct.pack("<I", 1)
+    entry = struct.pack("<Q", len(key)) + key + struct.pack("<I", value_type) + value
+    pad = -len(entry) % 32  # the tensor data stays aligned
+    if pad:
+        pad = pad if pad >= 13 + 1 else pad + 32
+        name = b"x" * (pad - 13)
+        entry += struct.pack("<Q", len(name)) + name + struct.pack("<IB", 0, 1)
+    assert len(entry) % 32 == 0
+    return data[:8] + struct.pack("<QQ", n_tensors, n_kv + 1 + bool(pad)) + entry + data[24:]
+
+
+@test
+def the_checkpoint_may_say_it_and_the_option_goes_over_that():
+    with tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "m.gguf")
+        open(path, "wb").write(with_key("1-=window(9); 3=strided(4)"))
+        assert in_force(path)["attention_spec"] == "0=full; 1-2=window(9); 3=strided(4)"
+        assert in_force(path, "--attention", "0=global(2);2=full")["attention_spec"] == "0=global(2); 1=window(9); 2=full; 3=strided(4)"
+        for bad in (with_key("7=full"), with_key("", 4)):
+            open(path, "wb").write(bad)
+            r = kvasir("run", "-m", path, "-p", "a", "-n", "1")
+            assert r.returncode == 1 and len(r.stderr.splitlines()) == 1 and "kvasir.attention" in r.stderr, r
+            assert not in_force(path)["supported"]
+
+
+@test
+def perplexity_and_bench_put_specifications_side_by_side():
+    r = kvasir("perplexity", "-m", TINY, "-f", "README.md", "-c", "64", "--chunks", "3", "-o", "json", "--attention", "*=window(99)", "--attention", "*=window(2)")
+    same, other = json.loads(r.stdout)["attention"]
+    assert same["kl_mean"] == 0 and same["ppl"] == same["base_ppl"] and same["attention"] == "0-3=window(99)"
+    assert other["kl_mean"] > 0 and other["ppl"] != same["ppl"] and other["base_ppl"] == same["base_ppl"]
+    r = kvasir("bench", "-m", TINY, "-p", "0", "-n", "2", "-d", "200", "-r", "1", "-q", "-o", "jsonl", "--attention", "*=full", "--attention", "*=window(2)")
+    full, window = map(json.loads, r.stdout.splitlines())
+    assert full["attention"] == "0-3=full" and window["attention"] == "0-3=window(2)" and full["kv_bytes"] > window["kv_bytes"]
+
+
+if __name__ == "__main__":
+    run_tests(TESTS, [(KVASIR, "make")])
