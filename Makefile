@@ -210,7 +210,7 @@ chat: all ## install what is missing, build, bring the default model, start chat
 
 # With a sanitizer the scripts test that binary, and ./kvasir stays what it was.
 TEST_BINARY := $(if $(SANITIZE),$(OUT)/kvasir,./kvasir)
-test: $(TEST_BINARY) build/libkvasir.a $(OUT)/libkvasir.so.$(SOVERSION) $(TESTS) $(if $(SANITIZE),,$(FUZZERS)) build/venv/ready $(ARM_HERE) ## install what is missing, build, run every test
+test: $(TEST_BINARY) build/libkvasir.a $(OUT)/libkvasir.so.$(SOVERSION) $(TESTS) $(if $(SANITIZE),,$(FUZZERS)) build/venv/ready build/fixtures/ready $(ARM_HERE) ## install what is missing, build, run every test
 	@$(TEST_BINARY) get smollm2 gemma3
 	@$(if $(ARM_HERE)$(SANITIZE),,echo "  skip arm: not without aarch64-linux-gnu-gcc and qemu-aarch64 (make test-arm installs them)")
 	@KVASIR=$(TEST_BINARY) SANITIZE='$(SANITIZE)' CC='$(CC)' ARM_PROGRAMS='$(ARM_HERE)' scripts/run-tests $(TESTS) \
@@ -218,6 +218,10 @@ test: $(TEST_BINARY) build/libkvasir.a $(OUT)/libkvasir.so.$(SOVERSION) $(TESTS)
 
 test-arm: $(OUT)/kernel_digest $(ARM_PROGRAMS) ## build the kernel tests for AArch64, run them by qemu, and compare their bits with this machine's
 	@ARM_PROGRAMS='$^' tests/test_arm.sh
+
+# Reference fixtures, for tests in C and Python.
+build/fixtures/ready: tests/golden/fixtures/open.tar.xz tests/support/fixtures.py
+	@python3 tests/support/fixtures.py && touch $@
 
 build/venv/ready: tests/requirements.txt scripts/venv
 	@scripts/venv build/venv tests/requirements.txt && touch $@

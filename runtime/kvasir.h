@@ -309,6 +309,19 @@ typedef struct kvasir_synth_params {
  * its name when it is whole. Errors: ARGUMENT (names what is known), IO, MEMORY. */
 KVASIR_API kvasir_code kvasir_synth(const char *path, const kvasir_synth_params *params, kvasir_error *err);
 
+typedef struct kvasir_convert_params {
+    const char *type;         /* of the matrices: "F16" (or NULL), "F32", "BF16", "Q8_0"; case does not matter */
+    int n_threads;            /* 0: physical cores */
+    kvasir_progress progress; /* bytes of tensors written, or NULL */
+    void *user;
+} kvasir_convert_params;
+
+/* Writes the Hugging Face checkpoint in the folder hf_dir (config.json, safetensors files, tokenizer.json and what belongs to it) as one GGUF
+ * file. In bounded memory, whatever the checkpoint's size; the file appears under its name when it is whole. `params` may be NULL.
+ * Errors name file and key: ARGUMENT, IO, FORMAT, UNSUPPORTED (an architecture, a pre-tokenizer), MEMORY, CANCELLED. */
+KVASIR_API kvasir_code kvasir_convert(const char *hf_dir, const char *out, const kvasir_convert_params *params,
+                                      kvasir_error *err);
+
 /* What kvasir_quantize tells of each tensor when it is written. */
 typedef struct kvasir_quantize_tensor {
     const char *name, *from, *to; /* type names; borrowed during the call */

@@ -19,6 +19,7 @@ static const kv_tool TOOLS[] = {
     {"bench", kv_tool_bench, "tokens per second, and percent of what this machine can do"},
     {"batched-bench", kv_tool_batched_bench, "the same for many sequences at once"},
     {"synth", kv_tool_synth, "a random checkpoint of a given shape"},
+    {"convert", kv_tool_convert, "a Hugging Face checkpoint as a GGUF file"},
     {"quantize", kv_tool_quantize, "a checkpoint with other types, or fewer KV heads"},
     {"perplexity", kv_tool_perplexity, "how well a model predicts a text"},
     {"logits", kv_tool_logits, "what the model says about the next token"},

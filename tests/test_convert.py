@@ -1,0 +1,448 @@
+#!/usr/bin/env python3
+"""kvasir convert: Hugging Face folders become GGUF files that hold what they held.
+
+    KVASIR=./kvasir python3 tests/test_convert.py [word in the test's name]
+
+Expectations come from elsewhere: the GGUF files that llama.cpp's converter made of the same folders, logits of transformers, ids of
+tokenizers (tests/golden/fixtures), and numpy for the types.
+"""
+import json, os, shutil, struct, subprocess, sys, tempfile
+import numpy as np
+from gguf import GGUFReader, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from support.fixtures import unpack
+from support.runner import run_tests
+
+KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
+OPEN = unpack()
+WORK = tempfile.TemporaryDirectory()
+MANIFEST = {f["name"]: f for f in json.load(open(f"{OPEN}/manifest.json"))["fixtures"]}
+RUNS = ("llama", "gemma3_text")  # architectures that models/ has
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def kvasir(*args, status=0):
+    done = subprocess.run([KVASIR, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+    assert done.returncode == status, (args, done.returncode, done.stderr[-1000:])
+    return done
+
+
+converted = {}
+
+
+def convert(name):
+    """The fixture as f32, made once."""
+    if name not in converted:
+        converted[name] = os.path.join(WORK.name, name + ".gguf")
+        kvasir("convert", "-q", f"{OPEN}/{name}/hf", converted[name], "--outtype", "f32")
+    return converted[name]
+
+
+def tensors(path):
+    return {t.name: t for t in GGUFReader(path).tensors}
+
+
+def keys(path):
+    return {k: f.contents() for k, f in GGUFReader(path).fields.items() if not k.startswith("GGUF.")}
+
+
+@test
+def fixtures_have_the_tensors_that_the_other_converter_made():
+    for name in MANIFEST:
+        ours, theirs = tensors(convert(name)), tensors(f"{OPEN}/{name}/model.gguf")
+        assert set(ours) == set(theirs), (name, set(ours) ^ set(theirs))
+        for key, t in theirs.items():
+            o = ours[key]
+            assert o.tensor_type == t.tensor_type and list(o.shape) == list(t.shape), (name, key, o.shape, t.shape)
+            assert np.array_equal(o.data, t.data), (name, key)
+
+
+@test
+def fixtures_have_the_keys_that_the_other_converter_wrote():
+    # It names the folder and counts parameters; writes 2048 for falcon, whatever config.json says; and rounds 0.1 * mscale elsewhere.
+    other = {"general.name", "general.size_label", "falcon.context_length"}
+    for name in MANIFEST:
+        ours, theirs = keys(convert(name)), keys(f"{OPEN}/{name}/model.gguf")
+        for key, value in theirs.items():
+            if key in other:
+                continue
+            assert key in ours, (name, key)
+            same = abs(ours[key] - value) < 1e-6 if isinstance(value, float) else ours[key] == value
+            assert same, (name, key, ours[key], value)
+
+
+@test
+def what_gguf_has_no_standard_for_is_there():
+    assert keys(convert("mistral"))["llama.attention.sliding_window"] == 32
+    assert keys(convert("gpt_oss"))["gpt-oss.rope.scaling.yarn_truncate"] is False
+
+
+@test
+def texts_become_the_ids_of_tokenizers():
+    cases = json.load(open(f"{OPEN}/tokenizer_expect.json"))["encode"]
+    for name in MANIFEST:
+        for path in (convert(name), f"{OPEN}/{name}/model.gguf")[: 2 if name in ("llama", "qwen3") else 1]:
+            some = cases if name in ("llama", "qwen3") else cases[8:12] + cases[-8:]
+            for case in some:
+                file = os.path.join(WORK.name, "text")
+                with open(file, "w", newline="") as f:
+                    f.write(case["text"])
+                got = json.loads(kvasir("tokenize", "-m", path, "-f", file, "--no-bos").stdout)
+                assert got == case["ids"], (name, case["text"], got, case["ids"])
+
+
+@test
+def logits_are_those_of_transformers():
+    for name in RUNS:
+        with open(f"{OPEN}/{name}/expect.json") as f:
+            cases = json.load(f)["cases"]
+        for case in cases:
+            ids = ",".join(map(str, case["prompt_ids"]))
+            done = kvasir("logits", "-m", convert(name), "--tokens", ids, "--gemm", "blas", "-ctk", "f32", "-ctv", "f32", "-o", "json")
+            values = np.array(json.loads(done.stdout)["rows"][-1]["values"])
+            worst = np.abs(values - np.array(case["logits_last"])).max()
+            assert worst < max(5e-3, 2 * MANIFEST[name]["noise_1e-5"]), (name, worst)
+
+
+# ---- safetensors that are made here -----------------------------------------------------------------------------
+
+
+def safetensors(path, arrays, header=None):
+    """arrays: {name: (dtype, numpy array)}; `header` changes the JSON before it is written."""
+    entries, at, blobs = {}, 0, []
+    for name, (dtype, a) in arrays.items():
+        blob = np.ascontiguousarray(a).tobytes()
+        entries[name] = {"dtype": dtype, "shape": list(a.shape), "data_offsets": [at, at + len(blob)]}
+        at += len(blob)
+        blobs.append(blob)
+    text = json.dumps(entries).encode() if header is None else header(entries)
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + b"".join(blobs))
+
+
+def read_safetensors(path):
+    with open(path, "rb") as f:
+        n = struct.unpack("<Q", f.read(8))[0]
+        header = json.loads(f.read(n))
+        data = f.read()
+    header.pop("__metadata__", None)
+    return {k: ("F32", np.frombuffer(data[slice(*v["data_offsets"])], np.float32).reshape(v["shape"])) for k, v in header.items()}
+
+
+def copy_of(name, files=True):
+    folder = tempfile.mkdtemp(dir=WORK.name)
+    shutil.copytree(f"{OPEN}/{name}/hf", folder, dirs_exist_ok=True)
+    if not files:
+        os.remove(os.path.join(folder, "model.safetensors"))
+    return folder
+
+
+def write_shards(folder, arrays, n):
+    names = list(arrays)
+    listed = {}
+    for i in range(n):
+        file = f"model-{i + 1:05}-of-{n:05}.safetensors"
+        part = {k: arrays[k] for k in names[i::n]}
+        safetensors(os.path.join(folder, file), part)
+        listed.update({k: file for k in part})
+    with open(os.path.join(folder, "model.safetensors.index.json"), "w") as f:
+        json.dump({"metadata": {}, "weight_map": listed}, f)
+
+
+@test
+def shards_make_the_same_file_as_one():
+    folder, out = copy_of("llama", files=False), os.path.join(WORK.name, "sharded.gguf")
+    write_shards(folder, read_safetensors(f"{OPEN}/llama/hf/model.safetensors"), 3)
+    kvasir("convert", "-q", folder, out, "--outtype", "f32")
+    ours, one = tensors(out), tensors(convert("llama"))
+    assert set(ours) == set(one) and all(np.array_equal(ours[k].data, one[k].data) for k in one)
+
+
+def half_bits(a, kind):
+    if kind == "F16":
+        return a.astype(np.float16), a.astype(np.float16).astype(np.float32)
+    bits = (a.view(np.uint32) + 0x8000 >> 16).astype(np.uint16)
+    return bits, (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+@test
+def halves_come_back_exactly():
+    plain = read_safetensors(f"{OPEN}/qwen2/hf/model.safetensors")
+    for kind in ("F16", "BF16"):
+        folder, out = copy_of("qwen2", files=False), os.path.join(WORK.name, "half.gguf")
+        halves = {k: half_bits(a, kind) for k, (_, a) in plain.items()}
+        safetensors(os.path.join(folder, "model.safetensors"), {k: (kind, h) for k, (h, _) in halves.items()})
+        for outtype in ("f32", kind.lower()):
+            kvasir("convert", "-q", folder, out, "--outtype", outtype)
+            t = tensors(out)["blk.2.ffn_up.weight"]
+            assert t.tensor_type.name == outtype.upper()
+            assert np.array_equal(dequantize(t.data, t.tensor_type), halves["model.layers.2.mlp.up_proj.weight"][1]), (kind, outtype)
+
+
+E4M3 = np.array([(-1.0) ** (b >> 7) * ((b & 7) * 2.0**-9 if b >> 3 & 15 == 0 else (1 + (b & 7) / 8) * 2.0 ** ((b >> 3 & 15) - 7))
+                 if b & 127 != 127 else np.nan for b in range(256)], np.float32)
+
+
+@test
+def eight_bit_floats_are_scaled_by_their_blocks():
+    random = np.random.default_rng(1)
+    plain = read_safetensors(f"{OPEN}/qwen2/hf/model.safetensors")
+    folder, out = copy_of("qwen2", files=False), os.path.join(WORK.name, "f8.gguf")
+    config = json.load(open(f"{folder}/config.json"))
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [48, 32]}
+    json.dump(config, open(f"{folder}/config.json", "w"))
+    expected, arrays = {}, {}
+    for k, (kind, a) in plain.items():
+        arrays[k] = (kind, a)
+        if "up_proj" in k or "down_proj" in k:
+            bits = random.integers(0, 256, a.shape).astype(np.uint8)
+            bits[bits & 127 == 127] = 0
+            scales = random.uniform(0.5, 2, ((a.shape[0] + 47) // 48, (a.shape[1] + 31) // 32)).astype(np.float32)
+            arrays[k] = ("F8_E4M3", bits)
+            arrays[k + "_scale_inv"] = ("F32", scales)
+            expected[k] = E4M3[bits] * scales.repeat(48, 0)[: a.shape[0]].repeat(32, 1)[:, : a.shape[1]]
+        elif "gate_proj" in k:
+            bits = random.integers(0, 0x7C, a.shape).astype(np.uint8)
+            arrays[k] = ("F8_E5M2", bits)
+            expected[k] = (bits.astype(np.uint16) << 8).view(np.float16).astype(np.float32)
+    safetensors(os.path.join(folder, "model.safetensors"), arrays)
+    kvasir("convert", "-q", folder, out, "--outtype", "f32")
+    found = tensors(out)
+    for ours, theirs in (("ffn_up", "up_proj"), ("ffn_down", "down_proj"), ("ffn_gate", "gate_proj")):
+        t = found[f"blk.1.{ours}.weight"]
+        assert np.array_equal(t.data.reshape(t.data.shape), expected[f"model.layers.1.mlp.{theirs}.weight"]), ours
+
+
+@test
+def mxfp4_is_kept_bit_by_bit():
+    random = np.random.default_rng(2)
+    arrays = read_safetensors(f"{OPEN}/gpt_oss/hf/model.safetensors")
+    folder, out = copy_of("gpt_oss", files=False), os.path.join(WORK.name, "mx.gguf")
+    codes = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+    expected = {}
+    for k in [k for k in arrays if k.endswith(("gate_up_proj", "down_proj"))]:
+        e, n_in, n_out = arrays.pop(k)[1].shape
+        q = random.integers(0, 256, (e, n_out, n_in // 32, 16)).astype(np.uint8)
+        s = random.integers(120, 130, (e, n_out, n_in // 32)).astype(np.uint8)
+        arrays[k + "_blocks"], arrays[k + "_scales"] = ("U8", q), ("U8", s)
+        values = np.stack([codes[q & 15], codes[q >> 4]], -1).reshape(e, n_out, n_in // 32, 32)
+        expected[k] = (values * np.exp2(s.astype(np.float32) - 127)[..., None]).reshape(e, n_out, n_in)
+    safetensors(os.path.join(folder, "model.safetensors"), arrays)
+    kvasir("convert", "-q", folder, out)
+    found = tensors(out)
+    for l in range(4):
+        both = expected[f"model.layers.{l}.mlp.experts.gate_up_proj"]
+        for name, want in (("gate", both[:, 0::2]), ("up", both[:, 1::2]), ("down", expected[f"model.layers.{l}.mlp.experts.down_proj"])):
+            t = found[f"blk.{l}.ffn_{name}_exps.weight"]
+            assert t.tensor_type == GGMLQuantizationType.MXFP4
+            assert np.array_equal(dequantize(t.data, t.tensor_type).reshape(want.shape), want), (l, name)
+
+
+@test
+def types_are_what_was_asked_for():
+    for outtype, kind in (("f16", "F16"), ("bf16", "BF16"), ("q8_0", "Q8_0")):
+        out = os.path.join(WORK.name, "typed.gguf")
+        kvasir("convert", "-q", f"{OPEN}/llama/hf", out, "--outtype", outtype)
+        for name, t in tensors(out).items():
+            assert t.tensor_type.name == (kind if len(t.shape) == 2 else "F32"), (outtype, name, t.tensor_type)
+            if outtype == "q8_0" and len(t.shape) == 2:
+                exact = tensors(convert("llama"))[name].data
+                assert np.abs(dequantize(t.data, t.tensor_type) - exact).max() <= np.abs(exact).max() / 127
+
+
+@test
+def memory_stays_small_whatever_the_size():
+    """300 MB of weights in 100 MB tensors, written as half of that: the process stays below 150 MB."""
+    folder, out = copy_of("llama", files=False), os.path.join(WORK.name, "large.gguf")
+    config = json.load(open(f"{folder}/config.json"))
+    config.update(hidden_size=1024, intermediate_size=24576, num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=1, head_dim=64)
+    json.dump(config, open(f"{folder}/config.json", "w"))
+    shapes = {"lm_head": (384, 1024), "model.embed_tokens": (384, 1024), "model.norm": (1024,)}
+    layer = "model.layers.0."
+    shapes.update({layer + "input_layernorm": (1024,), layer + "post_attention_layernorm": (1024,), layer + "self_attn.q_proj": (512, 1024),
+                   layer + "self_attn.k_proj": (64, 1024), layer + "self_attn.v_proj": (64, 1024), layer + "self_attn.o_proj": (1024, 512),
+                   layer + "mlp.gate_proj": (24576, 1024), layer + "mlp.up_proj": (24576, 1024), layer + "mlp.down_proj": (1024, 24576)})
+    entries, at = {}, 0
+    for k, shape in shapes.items():
+        n = 4 * int(np.prod(shape))
+        entries[k + ".weight"] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + n]}
+        at += n
+    text = json.dumps(entries).encode()
+    with open(f"{folder}/model.safetensors", "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        f.truncate(8 + len(text) + at)  # holes read as zeros
+    script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", script, KVASIR, "convert", "-q", folder, out, "--outtype", "bf16"], stdout=subprocess.PIPE, check=True)
+    peak = int(done.stdout.split()[-1]) / 1024
+    if not os.environ.get("SANITIZE"):
+        assert peak < 150, f"{peak:.0f} MB"
+    os.remove(out)
+
+
+# ---- what is wrong, missing or hostile ----------------------------------------------------------------------------
+
+
+def refuses(folder, *words):
+    """One line with these words, exit 1, no file left."""
+    out = os.path.join(folder, "out.gguf")
+    before = set(os.listdir(folder))
+    err = kvasir("convert", "-q", folder, out, "--outtype", "f32", status=1).stderr.decode()
+    assert err.count("\n") == 1 and err.startswith("kvasir convert: "), err
+    for word in words:
+        assert word in err, (word, err)
+    assert set(os.listdir(folder)) == before, set(os.listdir(folder)) - before
+
+
+def edit(folder, file, change):
+    path = os.path.join(folder, file)
+    with open(path) as f:
+        value = json.load(f)
+    change(value)
+    with open(path, "w") as f:
+        json.dump(value, f)
+
+
+@test
+def files_that_are_missing_are_named():
+    for file in ("config.json", "tokenizer.json", "model.safetensors"):
+        folder = copy_of("llama")
+        os.remove(os.path.join(folder, file))
+        refuses(folder, file)
+    folder = copy_of("llama", files=False)
+    write_shards(folder, read_safetensors(f"{OPEN}/llama/hf/model.safetensors"), 3)
+    os.remove(f"{folder}/model-00002-of-00003.safetensors")
+    refuses(folder, "model-00002-of-00003.safetensors")
+
+
+@test
+def files_that_are_cut_are_named():
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"):
+        for part in (0.0, 0.3, 0.99):
+            folder = copy_of("llama")
+            path = os.path.join(folder, file)
+            os.truncate(path, int(os.path.getsize(path) * part))
+            refuses(folder, file)
+    folder = copy_of("llama", files=False)
+    write_shards(folder, read_safetensors(f"{OPEN}/llama/hf/model.safetensors"), 3)
+    os.truncate(f"{folder}/model-00003-of-00003.safetensors", 100000)
+    refuses(folder, "model-00003-of-00003.safetensors", "truncated")
+
+
+@test
+def keys_of_config_json_are_checked():
+    wrong = [("num_hidden_layers", None), ("num_hidden_layers", 0), ("num_hidden_layers", "4"), ("num_hidden_layers", 3), ("num_hidden_layers", 5),
+             ("num_hidden_layers", 1e300), ("hidden_size", -1), ("hidden_size", 63), ("num_attention_heads", 0), ("num_key_value_heads", 3),
+             ("head_dim", 0), ("head_dim", 15), ("rms_norm_eps", "x"), ("rope_theta", 0), ("architectures", []), ("architectures", ["NoSuchLM"]),
+             ("rope_scaling", {"rope_type": "unheard", "factor": 2}), ("rope_scaling", 5)]
+    for key, value in wrong:
+        folder = copy_of("llama")
+        edit(folder, "config.json", lambda c: c.pop(key) if value is None else c.__setitem__(key, value))
+        refuses(folder, "layer" if value in (3, 5) and key == "num_hidden_layers" else "NoSuchLM" if value == ["NoSuchLM"] else "")
+    folder = copy_of("llama")
+    edit(folder, "config.json", lambda c: c.pop("num_hidden_layers"))
+    refuses(folder, "config.json", "num_hidden_layers")
+
+
+@test
+def tensors_that_are_missing_or_strange_are_named():
+    arrays = read_safetensors(f"{OPEN}/llama/hf/model.safetensors")
+    for name in ("model.layers.2.self_attn.v_proj.weight", "model.norm.weight", "model.embed_tokens.weight", "model.layers.0.mlp.down_proj.weight"):
+        folder = copy_of("llama")
+        safetensors(f"{folder}/model.safetensors", {k: v for k, v in arrays.items() if k != name})
+        refuses(folder, name.split(".")[-2].replace("down_proj", ""))
+    folder = copy_of("llama")
+    safetensors(f"{folder}/model.safetensors", dict(arrays, **{"model.layers.1.secret.weight": arrays["model.norm.weight"]}))
+    refuses(folder, "model.layers.1.secret.weight", "no place")
+    folder = copy_of("llama")
+    safetensors(f"{folder}/model.safetensors", dict(arrays, **{"model.layers.1.self_attn.q_proj.weight": ("F32", arrays["lm_head.weight"][1])}))
+    refuses(folder, "model.layers.1.self_attn.q_proj.weight", "shape")
+    folder = copy_of("llama")
+    broken = arrays["lm_head.weight"][1].copy()
+    broken[5, 5] = np.nan
+    safetensors(f"{folder}/model.safetensors", dict(arrays, **{"lm_head.weight": ("F32", broken)}))
+    refuses(folder, "lm_head.weight", "finite")
+
+
+@test
+def headers_are_hostile():
+    arrays = read_safetensors(f"{OPEN}/llama/hf/model.safetensors")
+
+    def entry(**new):
+        def change(entries):
+            entries["model.norm.weight"].update(new)
+            return json.dumps(entries).encode()
+        return change
+
+    norm = "model.norm.weight"
+    changes = [entry(dtype="F16"), entry(dtype="F4"), entry(dtype=7), entry(shape=[65]), entry(shape=[-64]), entry(shape=[2**32, 2**32]),
+               entry(shape="64"), entry(shape=[1] * 9 + [64]), entry(data_offsets=[0, 256]), entry(data_offsets=[2**62, 2**62 + 256]),
+               entry(data_offsets=[256, 0]), entry(data_offsets=[1.5, 257.5]), entry(data_offsets=None),
+               lambda e: b"[" * 100000, lambda e: json.dumps(e).encode()[:-1] + b', "model.norm.weight": 1}', lambda e: b"", lambda e: b"{}",
+               lambda e: b'{"a":' * 100000, lambda e: b"\xff" * 50]
+    for change in changes:
+        folder = copy_of("llama")
+        safetensors(f"{folder}/model.safetensors", arrays, header=change)
+        refuses(folder, "safetensors")
+    for n in (2**63, 2**40, 10**6 * 100):
+        folder = copy_of("llama")
+        with open(f"{folder}/model.safetensors", "r+b") as f:
+            f.write(struct.pack("<Q", n))
+        refuses(folder, "model.safetensors")
+    for shard in ("../model.safetensors", "/etc/passwd", ".", "", "a/b", 7):
+        folder = copy_of("llama", files=False)
+        with open(f"{folder}/model.safetensors.index.json", "w") as f:
+            json.dump({"weight_map": {norm: shard}}, f)
+        refuses(folder, "model.safetensors.index.json", norm)
+
+
+@test
+def tokenizers_are_checked():
+    def model(**new):
+        return lambda t: t["model"].update(new)
+
+    changes = [(model(vocab={}), ""), (model(vocab=[1, 2]), "vocab"), (model(vocab={"a": -1}), "vocab"), (model(vocab={"a": 384}), "384"),
+               (model(vocab={"a": "b"}), "vocab"), (model(merges=["ab"]), "merges"), (model(merges=[["a"]]), "merges"), (model(merges=None), "merges"),
+               (model(type="WordPiece"), "WordPiece"), (lambda t: t.pop("model"), "model"), (lambda t: t.update(pre_tokenizer=None, decoder=None), None),
+               (lambda t: t.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"},
+                                                                                     {"type": "ByteLevel"}]}), "pre_tokenizer"),
+               (lambda t: t.update(added_tokens=[{"id": "x", "content": "y"}]), "added_tokens")]
+    for change, word in changes[1:]:
+        if word is None:
+            continue
+        folder = copy_of("llama")
+        edit(folder, "tokenizer.json", change)
+        refuses(folder, "tokenizer.json", word)
+
+
+@test
+def old_file_survives_a_failure():
+    folder, out = copy_of("llama"), os.path.join(WORK.name, "old.gguf")
+    with open(out, "w") as f:
+        f.write("old")
+    os.truncate(f"{folder}/model.safetensors", 500000)
+    kvasir("convert", "-q", folder, out, status=1)
+    assert open(out).read() == "old"
+
+
+@test
+def templates_and_ends_of_replies_are_kept():
+    folder, out = copy_of("llama"), os.path.join(WORK.name, "chat.gguf")
+    edit(folder, "tokenizer_config.json", lambda c: c.update(chat_template=[{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]))
+    edit(folder, "generation_config.json", lambda c: c.update(eos_token_id=[379, 378, 377, 12]))
+    kvasir("convert", "-q", folder, out, "--outtype", "f32")
+    k = keys(out)
+    assert k["tokenizer.chat_template"] == "D" and k["tokenizer.chat_template.tool_use"] == "T" and k["tokenizer.chat_templates"] == ["tool_use"]
+    assert k["tokenizer.ggml.eos_token_id"] == 379 and k["tokenizer.ggml.eot_token_id"] == 378 and k["tokenizer.ggml.eom_token_id"] == 12
+    with open(f"{folder}/chat_template.jinja", "w") as f:
+        f.write("J")
+    kvasir("convert", "-q", folder, out, "--outtype", "f32")
+    assert keys(out)["tokenizer.chat_template"] == "J"
+
+
+run_tests(TESTS, [(KVASIR, "make")])
