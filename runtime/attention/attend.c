@@ -6,6 +6,8 @@
 #include "attention/select.h"
 #include "cache/bounds.h"
 
+enum { WIDEN_ROWS = 16 }; /* more rows than this are worth a page widened to float32 once */
+
 /* Rows of one tile with their running state, in a thread's scratch. */
 typedef struct tile {
     int n_queries, group, n_rows; /* n_rows = n_queries * group; row = query * group + head in group */
@@ -130,7 +132,7 @@ static void add_queries(const struct stage *s, const kv_segment *seg, int kv_hea
 static void read_page(const kv_kernels *kernels, const kv_cache *cache, const tile *t, const void *k, const void *v,
                       kv_attend_args *args)
 {
-    const bool widen = t->n_rows > 16;
+    const bool widen = t->n_rows > WIDEN_ROWS;
     args->k = k, args->type_k = cache->type_k;
     args->v = v, args->type_v = cache->type_v;
     if (widen && (cache->type_k == KV_ELEM_F16 || cache->type_k == KV_ELEM_BF16)) {
@@ -146,17 +148,31 @@ static void read_page(const kv_kernels *kernels, const kv_cache *cache, const ti
     args->v = t->v32, args->type_v = KV_ELEM_F32;
 }
 
-/* Asks for a head's part of a page while the page before it is computed: pages lie apart, so the hardware cannot guess. */
-static void prefetch_page(const struct stage *s, const kv_segment *seg, size_t page, int kv_head)
+/* A head's part of a page, where it is certain to be held. */
+typedef struct page_ref {
+    const kv_segment *seg; /* NULL: none */
+    size_t page;
+    int kv_head;
+} page_ref;
+
+/* Few rows are done before memory could answer: the kernel fetches the page after this one as it goes. Many rows take long enough for a
+ * page to come at once. */
+static void set_next(const struct stage *s, const page_ref *next, int n_rows, kv_attend_args *args)
 {
-    const uint8_t *k = kv_seq_k(seg->seq, s->place, page, kv_head), *v = kv_seq_v(seg->seq, s->place, page, kv_head);
+    args->next_k = args->next_v = NULL;
+    if (!next->seg) return;
+    const uint8_t *k = kv_seq_k(next->seg->seq, s->place, next->page, next->kv_head),
+                  *v = kv_seq_v(next->seg->seq, s->place, next->page, next->kv_head);
+    args->next_k = k, args->next_v = v;
+    if (n_rows <= WIDEN_ROWS) return;
     for (size_t i = 0; i < s->place->k_head_bytes; i += 64) __builtin_prefetch(k + i, 0, 2);
     for (size_t i = 0; i < s->place->v_head_bytes; i += 64) __builtin_prefetch(v + i, 0, 2);
 }
 
 /* Runs the visible pages of one split, from the first of them on, through the online softmax. State starts anew. Returns the first
- * visible page after the split. */
-static size_t attend_split(const struct stage *s, const kv_segment *seg, int kv_head, size_t page, tile *t)
+ * visible page after the split. `after`: what this thread probably reads then. */
+static size_t attend_split(const struct stage *s, const kv_segment *seg, int kv_head, size_t page, page_ref after,
+                           tile *t)
 {
     const int d_k = s->place->shape.d_k, d_v = s->place->shape.d_v;
     const kv_cache *cache = seg->seq->cache;
@@ -178,7 +194,7 @@ static size_t attend_split(const struct stage *s, const kv_segment *seg, int kv_
                            .gemm_scratch = t->gemm_scratch};
     for (size_t next; page < end; page = next) {
         next = next_page(t, page + 1);
-        if (next < end) prefetch_page(s, seg, next, kv_head);
+        set_next(s, next < end ? &(page_ref){seg, next, kv_head} : &after, t->n_rows, &args);
         args.seen = t->selection ? kv_select_masks(t->selection, page) : t->seen;
         for (int i = 0; i < t->n_queries && !t->selection; i++) {
             uint64_t seen = kv_span_seen(t->span_of[i], t->pos[i], page);
@@ -244,7 +260,7 @@ static void run_tile(const struct stage *s, const kv_segment *seg, int tile_idx,
         t.selection = &selection;
     }
     for (size_t page = next_page(&t, 0); page != SIZE_MAX;) {
-        page = attend_split(s, seg, kv_head, page, &t);
+        page = attend_split(s, seg, kv_head, page, (page_ref){0}, &t);
         for (int r = 0; r < t.n_rows; r++) {
             const size_t at_o = (size_t)r * (size_t)d_v;
             s->c->kernels->merge(&m[r], &l[r], o + at_o, t.m[r], s->c->kernels->sum_lanes(t.l + 16 * (size_t)r),
@@ -292,7 +308,7 @@ static void store_partials(const struct stage *s, const kv_plan *plan, const til
 }
 
 /* One split of segment `owner` and of those that share its pages. */
-static void run_split(const struct stage *s, int owner, size_t split, int kv_head, uint8_t *scratch)
+static void run_split(const struct stage *s, int owner, size_t split, int kv_head, page_ref after, uint8_t *scratch)
 {
     const kv_plan *plans = s->partials->plans;
     const bool alone = plans[owner].n_queries == s->segments[owner].n_rows;
@@ -304,7 +320,7 @@ static void run_split(const struct stage *s, int owner, size_t split, int kv_hea
     t.n_rows = t.n_queries * s->group;
     const size_t page = next_page(&t, split * KV_SPLIT_PAGES);
     const bool any = page < (split + 1) * KV_SPLIT_PAGES;
-    if (any) attend_split(s, &s->segments[owner], kv_head, page, &t);
+    if (any) attend_split(s, &s->segments[owner], kv_head, page, after, &t);
     int query = s->segments[owner].n_rows;
     store_partials(s, &plans[owner], &t, any, 0, query, kv_head, split);
     for (int i = owner + 1; i < s->n_segments && !alone; i++) {
@@ -347,6 +363,16 @@ size_t kv_partials_bytes(int n_rows, int n_heads, int d_v, size_t max_tokens)
 
 /* ---- the stage ------------------------------------------------------------------------------------------ */
 
+/* The first page of a split item, `item` counted within the plan; none when there is no such item. */
+static page_ref split_page(const struct stage *s, const kv_plan *plan, int item)
+{
+    const kv_segment *seg = &s->segments[plan - s->partials->plans];
+    const int n_kv = s->place->shape.n_kv_heads;
+    const struct kv_table *table = &seg->seq->tables[s->place->group];
+    const size_t page = kv_max_size((plan->own_split + (size_t)(item / n_kv)) * KV_SPLIT_PAGES, table->first);
+    return page < table->end && table->pages[page] ? (page_ref){seg, page, item % n_kv} : (page_ref){0};
+}
+
 static void attend_item(void *ctx, int item, int thread)
 {
     const struct stage *s = ctx;
@@ -362,8 +388,9 @@ static void attend_item(void *ctx, int item, int thread)
     }
     plan += lo;
     item -= plan->first_item;
-    if (plan->n_splits != 0)
-        run_split(s, lo, plan->own_split + (size_t)(item / n_kv), item % n_kv, s->c->scratch[thread]);
+    if (plan->n_splits != 0) /* items go to the threads in turn */
+        run_split(s, lo, plan->own_split + (size_t)(item / n_kv), item % n_kv,
+                  split_page(s, plan, item + kv_pool_n_threads(s->c->pool)), s->c->scratch[thread]);
     else /* The last tiles see the most keys: they go first, so that no long item is left for the end. */
         run_tile(s, &s->segments[lo], plan->n_tiles - 1 - item / n_kv, item % n_kv, s->c->scratch[thread]);
 }

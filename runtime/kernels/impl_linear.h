@@ -379,11 +379,14 @@ typedef struct fma_args {
     float *c;
     size_t ldc;
     int n_k;
-    bool add; /* continue from what C holds */
+    bool add;             /* continue from what C holds */
+    const uint8_t *ahead; /* NULL, or what is asked for meanwhile: as many bytes as B is read (few rows only) */
 } fma_args;
 
-KV_INLINE void fma_block(const int R, const int V, const int type, const fma_args *g, int r0, int v0)
+KV_INLINE void fma_block(const int R, const int V, const int type, const int ahead, const fma_args *g, int r0, int v0)
 {
+    const int step_bytes = V * 16 * (type == KV_ELEM_F32 ? 4 : 2);
+    const uint8_t *next = ahead ? g->ahead + (size_t)v0 / (size_t)V * (size_t)g->n_k * (size_t)step_bytes : NULL;
     vf acc[MAX_R][MAX_P];
     float *c = g->c + (size_t)r0 * g->ldc + 16 * (size_t)v0;
     KV_UNROLL for (int r = 0; r < R; r++)
@@ -395,6 +398,11 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const fma_arg
     const size_t first = (size_t)v0 * g->v_step;
     for (int k = 0; k < g->n_k; k++) {
         vf b[MAX_P];
+        if (ahead) {
+            KV_UNROLL for (int i = 0; i < step_bytes; i += 64)
+                __builtin_prefetch(next + i, 0, 2); /* into L2: L1 would lose what is in use */
+            next += step_bytes;
+        }
         KV_UNROLL for (int v = 0; v < V; v++) b[v] =
             load_elem(type, g->b, first + (size_t)k * g->k_step + (size_t)v * g->v_step);
         KV_UNROLL for (int r = 0; r < R; r++)
@@ -411,7 +419,7 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const fma_arg
 
 KV_INLINE void fma_rows(const int V, const int type, const fma_args *g, int n_rows, int v0)
 {
-#define FMA(R) fma_block(R, V, type, g, r0, v0)
+#define FMA(R) fma_block(R, V, type, 0, g, r0, v0)
     ROWS_LOOP(KV_FMA_ROWS, KV_FMA_ROWS / 2, FMA);
 #undef FMA
 }
@@ -421,6 +429,38 @@ KV_INLINE void fma_all(const int type, const fma_args *g, int n_rows, int n_vec)
     int v = 0;
     for (; v + KV_FMA_VECS <= n_vec; v += KV_FMA_VECS) fma_rows(KV_FMA_VECS, type, g, n_rows, v);
     for (; v < n_vec; v++) fma_rows(1, type, g, n_rows, v);
+}
+
+/* Rows that a pass over memory is shared by when what comes next is fetched in step with the arithmetic. */
+enum { AHEAD_ROWS = 4 };
+
+KV_INLINE void fma_ahead_rows(const int R, const fma_args *g, kv_elem type, int n_vec)
+{
+    for (int v = 0; v < n_vec && type == KV_ELEM_F16; v += KV_FMA_VECS)
+        fma_block(R, KV_FMA_VECS, KV_ELEM_F16, 1, g, 0, v);
+    for (int v = 0; v < n_vec && type == KV_ELEM_BF16; v += KV_FMA_VECS)
+        fma_block(R, KV_FMA_VECS, KV_ELEM_BF16, 1, g, 0, v);
+}
+
+/* The first rows, with g->ahead fetched meanwhile; how many they are. A burst of prefetches before the work fills the core's miss buffers
+ * and waits there; paced, a page of K and V that lies in memory takes 740 ns instead of 1720 (600 when it is in L2; Zen 4). */
+static __attribute__((noinline)) int fma_ahead(kv_elem type, const fma_args *g, int n_rows, int n_vec)
+{
+    if (n_vec % KV_FMA_VECS != 0 || type == KV_ELEM_F32) return 0;
+    switch (n_rows) {
+    case 1:
+        fma_ahead_rows(1, g, type, n_vec);
+        return 1;
+    case 2:
+        fma_ahead_rows(2, g, type, n_vec);
+        return 2;
+    case 3:
+        fma_ahead_rows(3, g, type, n_vec);
+        return 3;
+    default:
+        fma_ahead_rows(AHEAD_ROWS, g, type, n_vec);
+        return AHEAD_ROWS;
+    }
 }
 
 static __attribute__((noinline)) void fma_f32(const fma_args *g, int n_rows, int n_vec)
@@ -436,14 +476,18 @@ static __attribute__((noinline)) void fma_bf16(const fma_args *g, int n_rows, in
     fma_all(KV_ELEM_BF16, g, n_rows, n_vec);
 }
 
-static void fma_any(kv_elem type, const fma_args *g, int n_rows, int n_vec)
+static void fma_any(kv_elem type, const fma_args *args, int n_rows, int n_vec)
 {
+    fma_args g = *args;
+    const int done = g.ahead ? fma_ahead(type, &g, n_rows, n_vec) : 0;
+    g.a += (size_t)done * g.lda, g.c += (size_t)done * g.ldc;
+    if (done == n_rows) return;
     if (type == KV_ELEM_F32)
-        fma_f32(g, n_rows, n_vec);
+        fma_f32(&g, n_rows - done, n_vec);
     else if (type == KV_ELEM_F16)
-        fma_f16(g, n_rows, n_vec);
+        fma_f16(&g, n_rows - done, n_vec);
     else
-        fma_bf16(g, n_rows, n_vec);
+        fma_bf16(&g, n_rows - done, n_vec);
 }
 
 static void impl_gemm_f32(const kv_packed *w, int panel, int n_panels, const float *x, size_t ldx, int n_rows, float *y,

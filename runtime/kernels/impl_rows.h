@@ -156,7 +156,8 @@ static void page_scores(const kv_attend_args *g, int t_first, int n)
                    .v_step = tile,
                    .c = g->scores + 16 * t_first,
                    .ldc = 64,
-                   .n_k = g->d_k};
+                   .n_k = g->d_k,
+                   .ahead = t_first == 0 && n == 4 ? g->next_k : NULL};
     fma_any(g->type_k, &qk, g->n_rows, n);
 }
 
@@ -182,7 +183,8 @@ static void impl_attend_page(const kv_attend_args *g)
                    .c = g->o,
                    .ldc = (size_t)g->d_v,
                    .n_k = last - first + 1,
-                   .add = true};
+                   .add = true,
+                   .ahead = g->next_v};
     fma_any(g->type_v, &pv, g->n_rows, g->d_v / 16);
 }
 
