@@ -162,7 +162,7 @@ static oracle_guard product_run(const product *p, const kv_kernels *k, int row, 
         oracle_guard scratch = oracle_guard_make(kv_gemm_scratch_bytes(p->m.w.n_in), 0);
         kv_q8 x = p->q8;
         x.base += (size_t)row * x.row_bytes;
-        k->gemm_q8(&p->m.w, p->panel, p->n_panels, &x, n_rows, y.data, p->ldy, scratch.data);
+        k->gemm_q8(&p->m.w, p->panel, p->n_panels, &x, n_rows, y.data, p->ldy, scratch.data, NULL);
         assert_true(oracle_guard_whole(&scratch));
         oracle_guard_free(&scratch);
     } else {

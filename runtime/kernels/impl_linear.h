@@ -108,11 +108,22 @@ KV_INLINE void store_outputs(const kv_packed *w, int panel, vf acc, float *y)
     vf_store_first(y + first, acc, n < 16 ? n : 16);
 }
 
+/* Asks for the bytes of the stream panel -> `after` that come AHEAD_BYTES behind 32-block b: as many as a block has, scales included. */
+enum { AHEAD_BYTES = 4096 };
+KV_INLINE void fetch_ahead(const kv_pack_format f, const kv_packed *w, const uint8_t *data, int b, const uint8_t *after)
+{
+    const int scales = (int)(f.super ? kv_pack_super_scale_bytes(&f) / 8 : kv_pack_small_scale_bytes(&f)),
+              step = kv_pack_block_bytes(&f) + scales;
+    const size_t at = (size_t)b * (size_t)step + AHEAD_BYTES;
+    const uint8_t *next = at < w->panel_bytes ? data + at : after + (at - w->panel_bytes);
+    KV_UNROLL for (int i = 0; i < step; i += 64) __builtin_prefetch(next + i, 0, 2);
+}
+
 /* R rows x P panels. `packed`: read panel data directly (P must be 1), else the expanded copies; then only sub, has_min,
  * zero_shift and wide matter of f, and zero_shift may be a run-time value. Types with minima have no zero point. */
 KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const int packed, const int wide,
                          const kv_packed *w, int panel, const expanded *ex, const kv_q8 *x, int row0, float *y,
-                         size_t ldy)
+                         size_t ldy, const uint8_t *after)
 {
     const int per_block = 32 / f.sub, nb = w->n_in / 32;
     const uint8_t *data = w->data + (size_t)panel * w->panel_bytes, *scales = data + w->scales_at;
@@ -126,6 +137,7 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
     }
     for (int b = 0; b < nb; b++) {
         const uint8_t *block = data + (size_t)b * (size_t)kv_pack_block_bytes(&f);
+        if (packed && after) fetch_ahead(f, w, data, b, after);
         KV_UNROLL for (int s = 0; s < per_block; s++)
         {
             const int g = b * per_block + s;
@@ -205,12 +217,12 @@ KV_INLINE void run_expanded(const kv_pack_format f, const int wide, const kv_pac
                             const expanded *ex, const kv_q8 *x, int n_rows, float *y, size_t ldy)
 {
     if (KV_DOT_PANELS > 1 && n == KV_DOT_PANELS) {
-#define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, wide, w, panel, ex, x, r0, y, ldy)
+#define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, wide, w, panel, ex, x, r0, y, ldy, NULL)
         ROWS_LOOP(KV_DOT_ROWS, KV_DOT_ROWS_SMALL, PAIR);
 #undef PAIR
         return;
     }
-#define SINGLE(R) dot_block(f, R, 1, 0, wide, w, panel, ex, x, r0, y, ldy)
+#define SINGLE(R) dot_block(f, R, 1, 0, wide, w, panel, ex, x, r0, y, ldy, NULL)
     ROWS_LOOP(KV_DOT_ROWS, 1, SINGLE);
 #undef SINGLE
 }
@@ -229,15 +241,19 @@ EXPANDED_CASE(rows_16, 16, false, 0)
 EXPANDED_CASE(rows_16_min, 16, true, 0)
 
 KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int panel, int n_panels, const kv_q8 *x,
-                              int n_rows, float *y, size_t ldy, uint8_t *scratch)
+                              int n_rows, float *y, size_t ldy, uint8_t *scratch, const uint8_t *after)
 {
     const int wide = f.lo_bits == 8 || f.lut != NULL;
     if (n_rows <= KV_DIRECT_LIMIT) {
         for (int p = panel; p < panel + n_panels; p++) {
+            /* Without a word about what comes after, the next panel in memory. */
+            const uint8_t *next =
+                p + 1 < panel + n_panels || !after ? w->data + (size_t)(p + 1) * w->panel_bytes : after;
             int r0 = 0;
 #define DIRECT(R)                                                                                                      \
     if (KV_DIRECT_ROWS >= (R))                                                                                         \
-        for (; r0 + (R) <= n_rows; r0 += (R)) dot_block(f, (R), 1, 1, wide, w, p, NULL, x, r0, y, ldy)
+        for (; r0 + (R) <= n_rows; r0 += (R))                                                                          \
+    dot_block(f, (R), 1, 1, wide, w, p, NULL, x, r0, y, ldy, r0 == 0 ? next : NULL)
             DIRECT(8);
             DIRECT(4);
             DIRECT(2);
@@ -261,10 +277,10 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
 /* Each combination is compiled on its own: a format is a constant in there. */
 #define FORMAT_CASE(NAME, ...)                                                                                         \
     static void gemm_##NAME(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y,         \
-                            size_t ldy, uint8_t *scratch)                                                              \
+                            size_t ldy, uint8_t *scratch, const uint8_t *after)                                        \
     {                                                                                                                  \
         const kv_pack_format f = {__VA_ARGS__};                                                                        \
-        gemm_q8_format(f, w, panel, n_panels, x, n_rows, y, ldy, scratch);                                             \
+        gemm_q8_format(f, w, panel, n_panels, x, n_rows, y, ldy, scratch, after);                                      \
     }
 /* clang-format off */
 FORMAT_CASE(q4,      .lo_bits = 4, .zero_shift = 3, .sub = 32)
@@ -283,47 +299,47 @@ FORMAT_CASE(mxfp4,   .lo_bits = 4, .zero_shift = 7, .sub = 32, .bf16_d = true, .
 /* clang-format on */
 
 static void impl_gemm_q8(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy,
-                         void *scratch)
+                         void *scratch, const void *after)
 {
     switch (w->type) {
     case KV_TYPE_Q4_0:
-        gemm_q4(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_q4(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q4_1:
-        gemm_q4_min(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_q4_min(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q5_0:
-        gemm_q5(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_q5(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q5_1:
-        gemm_q5_min(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_q5_min(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q8_0:
-        gemm_q8(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_q8(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q2_K:
-        gemm_q2k(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_q2k(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q3_K:
-        gemm_q3k(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_q3k(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q4_K:
-        gemm_q4k(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_q4k(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q5_K:
-        gemm_q5k(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_q5k(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q6_K:
-        gemm_q6k(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_q6k(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_IQ4_NL:
-        gemm_iq4nl(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_iq4nl(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_IQ4_XS:
-        gemm_iq4xs(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_iq4xs(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_MXFP4:
-        gemm_mxfp4(w, panel, n_panels, x, n_rows, y, ldy, scratch);
+        gemm_mxfp4(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     default:
         break; /* float types never come here: kv_linear asks the format */

@@ -145,7 +145,7 @@ static void page_scores(const kv_attend_args *g, int t_first, int n)
 {
     if (g->type_k == KV_ELEM_Q8_0) {
         const kv_packed keys = kv_key_panel(g->k, g->d_k);
-        impl_gemm_q8(&keys, t_first, n, g->q8, g->n_rows, g->scores, 64, g->gemm_scratch);
+        impl_gemm_q8(&keys, t_first, n, g->q8, g->n_rows, g->scores, 64, g->gemm_scratch, g->next_k);
         return;
     }
     const size_t tile = (size_t)g->d_k * 16;

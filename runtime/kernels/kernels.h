@@ -62,9 +62,10 @@ typedef struct kv_kernels {
     /* x [n] float -> row `row` of out. n a multiple of 32. Blocks that hold NaN or infinity get d = NaN. */
     void (*quantize_q8)(const float *x, const kv_q8 *out, int row);
     /* y[r][o] for rows r < n_rows and outputs of panels [panel, panel + n_panels): y = W x. Columns beyond w->n_out are not
-     * written. scratch: kv_gemm_scratch_bytes(w). */
+     * written. scratch: kv_gemm_scratch_bytes(w). after: the packed panel that this thread will probably read next, fetched meanwhile
+     * where few rows leave time for it; NULL: the one behind. */
     void (*gemm_q8)(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy,
-                    void *scratch);
+                    void *scratch, const void *after);
     /* The same for float weights: x [n_rows][ldx] float32. */
     void (*gemm_f32)(const kv_packed *w, int panel, int n_panels, const float *x, size_t ldx, int n_rows, float *y,
                      size_t ldy);

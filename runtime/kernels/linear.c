@@ -81,11 +81,26 @@ static void add_bias(const struct run *run, const kv_linear_job *job, int panel,
     }
 }
 
+static int job_of(const struct run *run, int item)
+{
+    int j = 0;
+    while (item >= run->first_item[j + 1]) j++;
+    return j;
+}
+
+/* First panel of an item: what a thread reads after its own item is most probably that of the item n_threads further. */
+static const uint8_t *item_data(const struct run *run, int item)
+{
+    if (item >= run->first_item[run->n_jobs]) return NULL;
+    const int j = job_of(run, item);
+    const kv_packed *w = &run->jobs[j].w->packed;
+    return w->data + (size_t)((item - run->first_item[j]) * run->panels_per_item) * w->panel_bytes;
+}
+
 static void run_item(void *ctx, int item, int thread)
 {
     const struct run *run = ctx;
-    int j = 0;
-    while (item >= run->first_item[j + 1]) j++;
+    const int j = job_of(run, item);
     const kv_linear_job *job = &run->jobs[j];
     const kv_packed *w = &job->w->packed;
     const int panel = (item - run->first_item[j]) * run->panels_per_item;
@@ -94,7 +109,8 @@ static void run_item(void *ctx, int item, int thread)
     if (run->c->blas)
         blas_item(run, job, panel, n_panels, (float *)(void *)scratch);
     else if (kv_linear_is_quantized(job->w))
-        run->c->kernels->gemm_q8(w, panel, n_panels, &run->in->q8, run->n_rows, job->y, job->ldy, scratch);
+        run->c->kernels->gemm_q8(w, panel, n_panels, &run->in->q8, run->n_rows, job->y, job->ldy, scratch,
+                                 item_data(run, item + kv_pool_n_threads(run->c->pool)));
     else
         run->c->kernels->gemm_f32(w, panel, n_panels, run->in->x, run->in->ldx, run->n_rows, job->y, job->ldy);
     if (job->w->bias) add_bias(run, job, panel, n_panels);

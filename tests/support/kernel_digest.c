@@ -69,7 +69,7 @@ static void digest_gemm(const kv_kernels *k, kv_type type, oracle_rng *rng, dige
             q8.base = get(q8.row_bytes * (size_t)n_rows);
             void *scratch = get(kv_gemm_scratch_bytes(n_in));
             for (int r = 0; r < n_rows; r++) k->quantize_q8(x + (size_t)r * (size_t)n_in, &q8, r);
-            k->gemm_q8(&w, 0, w.n_panels, &q8, n_rows, y, (size_t)n_out, scratch);
+            k->gemm_q8(&w, 0, w.n_panels, &q8, n_rows, y, (size_t)n_out, scratch, NULL);
             free(scratch);
             free(q8.base);
         } else {
