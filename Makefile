@@ -220,7 +220,7 @@ test-arm: $(OUT)/kernel_digest $(ARM_PROGRAMS) ## build the kernel tests for AAr
 	@ARM_PROGRAMS='$^' tests/test_arm.sh
 
 # Reference fixtures, for tests in C and Python.
-build/fixtures/ready: tests/golden/fixtures/open.tar.xz tests/support/fixtures.py
+build/fixtures/ready: tests/golden/fixtures/open.tar.xz tests/golden/fixtures/more.tar.xz tests/support/fixtures.py
 	@python3 tests/support/fixtures.py && touch $@
 
 build/venv/ready: tests/requirements.txt scripts/venv

@@ -77,6 +77,10 @@ static const kv_hf_name GEMMA2[] = {
     {"layers.*.post_feedforward_layernorm",           "blk.*.post_ffw_norm", 0},
     {NULL, NULL, 0},
 };
+static const kv_hf_name SEED_OSS[] = {
+    {"layers.*.post_attention_layernorm",             "blk.*.post_attention_norm", 0},
+    {NULL, NULL, 0},
+};
 static const kv_hf_name GLM4[] = {
     {"layers.*.post_self_attn_layernorm",             "blk.*.post_attention_norm", 0},
     {"layers.*.post_mlp_layernorm",                   "blk.*.post_ffw_norm", 0},
@@ -212,7 +216,7 @@ const kv_hf_arch KV_HF_ARCHS[] = {
     {"SmolLM3ForCausalLM",                "smollm3",    LLAMA,      kv_hf_keys_nope,       0,              1},
     {"Exaone4ForCausalLM",                "exaone4",    GEMMA2,     NULL,                  0,              4},
     {"Glm4ForCausalLM",                   "glm4",       GLM4,       NULL,                  0,              0},
-    {"SeedOssForCausalLM",                "seed_oss",   NULL,       NULL,                  0,              0},
+    {"SeedOssForCausalLM",                "seed_oss",   SEED_OSS,   NULL,                  0,              0},
     {"Ernie4_5ForCausalLM",               "ernie4_5",   NULL,       NULL,                  0,              0},
     {"Ernie4_5_ForCausalLM",              "ernie4_5",   NULL,       NULL,                  0,              0},
     {"ArceeForCausalLM",                  "arcee",      LLAMA,      NULL,                  0,              0},

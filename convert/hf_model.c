@@ -37,7 +37,7 @@ static kvasir_code read_heads(kv_hf_model *m, kvasir_error *err)
     KV_TRY(kv_hf_u32(m->config, "num_attention_heads|n_head|n_heads|num_heads", true, 1, 1 << 14, &m->n_heads, err));
     m->n_kv_heads = m->n_heads;
     KV_TRY(kv_hf_u32(attn, "kv_n_heads", false, 1, 1 << 14, &m->n_kv_heads, err));
-    KV_TRY(kv_hf_u32(m->config, "num_key_value_heads|n_head_kv|num_kv_heads", false, 1, 1 << 14, &m->n_kv_heads, err));
+    KV_TRY(kv_hf_u32(m->config, "n_head_kv|num_kv_heads|num_key_value_heads", false, 1, 1 << 14, &m->n_kv_heads, err));
     /* Falcon: multi_query means one KV head, except in its newer decoder. */
     KV_TRY(kv_hf_bool(m->config, "multi_query", &multi_query, err));
     KV_TRY(kv_hf_bool(m->config, "new_decoder_architecture", &grouped, err));
@@ -79,7 +79,7 @@ static kvasir_code read_sizes(kv_hf_model *m, kvasir_error *err)
     uint32_t ratio = 4;
     KV_TRY(kv_hf_u32(c, "expansion_ratio", false, 1, 64, &ratio, err));
     m->n_ff = ratio * m->n_embd;
-    KV_TRY(kv_hf_u32(c, "intermediate_size|n_inner|ffn_hidden_size", false, 1, 1 << 24, &m->n_ff, err));
+    KV_TRY(kv_hf_u32(c, "ffn_hidden_size|n_inner|intermediate_size", false, 1, 1 << 24, &m->n_ff, err));
     m->n_ctx = 2048;
     KV_TRY(kv_hf_u32(c, "max_position_embeddings|n_positions|n_ctx|max_seq_len|seq_length|max_sequence_length", false,
                      1, 1 << 30, &m->n_ctx, err));

@@ -106,9 +106,10 @@ static kvasir_code shape(const kv_hf_model *m, const kv_st_tensor *t, size_t n_p
     case KV_HF_QKV_BY_HEAD:
     case KV_HF_QKV_BY_GROUP: {
         if (t->n_dims > 2) return wrong_shape(t, "has too many dimensions", err);
-        const uint64_t h = o->layout == KV_HF_ROPE_Q   ? heads * m->head_dim
-                           : o->layout == KV_HF_ROPE_K ? (uint64_t)m->n_kv_heads * m->head_dim
-                                                       : (heads + 2 * (uint64_t)m->n_kv_heads) * m->head_dim;
+        const uint64_t h = o->layout == KV_HF_ROPE_Q        ? heads * m->head_dim
+                           : o->layout == KV_HF_ROPE_K      ? (uint64_t)m->n_kv_heads * m->head_dim
+                           : o->layout == KV_HF_QKV_BY_HEAD ? 3 * heads * m->head_dim
+                                                            : (heads + 2 * (uint64_t)m->n_kv_heads) * m->head_dim;
         if (d[0] != h || m->head_dim % 2 != 0) return wrong_shape(t, "does not fit the heads of config.json", err);
         if (t->n_dims == 1) o->n_rows = d[0], o->n_cols = 1; /* a bias is permuted like rows */
         break;
