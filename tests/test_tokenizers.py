@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Tokenizers of all families against the `tokenizers` package: each trained here, small, with the family's own pre-tokenizer, then converted.
+
+    KVASIR=./kvasir python3 tests/test_tokenizers.py [word in the test's name]
+"""
+import json, os, random, struct, subprocess, tempfile
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from support.fixtures import unpack
+from support.runner import run_tests
+
+KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
+OPEN = unpack()
+WORK = tempfile.TemporaryDirectory()
+TESTS = []
+
+CASELESS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+TAIL = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = CASELESS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + TAIL
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+O200K = (rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CASELESS}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CASELESS}?|"
+         r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + TAIL)
+TEKKEN = (rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*|"
+          r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + TAIL)
+CL100K = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+DEEPSEEK3 = ('[!"#' r"$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + TAIL)
+
+
+def split(regex, behavior="Isolated", invert=False):
+    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": invert}
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+GPT2 = dict(BYTES, use_regex=True)
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+# What each name's tokenizer.json has: steps, and whether its model ignores merges.
+FAMILIES = {
+    "gpt-2": ([GPT2], False),
+    "starcoder": ([DIGITS, GPT2], False),
+    "llama-bpe": ([split(LLAMA3), BYTES], True),
+    "dbrx": ([split(LLAMA3), BYTES], False),
+    "dbrx (cl100k)": ([split(CL100K, "Removed", True), BYTES], False),
+    "qwen2": ([split(LLAMA3.replace("{1,3}", "")), BYTES], False),
+    "qwen35": ([split(CASELESS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + TAIL), BYTES], False),
+    "gpt-4o": ([split(O200K), BYTES], False),
+    "tekken": ([split(TEKKEN), BYTES], True),
+    "deepseek-v3": ([split(r"\p{N}{1,3}"), split("[一-龥\u3040-ゟ゠-ヿ]+"), split(DEEPSEEK3), BYTES], False),
+    "deepseek-coder": ([split(r"[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"), split("[一-龥ࠀ-一가-\ud7ff]+"), DIGITS, BYTES], False),
+    "falcon": ([{"type": "Punctuation", "behavior": "Contiguous"}, GPT2, dict(DIGITS, individual_digits=False), split("[0-9][0-9][0-9]")], False),
+    "bloom": ([split(" ?[^(\\s|[.,!?…。，、।۔،])]+"), BYTES], False),
+    "seed-coder": ([split(CASELESS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|" + TAIL), BYTES], False),
+}
+
+SENTENCES = ["Hello, world! It's 12345.67 o'clock; WE'LL see, can't we?", "  two  spaces\n\n\n and\ttabs \r\n\r\n  ", "def f(x_1, y):\n    return x_1**2 + y  # camelCaseName HTTPServer\n",
+             "naïve café Straße ǅ ﬁ 10⁵ ½ Ⅻ ٣٤٥ १२३", "日本語のテキスト、中文。한국어 텍스트", "Привет, мир! Ελληνικά שלום مرحبا، كيف", "emoji 🐦👩‍👩‍👧 flags 🇮🇸 …“quotes”—dash", "a\u00a0b\u2003c\u3000d\u200be\u0301",
+             "<|im_start|>user\nhi<|im_end|>\n", "/usr/local/bin?x=1&y=2#frag //comment \\n", "1 22 333 4444 55555 1,000,000 3.14e-10 $5.00 100%", "'s 'S 'Ll don'T I'D", "x" * 50 + " " * 20 + "!" * 20,
+             "हिन्दी में। ไทย ภาษา ", "\n", " ", "", "\r", "a\r\nb\n\rc", "tail   "]
+PIECES = ["a", "Z", "é", "ß", "É", "ǅ", "ʰ", "中", "の", "한", "ا", "े", "\u0301", "1", "23", "٣", "Ⅻ", "½", "!", "…", "'s", "'LL", "'", '"', "$", "+", "€", "🐦", " ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000",
+          "_", "/", ".", ",", "(", "|", "the", " of", "And", "\u200d"]
+
+
+def texts(seed):
+    dice = random.Random(seed)
+    return SENTENCES + ["".join(dice.choice(PIECES) for _ in range(dice.randint(2, 24))) for _ in range(25)]
+
+
+def corpus():
+    with open("tests/golden/text/apache-2.0.txt") as f:
+        return f.read().split("\n") + SENTENCES * 3
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def convert(tokenizer, what=""):
+    """A folder with this tokenizer and a model that could not be smaller, converted."""
+    folder = tempfile.mkdtemp(dir=WORK.name)
+    rows = tokenizer.get_vocab_size()
+    with open(f"{OPEN}/llama/hf/config.json") as f:
+        config = json.load(f)
+    config.update(num_hidden_layers=1, vocab_size=rows)
+    shapes = {"lm_head": (rows, 64), "model.embed_tokens": (rows, 64), "model.norm": (64,)}
+    for name, shape in {"input_layernorm": (64,), "post_attention_layernorm": (64,), "self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64),
+                        "self_attn.o_proj": (64, 64), "mlp.gate_proj": (128, 64), "mlp.up_proj": (128, 64), "mlp.down_proj": (64, 128)}.items():
+        shapes["model.layers.0." + name] = shape
+    entries, at = {}, 0
+    for name, shape in shapes.items():
+        n = 2 * int(np.prod(shape))
+        entries[name + ".weight"] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + n]}
+        at += n
+    header = json.dumps(entries).encode()
+    with open(f"{folder}/model.safetensors", "wb") as f:
+        f.write(struct.pack("<Q", len(header)) + header)
+        f.truncate(8 + len(header) + at)
+    tokenizer.save(f"{folder}/tokenizer.json")
+    for name, value in (("config.json", config), ("tokenizer_config.json", {})):
+        with open(f"{folder}/{name}", "w") as f:
+            json.dump(value, f)
+    out = f"{folder}/out.gguf"
+    done = subprocess.run([KVASIR, "convert", "-q", folder, out], stderr=subprocess.PIPE)
+    assert done.returncode == 0, (what, done.stderr)
+    return out
+
+
+def same_ids(what, tokenizer, model, seed):
+    wrong = []
+    for text in texts(seed):
+        file = os.path.join(WORK.name, "text")
+        with open(file, "w", newline="") as f:
+            f.write(text)
+        done = subprocess.run([KVASIR, "tokenize", "-m", model, "-f", file, "--no-bos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert done.returncode == 0, (what, done.stderr)
+        want, got = tokenizer.encode(text, add_special_tokens=False).ids, json.loads(done.stdout)
+        if got != want:
+            wrong.append((what, text, [tokenizer.id_to_token(i) for i in want], [tokenizer.id_to_token(i) for i in got]))
+    return wrong
+
+
+@test
+def byte_level_families_cut_texts_as_their_own_patterns_do():
+    from gguf import GGUFReader
+    wrong = []
+    for i, (name, (steps, ignore_merges)) in enumerate(FAMILIES.items()):
+        tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+        text = json.loads(tokenizer.to_str())
+        text["pre_tokenizer"] = steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
+        text["decoder"] = BYTES
+        tokenizer = Tokenizer.from_str(json.dumps(text))
+        trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=["<|im_start|>", "<|im_end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        tokenizer.train_from_iterator(corpus(), trainer)
+        model = convert(tokenizer, name)
+        assert GGUFReader(model).fields["tokenizer.ggml.pre"].contents() == name.split(" ")[0], name
+        wrong += same_ids(name, tokenizer, model, i)
+    assert not wrong, "\n".join(map(str, wrong[:12]))
+
+
+def sentencepiece_like(prepend, seed):
+    """As transformers converts SentencePiece's BPE: pieces by score, and for each all pairs that make it."""
+    normalizer = [normalizers.Replace(" ", "▁")] if not prepend else [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trained.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=700, show_progress=False))
+    pieces = [t for t, _ in sorted(trained.get_vocab().items(), key=lambda x: x[1])]
+    characters = [p for p in pieces if len(p) == 1][:120]
+    words = [p for p in pieces if len(p) > 1 and all(c in characters for c in p)]
+    order = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + words + characters
+    vocab = {t: i for i, t in enumerate(order)}
+    merges = []
+    for word in words:
+        pairs = [(word[:i], word[i:]) for i in range(1, len(word)) if word[:i] in vocab and word[i:] in vocab]
+        merges += sorted(pairs, key=lambda p: (vocab[p[0]], vocab[p[1]]))
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence(normalizer)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in ("<unk>", "<s>", "</s>")])
+    return tokenizer
+
+
+@test
+def sentencepiece_with_byte_fallback_merges_in_the_same_order():
+    for prepend in (True, False):
+        tokenizer = sentencepiece_like(prepend, 1)
+        wrong = same_ids(f"prepend {prepend}", tokenizer, convert(tokenizer), 77)
+        # "" gets no prefix here, and U+2581 in a text is a space to both.
+        assert not wrong, "\n".join(map(str, wrong[:8]))
+
+
+run_tests(TESTS, [(KVASIR, "make")])
