@@ -486,7 +486,8 @@ def signals_end_streams_with_a_last_event():
         # The stream itself would go on far longer than a stopping server waits.
         body = json.dumps(dict(CHAT, max_tokens=8000, ignore_eos=True, stream=True, n=16)).encode()
         c.sendall(post(b"Content-Length: %d\r\n" % len(body), body))
-        c.recv(100)
+        while b'"content":"' not in c.recv(1 << 16):
+            pass
         start = time.monotonic()
         s.process.send_signal(number)
         if number == signal.SIGINT:  # a second one means: now

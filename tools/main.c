@@ -18,6 +18,7 @@ static const kv_tool TOOLS[] = {
     {"get", kv_tool_get, "bring a model onto this machine"},
     {"bench", kv_tool_bench, "tokens per second, and percent of what this machine can do"},
     {"batched-bench", kv_tool_batched_bench, "the same for many sequences at once"},
+    {"bench-serve", kv_tool_bench_serve, "what many clients get out of a running server"},
     {"synth", kv_tool_synth, "a random checkpoint of a given shape"},
     {"convert", kv_tool_convert, "a Hugging Face checkpoint as a GGUF file"},
     {"quantize", kv_tool_quantize, "a checkpoint with other types, or fewer KV heads"},

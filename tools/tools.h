@@ -24,6 +24,7 @@ enum { KV_EXIT_OK = 0, KV_EXIT_FAILED = 1, KV_EXIT_USAGE = 2, KV_EXIT_INTERRUPTE
 int kv_tool_chat(int argc, char **argv);
 int kv_tool_run(int argc, char **argv);
 int kv_tool_serve(int argc, char **argv);
+int kv_tool_bench_serve(int argc, char **argv);
 int kv_tool_get(int argc, char **argv);
 int kv_tool_logits(int argc, char **argv);
 int kv_tool_tokenize(int argc, char **argv);
