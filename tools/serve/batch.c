@@ -2,7 +2,7 @@
 #include "tools/serve/batch.h"
 
 enum {
-    STREAM_STEP_MS = 45,  /* aim for a step that streams wait for: a stall twice as long is still below 100 ms */
+    STREAM_STEP_MS = 40,  /* aim for a step that streams wait for: a stall twice as long is still below 100 ms */
     LONELY_STEP_MS = 150, /* and for one that only keeps newcomers and cancellations waiting */
     MIN_ROWS = 16,
     SCORED_ROWS = 32, /* rows of which all logits are kept */
@@ -68,5 +68,7 @@ void kv_pace_learn(kv_pace *pace, const kv_batch_plan *plan, double ms)
     if (plan->n_prompt_rows < MIN_ROWS) return; /* too few to tell the cost of a row from that of a step */
     const double rows_ms = ms - (plan->n_decode_rows ? pace->decode_ms : 0);
     const double per_row = (rows_ms > ms / 4 ? rows_ms : ms / 4) / (double)plan->n_prompt_rows;
-    pace->ms_per_row += pace->ms_per_row == 0 ? per_row : weight * (per_row - pace->ms_per_row);
+    /* Rows that become dearer, because their context is long, are believed sooner than rows that become cheaper. */
+    const double trust = per_row > pace->ms_per_row ? 2 * weight : weight;
+    pace->ms_per_row += pace->ms_per_row == 0 ? per_row : trust * (per_row - pace->ms_per_row);
 }

@@ -22,6 +22,7 @@ struct kv_scheduler {
     kv_batch_plan plan;
     kv_pace pace;
     uint64_t n_admitted, turn;
+    bool is_full; /* somebody had to give pages back: nobody begins until somebody has ended */
 
     pthread_t thread;
     bool has_thread;
@@ -48,6 +49,7 @@ static void leave_slot(kv_scheduler *s, kv_sequence *q, bool keep)
     if (keep) q->tokens = NULL;
     q->slot = -1;
     q->work->n_active--;
+    s->is_full = false; /* preempt() says otherwise */
 }
 
 static void count_job(kv_scheduler *s, const kv_work *work, bool is_failed, bool is_cancelled)
@@ -167,7 +169,7 @@ static void post_progress(const kv_scheduler *s, const kv_sequence *q)
 
 static void admit(kv_scheduler *s)
 {
-    while (kv_slots_has_free(&s->slots)) {
+    while (kv_slots_has_free(&s->slots) && !s->is_full) {
         kv_sequence *q = choose_waiting(s);
         if (!q) return;
         kv_api_error error;
@@ -200,6 +202,7 @@ static void preempt(kv_scheduler *s)
         if (s->active[i]->admitted > youngest->admitted) youngest = s->active[i];
     kv_work *work = youngest->work;
     leave_slot(s, youngest, false);
+    s->is_full = true;
     youngest->state = KV_SEQ_WAITING;
     const size_t at = (size_t)(youngest - work->sequences);
     if (at < work->first_waiting) work->first_waiting = at;
@@ -275,6 +278,7 @@ static void step(kv_scheduler *s)
         kv_api_error error;
         if (!q) continue; /* its job has failed with another of its sequences */
         kv_work *work = q->work;
+        post_progress(s, q);
         kv_advance how = kv_sequence_advance(q, &s->sampling, i, plan->from[i], plan->steps[i].n_tokens, now, &error);
         if (how == KV_HAS_ENDED && q->pooled && !keep_vectors(s, q)) {
             kv_api_fail(&error, 500, "out_of_memory", "out of memory for the embeddings");
@@ -282,7 +286,6 @@ static void step(kv_scheduler *s)
         }
         switch (how) {
         case KV_GOES_ON:
-            post_progress(s, q);
             break;
         case KV_HAS_ENDED:
             sequence_ended(s, q);
