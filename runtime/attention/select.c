@@ -19,6 +19,8 @@ bool kv_selects(const kv_layer_spec *spec) { return has_stage(spec, false); }
 
 static size_t pages_of(size_t n_tokens) { return n_tokens / KV_PAGE + 1; }
 
+static size_t words_of(size_t n_pages) { return n_pages / 64 + 1; }
+
 static size_t row_bytes(const kv_layer_spec *spec, size_t max_tokens)
 {
     return pages_of(max_tokens) * (sizeof(uint64_t) + (has_stage(spec, true) ? KV_PAGE * sizeof(float) : 0));
@@ -63,19 +65,51 @@ static float *scores_at(const kv_selection *s, int i, int row)
     return s->scores + ((size_t)i * (size_t)s->n_rows + (size_t)row) * KV_PAGE;
 }
 
-static void find_pages(kv_selection *s)
+static void choose_pages(kv_selection *s, int query, size_t k);
+
+/* pages(k) as the first stage looks at no mask: it comes before everything else, and pages that no query chose are not even asked for. */
+static bool begins_with_pages(const kv_source *source)
 {
-    s->n_pages = 0;
-    for (size_t page = next_visible(s, 0); page != SIZE_MAX; page = next_visible(s, page + 1)) {
-        uint64_t *masks = masks_at(s, s->n_pages);
-        s->pages[s->n_pages++] = page;
-        for (int i = 0; i < s->n_queries; i++) {
-            const uint64_t seen = kv_span_seen(s->spans[i], s->pos[i], page);
-            for (int g = 0; g < s->group; g++) masks[i * s->group + g] = seen;
-        }
+    return source->n_stages > 0 && source->stages[0].row->kind == KV_ATTN_PAGES;
+}
+
+static bool is_chosen(const kv_selection *s, int query, size_t page)
+{
+    return s->chosen[(size_t)query * s->words + page / 64] >> page % 64 & 1;
+}
+
+static void add_page(kv_selection *s, size_t page, bool by_choice)
+{
+    uint64_t *masks = masks_at(s, s->n_pages);
+    s->pages[s->n_pages++] = page;
+    for (int i = 0; i < s->n_queries; i++) {
+        uint64_t seen = 0;
+        if (page <= s->pos[i] / KV_PAGE && (!by_choice || is_chosen(s, i, page)))
+            seen = kv_span_seen(s->spans[i], s->pos[i], page);
+        for (int g = 0; g < s->group; g++) masks[i * s->group + g] = seen;
     }
 }
 
+static void find_pages(kv_selection *s)
+{
+    bool by_choice = true;
+    s->n_pages = 0;
+    for (int i = 0; i < s->n_queries && by_choice; i++) by_choice = begins_with_pages(s->spans[i]->source);
+    s->by_choice = by_choice;
+    if (!by_choice) {
+        for (size_t page = next_visible(s, 0); page != SIZE_MAX; page = next_visible(s, page + 1))
+            add_page(s, page, false);
+        return;
+    }
+    for (int i = 0; i < s->n_queries; i++) choose_pages(s, i, (size_t)s->spans[i]->source->stages[0].value[0].u);
+    for (size_t w = 0; w < s->words; w++) {
+        uint64_t any = 0;
+        for (int i = 0; i < s->n_queries; i++) any |= s->chosen[(size_t)i * s->words + w];
+        for (; any; any &= any - 1) add_page(s, w * 64 + (size_t)__builtin_ctzll(any), true);
+    }
+}
+
+/* Index of the first visible page >= page. */
 static int find(const kv_selection *s, size_t page)
 {
     int lo = 0, hi = s->n_pages;
@@ -237,47 +271,68 @@ static void split_signs(const kv_selection *s, int query)
     }
 }
 
+static const uint8_t *bounds_of(const kv_selection *s, size_t page)
+{
+    return kv_seq_bounds(s->seq, s->place, page, s->kv_head);
+}
+
 static float page_bound(const kv_selection *s, size_t page)
 {
     enum { MOST = 64 };
     const int d_k = s->place->shape.d_k;
-    const void *bounds = kv_seq_bounds(s->seq, s->place, page, s->kv_head);
     const kv_elem elem = kv_bounds_elem(s->seq->cache->type_k);
     float best = -INFINITY, x[MOST];
     for (int g = 0; g < s->group; g += MOST) {
         const int n = kv_min_int(MOST, s->group - g);
-        s->kernels->dots(elem, bounds, s->q_signed + (size_t)g * 2 * (size_t)d_k, n, 2 * d_k, x);
+        s->kernels->dots(elem, bounds_of(s, page), s->q_signed + (size_t)g * 2 * (size_t)d_k, n, 2 * d_k, x);
         for (int i = 0; i < n; i++) best = fmaxf(best, x[i]);
     }
     return best;
 }
 
+/* Bounds of pages lie a page apart, and are found through the page table: both are asked for ahead. */
+static void prefetch_bounds(const kv_selection *s, size_t page, size_t own)
+{
+    enum { TABLE_AHEAD = 16, BOUNDS_AHEAD = 6 };
+    if (page + TABLE_AHEAD < own) __builtin_prefetch(s->seq->tables[s->place->group].pages[page + TABLE_AHEAD], 0, 2);
+    if (page + BOUNDS_AHEAD >= own) return;
+    const uint8_t *at = bounds_of(s, page + BOUNDS_AHEAD);
+    for (size_t i = 0; i < s->place->bounds_head_bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+}
+
+/* Sets the bits of the query's pages; its own is always one of them. */
 static void choose_pages(kv_selection *s, int query, size_t k)
 {
     const size_t own = s->pos[query] / KV_PAGE;
-    if (own < k) return; /* all of them */
-    uint32_t least = UINT32_MAX;
-    size_t n_equal = 0;
-    if (k > 1) {
+    uint64_t *chosen = s->chosen + (size_t)query * s->words;
+    memset(chosen, 0, s->words * sizeof *chosen);
+    chosen[own / 64] |= (uint64_t)1 << own % 64;
+    if (k == 1) return;
+    uint32_t least = 0, *keys = s->keys, *sorted = keys + own;
+    size_t n_equal = own;
+    if (own >= k) {
         split_signs(s, query);
         for (size_t p = 0; p < own; p++) {
-            s->bounds[p] = page_bound(s, p);
-            s->keys[p] = sort_key(s->bounds[p]);
+            prefetch_bounds(s, p, own);
+            keys[p] = sort_key(page_bound(s, p));
         }
-        least = kth_largest(s->keys, own, k - 1, &n_equal);
+        memcpy(sorted, keys, own * sizeof *keys);
+        least = kth_largest(sorted, own, k - 1, &n_equal);
+    } else {
+        memset(keys, 0, own * sizeof *keys);
     }
-    size_t p = own;
-    int i = find(s, own + 1) - 1; /* last visible page up to the query's own */
-    if (i >= 0 && s->pages[i] == own) i--;
-    for (; k > 1 && p-- > 0;) {
-        const uint32_t key = sort_key(s->bounds[p]);
-        bool is_chosen = key > least;
-        if (key == least && n_equal > 0) is_chosen = true, n_equal--;
-        if (i < 0 || s->pages[i] != p) continue;
-        if (!is_chosen) memset(masks_at(s, i) + query * s->group, 0, (size_t)s->group * sizeof *s->keep);
-        i--;
+    for (size_t p = own; p-- > 0;) {
+        if (keys[p] < least || (keys[p] == least && n_equal == 0)) continue;
+        n_equal -= keys[p] == least;
+        chosen[p / 64] |= (uint64_t)1 << p % 64;
     }
-    for (; k == 1 && i >= 0; i--) memset(masks_at(s, i) + query * s->group, 0, (size_t)s->group * sizeof *s->keep);
+}
+
+static void keep_chosen(kv_selection *s, int query)
+{
+    for (int i = 0; i < s->n_pages; i++)
+        if (!is_chosen(s, query, s->pages[i]))
+            memset(masks_at(s, i) + query * s->group, 0, (size_t)s->group * sizeof *s->keep);
 }
 
 /* ---- all stages ------------------------------------------------------------------------------------------------------ */
@@ -286,7 +341,10 @@ static void run_stage(kv_selection *s, const kv_attn_stage *stage, int first_que
 {
     const size_t k = (size_t)stage->value[0].u;
     if (stage->row->kind == KV_ATTN_PAGES) {
-        for (int i = first_query; i < end_query; i++) choose_pages(s, i, k);
+        for (int i = first_query; i < end_query; i++) {
+            choose_pages(s, i, k);
+            keep_chosen(s, i);
+        }
         return;
     }
     compute_scores(s);
@@ -304,7 +362,8 @@ void kv_select(kv_selection *s, uint8_t *scratch)
     s->pages = carve(&scratch, pages * sizeof *s->pages);
     s->keep = carve(&scratch, pages * rows * sizeof *s->keep);
     s->keys = carve(&scratch, pages * KV_PAGE * sizeof *s->keys);
-    s->bounds = carve(&scratch, pages * sizeof *s->bounds);
+    s->words = words_of(pages);
+    s->chosen = carve(&scratch, (size_t)s->n_queries * s->words * sizeof *s->chosen);
     s->q_signed = carve(&scratch, (size_t)s->group * 2 * (size_t)s->place->shape.d_k * sizeof *s->q_signed);
     s->scores = has_stage(&s->layer->spec, true) ? carve(&scratch, pages * rows * KV_PAGE * sizeof *s->scores) : NULL;
     s->is_scored = false;
@@ -312,6 +371,6 @@ void kv_select(kv_selection *s, uint8_t *scratch)
     for (int first = 0, end; first < s->n_queries; first = end) {
         const kv_source *source = s->spans[first]->source;
         for (end = first + 1; end < s->n_queries && s->spans[end]->source == source;) end++;
-        for (int i = 0; i < source->n_stages; i++) run_stage(s, &source->stages[i], first, end);
+        for (int i = s->by_choice; i < source->n_stages; i++) run_stage(s, &source->stages[i], first, end);
     }
 }

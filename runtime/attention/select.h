@@ -36,8 +36,10 @@ typedef struct kv_selection {
     /* Working space. */
     float *scores; /* [n_pages][n_rows][64]; NULL when no stage of the layer asks for scores */
     bool is_scored;
-    uint32_t *keys;  /* [most pages * 64] */
-    float *bounds;   /* [most pages] */
+    uint32_t *keys;   /* [most pages * 64] */
+    uint64_t *chosen; /* [n_queries][words]: pages that the stage pages(k) chose, a bit each */
+    size_t words;
+    bool by_choice;  /* every query's first stage is pages(k): it has run already */
     float *q_signed; /* [group][2 d_k] */
 } kv_selection;
 

@@ -1,6 +1,7 @@
 /* bounds.h - what is known of a full page of keys without reading it: the elementwise minimum and maximum of its 64 keys, as stored.
  *
- *   page of a group:  layer a: K heads | V heads | bounds of K heads    bounds of a head: min [d_k], max [d_k]
+ *   page of a group:  layer a: K heads | V heads   layer b: ...   bounds: layer a heads | layer b heads ...
+ *   bounds of a head: min [d_k], max [d_k]
  *
  * They live in the page itself, so sharing, copies, snapshots and freeing carry them along. Only layers that ask (the stage pages(k))
  * have them. After Quest (Tang 2024). */

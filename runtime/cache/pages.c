@@ -19,9 +19,16 @@ static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
         p->v_head_bytes = kv_store_v_bytes(c->type_v, shapes[i].d_v);
         p->k_at = c->groups[g].page_bytes;
         p->v_at = p->k_at + (size_t)shapes[i].n_kv_heads * p->k_head_bytes;
-        p->bounds_at = p->v_at + (size_t)shapes[i].n_kv_heads * p->v_head_bytes;
+        c->groups[g].page_bytes = p->v_at + (size_t)shapes[i].n_kv_heads * p->v_head_bytes;
+    }
+    /* Bounds of all layers lie side by side: layer after layer asks for those of every page, and so finds the address translations of
+     * the layer before still at hand. */
+    for (int i = 0; i < n_layers; i++) {
+        kv_layer_place *p = &c->layers[i];
+        size_t *page_bytes = &c->groups[p->group].page_bytes;
+        p->bounds_at = *page_bytes;
         p->bounds_head_bytes = shapes[i].bounds ? kv_bounds_bytes(c->type_k, shapes[i].d_k) : 0;
-        c->groups[g].page_bytes = p->bounds_at + (size_t)shapes[i].n_kv_heads * p->bounds_head_bytes;
+        *page_bytes += (size_t)shapes[i].n_kv_heads * p->bounds_head_bytes;
     }
     return true;
 }

@@ -190,30 +190,52 @@ static void impl_attend_page(const kv_attend_args *g)
 
 static void impl_score_page(const kv_attend_args *g) { page_scores(g, 0, KV_PAGE / 16); }
 
+KV_INLINE vf load_elems(kv_elem type, const void *b, int i)
+{
+    return type == KV_ELEM_F32   ? vf_load((const float *)b + i)
+           : type == KV_ELEM_F16 ? vf_load_f16((const uint16_t *)b + i)
+                                 : vf_load_bf16((const uint16_t *)b + i);
+}
+
+/* n_rows <= 4 rows share every load of b. */
+KV_INLINE void dots_block(kv_elem type, const void *b, const float *a, int n_rows, int n, float *out)
+{
+    vf sum[4] = {vf_set1(0.0f), vf_set1(0.0f), vf_set1(0.0f), vf_set1(0.0f)};
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        const vf x = load_elems(type, b, i);
+        for (int r = 0; r < n_rows; r++) sum[r] = vf_fma(vf_load(a + (size_t)r * (size_t)n + i), x, sum[r]);
+    }
+    if (i < n) {
+        const size_t size = kv_elem_bytes(type), rest = (size_t)(n - i);
+        _Alignas(64) uint8_t tail[16 * sizeof(float)] = {0};
+        memcpy(tail, (const uint8_t *)b + (size_t)i * size, rest * size);
+        const vf x = load_elems(type, tail, 0);
+        for (int r = 0; r < n_rows; r++) {
+            float ta[16] = {0};
+            memcpy(ta, a + (size_t)r * (size_t)n + i, rest * sizeof(float));
+            sum[r] = vf_fma(vf_load(ta), x, sum[r]);
+        }
+    }
+    for (int r = 0; r < n_rows; r++) out[r] = vf_reduce_add(sum[r]);
+}
+
+KV_INLINE void dots_of(kv_elem type, const void *b, const float *a, int n_rows, int n, float *out)
+{
+    for (; n_rows >= 4; n_rows -= 4, a += 4 * (size_t)n, out += 4) dots_block(type, b, a, 4, n, out);
+    if (n_rows == 3) dots_block(type, b, a, 3, n, out);
+    if (n_rows == 2) dots_block(type, b, a, 2, n, out);
+    if (n_rows == 1) dots_block(type, b, a, 1, n, out);
+}
+
 static void impl_dots(kv_elem type, const void *b, const float *a, int n_rows, int n, float *out)
 {
-    const uint16_t *half = b;
-    const float *full = b;
-    for (int r = 0; r < n_rows; r++, a += n) {
-        vf sum = vf_set1(0.0f);
-        int i = 0;
-        for (; i + 16 <= n; i += 16)
-            sum = vf_fma(vf_load(a + i),
-                         type == KV_ELEM_F32   ? vf_load(full + i)
-                         : type == KV_ELEM_F16 ? vf_load_f16(half + i)
-                                               : vf_load_bf16(half + i),
-                         sum);
-        if (i < n) {
-            float ta[16] = {0}, tb[16] = {0};
-            memcpy(ta, a + i, (size_t)(n - i) * sizeof(float));
-            for (int j = i; j < n; j++)
-                tb[j - i] = type == KV_ELEM_F32   ? full[j]
-                            : type == KV_ELEM_F16 ? kv_f16_to_f32(half[j])
-                                                  : kv_bf16_to_f32(half[j]);
-            sum = vf_fma(vf_load(ta), vf_load(tb), sum);
-        }
-        out[r] = vf_reduce_add(sum);
-    }
+    if (type == KV_ELEM_F32)
+        dots_of(KV_ELEM_F32, b, a, n_rows, n, out);
+    else if (type == KV_ELEM_F16)
+        dots_of(KV_ELEM_F16, b, a, n_rows, n, out);
+    else
+        dots_of(KV_ELEM_BF16, b, a, n_rows, n, out);
 }
 
 static void impl_merge(float *ma, float *la, float *oa, float mb, float lb, const float *ob, int d_v)
