@@ -658,6 +658,39 @@ static void lanes_are_summed_in_one_tree(void **state)
 
 /* ---- elementwise ------------------------------------------------------------------------------------------------ */
 
+enum { EXP, SILU, GELU, NORM, ADD, HALVES, PAIRS, N_ELEMENTWISE };
+static const char *const elementwise_names[] = {"exp", "silu_mul",      "gelu_mul",    "rms_norm",
+                                                "add", "rotate_halves", "rotate_pairs"};
+
+/* y [n] of x [n] and z [n]; rotations turn n / 2 pairs by "cosines" z and "sines" behind them. */
+static void elementwise(const kv_kernels *k, int f, float *y, const float *x, const float *z, int n)
+{
+    if (f >= ADD) memcpy(y, x, (size_t)n * sizeof *y);
+    switch (f) {
+    case EXP:
+        k->exp(y, x, n);
+        break;
+    case SILU:
+        k->silu_mul(y, x, z, n);
+        break;
+    case GELU:
+        k->gelu_mul(y, x, z, n);
+        break;
+    case NORM:
+        k->rms_norm(x, z, n, 1e-5f, y);
+        break;
+    case ADD:
+        k->add(y, z, n);
+        break;
+    case HALVES:
+        k->rotate_halves(y, z, z + n / 2, n / 2);
+        break;
+    default:
+        k->rotate_pairs(y, z, z + n / 2, n / 2);
+        break;
+    }
+}
+
 static void elementwise_functions_give_the_same_bits_everywhere(void **state)
 {
     (void)state;
@@ -672,17 +705,15 @@ static void elementwise_functions_give_the_same_bits_everywhere(void **state)
             ((float *)x.data)[j] = oracle_normal(&rng) * (i % 3 == 0 ? 1.0f : i % 3 == 1 ? 40.0f : 1e13f);
             ((float *)z.data)[j] = oracle_normal(&rng);
         }
-        for (int f = 0; f < 3; f++) {
+        for (int f = 0; f < N_ELEMENTWISE; f++) {
             oracle_guard want = oracle_guard_make(bytes, 4);
             for (int t = -1; t < n_tables; t++) {
                 const kv_kernels *k = t < 0 ? &kv_kernels_scalar : tables[t];
                 oracle_guard got = oracle_guard_make(bytes, 4);
-                if (f == 0) k->exp(got.data, x.data, n);
-                if (f == 1) k->silu_mul(got.data, x.data, z.data, n);
-                if (f == 2) k->gelu_mul(got.data, x.data, z.data, n);
+                elementwise(k, f, got.data, x.data, z.data, n);
                 assert_true(oracle_guard_whole(&got));
                 if (t < 0) memcpy(want.data, got.data, bytes);
-                same_floats(want.data, got.data, (size_t)n, k->name, f == 0 ? "exp" : f == 1 ? "silu_mul" : "gelu_mul");
+                same_floats(want.data, got.data, (size_t)n, k->name, elementwise_names[f]);
                 oracle_guard_free(&got);
             }
             oracle_guard_free(&want);

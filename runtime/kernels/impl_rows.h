@@ -64,6 +64,52 @@ static void impl_exp(float *dst, const float *x, int n)
     ELEMENTWISE(vf_exp(a));
 }
 
+/* ---- rows of the residual stream ------------------------------------------------------------------------- */
+
+/* First n < 16 values, zeros behind. */
+KV_INLINE vf load_tail(const float *x, int n)
+{
+    float t[16] = {0};
+    memcpy(t, x, (size_t)n * sizeof(float));
+    return vf_load(t);
+}
+
+static void impl_rms_norm(const float *x, const float *w, int n, float eps, float *y)
+{
+    vf squares = vf_set1(0.0f);
+    int i = 0;
+    for (; i + 16 <= n; i += 16) squares = vf_add(squares, vf_mul(vf_load(x + i), vf_load(x + i)));
+    if (i < n) squares = vf_add(squares, vf_mul(load_tail(x + i, n - i), load_tail(x + i, n - i)));
+    const float scale = 1.0f / sqrtf(vf_reduce_add(squares) / (float)n + eps);
+    const vf s = vf_set1(scale);
+    for (i = 0; i + 16 <= n; i += 16) vf_store(y + i, vf_mul(vf_mul(vf_load(x + i), s), vf_load(w + i)));
+    for (; i < n; i++) y[i] = x[i] * scale * w[i];
+}
+
+/* What follows is left to the compiler's vectors: elementwise, so any width gives the same bits. */
+static void impl_add(float *restrict x, const float *restrict y, int n)
+{
+    for (int i = 0; i < n; i++) x[i] += y[i];
+}
+
+static void impl_rotate_halves(float *restrict x, const float *restrict c, const float *restrict s, int n_pairs)
+{
+    for (int i = 0; i < n_pairs; i++) {
+        const float a = x[i], b = x[n_pairs + i];
+        x[i] = a * c[i] - b * s[i];
+        x[n_pairs + i] = a * s[i] + b * c[i];
+    }
+}
+
+static void impl_rotate_pairs(float *restrict x, const float *restrict c, const float *restrict s, int n_pairs)
+{
+    for (int i = 0; i < n_pairs; i++) {
+        const float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * c[i] - b * s[i];
+        x[2 * i + 1] = a * s[i] + b * c[i];
+    }
+}
+
 static void impl_to_f32(kv_elem type, const void *src, float *dst, int n)
 {
     if (type == KV_ELEM_F32) {
@@ -262,5 +308,6 @@ static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); 
         .name = NAME, .quantize_q8 = impl_quantize_q8, .gemm_q8 = impl_gemm_q8, .gemm_f32 = impl_gemm_f32,             \
         .attend_page = impl_attend_page, .score_page = impl_score_page, .dots = impl_dots, .merge = impl_merge,        \
         .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul, .gelu_mul = impl_gelu_mul, .to_f32 = impl_to_f32,      \
-        .from_f32 = impl_from_f32, .values_to_f32 = impl_values_to_f32, .exp = impl_exp,                               \
+        .from_f32 = impl_from_f32, .values_to_f32 = impl_values_to_f32, .exp = impl_exp, .rms_norm = impl_rms_norm,    \
+        .add = impl_add, .rotate_halves = impl_rotate_halves, .rotate_pairs = impl_rotate_pairs,                       \
     }

@@ -82,6 +82,13 @@ typedef struct kv_kernels {
     /* dst[i] = act(gate[i]) * up[i]; n any. */
     void (*silu_mul)(float *dst, const float *gate, const float *up, int n);
     void (*gelu_mul)(float *dst, const float *gate, const float *up, int n);
+    /* y = x / rms(x) * w over n values, y may be x; the sum of squares runs in 16 lanes joined by a fixed tree. */
+    void (*rms_norm)(const float *x, const float *w, int n, float eps, float *y);
+    /* x += y */
+    void (*add)(float *x, const float *y, int n);
+    /* Turns n_pairs pairs of one head by the angles whose cosines and sines are given: (x[i], x[n_pairs + i]) or (x[2i], x[2i + 1]). */
+    void (*rotate_halves)(float *x, const float *cosines, const float *sines, int n_pairs);
+    void (*rotate_pairs)(float *x, const float *cosines, const float *sines, int n_pairs);
     /* 16-bit or 32-bit rows to float32 and back; n any. */
     void (*to_f32)(kv_elem type, const void *src, float *dst, int n);
     void (*from_f32)(kv_elem type, const float *src, void *dst, int n);

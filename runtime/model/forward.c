@@ -115,7 +115,7 @@ static const kv_layer *layer_of(const pass *p) { return &p->m->bound.w.layers[p-
 static void norm_row(const pass *p, int row, const float *weight)
 {
     const int n = (int)p->m->hp.n_embd;
-    kv_rms_norm(at(p->ws->x, row, n), weight, n, p->m->hp.norm_eps, at(p->ws->h, row, n));
+    p->c->kernels->rms_norm(at(p->ws->x, row, n), weight, n, p->m->hp.norm_eps, at(p->ws->h, row, n));
 }
 
 static void row_attn_norm(const pass *p, int row) { norm_row(p, row, layer_of(p)->attn_norm); }
@@ -123,7 +123,8 @@ static void row_attn_norm(const pass *p, int row) { norm_row(p, row, layer_of(p)
 static void norm_heads(const pass *p, float *x, int n_heads, const float *weight)
 {
     const int d = (int)p->m->hp.head_dim_k;
-    for (int h = 0; weight && h < n_heads; h++) kv_rms_norm(x + h * d, weight, d, p->m->hp.norm_eps, x + h * d);
+    for (int h = 0; weight && h < n_heads; h++)
+        p->c->kernels->rms_norm(x + h * d, weight, d, p->m->hp.norm_eps, x + h * d);
 }
 
 /* Heads normed, rotated, K and V into their page. */
@@ -139,8 +140,8 @@ static void row_rotate_and_write(const pass *p, int row)
     norm_heads(p, k, n_kv, layer_of(p)->k_norm);
     const float *cosines = at(p->ws->cos[l->local_rope], row, n_pairs),
                 *sines = at(p->ws->sin[l->local_rope], row, n_pairs);
-    kv_rope_apply(p->m->arch->rope, n_pairs, cosines, sines, q, n_heads, d_k);
-    kv_rope_apply(p->m->arch->rope, n_pairs, cosines, sines, k, n_kv, d_k);
+    kv_rope_apply(p->c->kernels, p->m->arch->rope, n_pairs, cosines, sines, q, n_heads, d_k);
+    kv_rope_apply(p->c->kernels, p->m->arch->rope, n_pairs, cosines, sines, k, n_kv, d_k);
     const int n_stored = p->places[p->layer].shape.n_kv_heads;
     if (n_stored != n_kv) {
         kv_average_heads(k, n_kv, n_stored, d_k);
@@ -154,8 +155,8 @@ static void add_branch(const pass *p, int row, const float *post_norm)
 {
     const int n = (int)p->m->hp.n_embd;
     float *x = at(p->ws->x, row, n), *h = at(p->ws->h, row, n);
-    if (post_norm) kv_rms_norm(h, post_norm, n, p->m->hp.norm_eps, h);
-    for (int i = 0; i < n; i++) x[i] += h[i];
+    if (post_norm) p->c->kernels->rms_norm(h, post_norm, n, p->m->hp.norm_eps, h);
+    p->c->kernels->add(x, h, n);
 }
 
 static void row_attn_add(const pass *p, int row)
@@ -249,11 +250,12 @@ static void logits_of(pass *p)
     const kv_hparams *hp = &p->m->hp;
     const int n = (int)hp->n_embd;
     for (int i = 0; i < b->n_hidden_rows; i++)
-        kv_rms_norm(at(p->ws->x, b->hidden_rows[i], n), p->m->bound.w.output_norm, n, hp->norm_eps,
-                    b->hidden + (size_t)i * hp->n_embd);
+        p->c->kernels->rms_norm(at(p->ws->x, b->hidden_rows[i], n), p->m->bound.w.output_norm, n, hp->norm_eps,
+                                b->hidden + (size_t)i * hp->n_embd);
     if (b->n_logit_rows == 0) return;
     for (int i = 0; i < b->n_logit_rows; i++)
-        kv_rms_norm(at(p->ws->x, b->logit_rows[i], n), p->m->bound.w.output_norm, n, hp->norm_eps, at(p->ws->h, i, n));
+        p->c->kernels->rms_norm(at(p->ws->x, b->logit_rows[i], n), p->m->bound.w.output_norm, n, hp->norm_eps,
+                                at(p->ws->h, i, n));
     multiply(p, p->ws->h, n, (kv_linear_job[]){{&p->m->bound.w.output, b->logits, hp->n_vocab}}, 1, b->n_logit_rows);
     if (hp->logit_softcap != 0.0f) softcap_logits(b->logits, (size_t)b->n_logit_rows * hp->n_vocab, hp->logit_softcap);
 }

@@ -59,35 +59,9 @@ void kv_rope_angles(const kv_rope *rope, size_t pos, float *cos_out, float *sin_
     }
 }
 
-void kv_rope_apply(kv_rope_style style, int n_pairs, const float *cos_in, const float *sin_in, float *x, int n_heads,
-                   int head_dim)
+void kv_rope_apply(const kv_kernels *kernels, kv_rope_style style, int n_pairs, const float *cos_in,
+                   const float *sin_in, float *x, int n_heads, int head_dim)
 {
-    for (int h = 0; h < n_heads; h++, x += head_dim) {
-        if (style == KV_ROPE_HALVES) {
-            for (int i = 0; i < n_pairs; i++) {
-                const float a = x[i], b = x[n_pairs + i];
-                x[i] = a * cos_in[i] - b * sin_in[i];
-                x[n_pairs + i] = a * sin_in[i] + b * cos_in[i];
-            }
-        } else if (style == KV_ROPE_INTERLEAVED) {
-            for (int i = 0; i < n_pairs; i++) {
-                const float a = x[2 * i], b = x[2 * i + 1];
-                x[2 * i] = a * cos_in[i] - b * sin_in[i];
-                x[2 * i + 1] = a * sin_in[i] + b * cos_in[i];
-            }
-        }
-    }
-}
-
-void kv_rms_norm(const float *x, const float *w, int n, float eps, float *y)
-{
-    float lane[16] = {0};
-    int i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int j = 0; j < 16; j++) lane[j] += x[i + j] * x[i + j];
-    for (int j = 0; i + j < n; j++) lane[j] += x[i + j] * x[i + j];
-    for (int half = 8; half >= 1; half /= 2)
-        for (int j = 0; j < half; j++) lane[j] += lane[j + half];
-    const float scale = 1.0f / sqrtf(lane[0] / (float)n + eps);
-    for (i = 0; i < n; i++) y[i] = x[i] * scale * w[i];
+    for (int h = 0; h < n_heads && style != KV_ROPE_NONE; h++, x += head_dim)
+        (style == KV_ROPE_HALVES ? kernels->rotate_halves : kernels->rotate_pairs)(x, cos_in, sin_in, n_pairs);
 }

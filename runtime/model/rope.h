@@ -18,10 +18,7 @@ void kv_rope_deinit(kv_rope *rope);
 /* cos and sin [n_pairs] of position pos. */
 void kv_rope_angles(const kv_rope *rope, size_t pos, float *cos_out, float *sin_out);
 /* Rotates the first 2 * n_pairs values of each head of x [n_heads][head_dim] in place. */
-void kv_rope_apply(kv_rope_style style, int n_pairs, const float *cos_in, const float *sin_in, float *x, int n_heads,
-                   int head_dim);
-
-/* y = x / rms(x) * w over n values, y may be x. The sum of squares runs in 16 lanes joined by a fixed tree. */
-void kv_rms_norm(const float *x, const float *w, int n, float eps, float *y);
+void kv_rope_apply(const kv_kernels *kernels, kv_rope_style style, int n_pairs, const float *cos_in,
+                   const float *sin_in, float *x, int n_heads, int head_dim);
 
 #endif
