@@ -23,6 +23,8 @@
     "|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" TAIL
 #define SPLIT(regex) "split " regex "\n"
 #define BYTES        "bytelevel\n"
+/* In a row: anything up to the end of the step. For a list of 400 letters that only one family has. */
+#define REST "\001"
 
 static const struct pre {
     const char *steps, *name, *name_ignoring_merges; /* the latter NULL: the same */
@@ -43,6 +45,9 @@ static const struct pre {
     {SPLIT("[\\r\\n]") SPLIT("\\s?\\p{L}+") SPLIT("\\s?\\p{P}+")
          SPLIT("[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+") "digits each\n" BYTES,
      "deepseek-coder", NULL},
+    {SPLIT("[\\r\\n]") SPLIT("\\s?[A-Za-z\xc2\xb5\xc3\x80-\xc3\x96" REST) SPLIT("\\s?[!-/:-~" REST) SPLIT("\\s+$")
+         SPLIT("[\xe4\xb8\x80-\xe9\xbe\xa5\xe0\xa0\x80-\xe4\xb8\x80\xea\xb0\x80-\xed\x9f\xbf]+") "digits each\n" BYTES,
+     "deepseek-llm", NULL},
     {"punctuation\nbytelevel gpt2\ndigits\n" SPLIT("[0-9][0-9][0-9]"), "falcon", NULL},
     {SPLIT(" ?[^(\\s|[.,!?\xe2\x80\xa6\xe3\x80\x82\xef\xbc\x8c\xe3\x80\x81\xe0\xa5\xa4\xdb\x94\xd8\x8c])]+") BYTES,
      "bloom", NULL},
@@ -102,12 +107,23 @@ static void add_step(steps *s, const json_t *step, int depth)
     }
 }
 
+static bool is_same(const char *row, const char *steps)
+{
+    for (; *row; row++) {
+        if (*row == *REST)
+            steps += strcspn(steps, "\n");
+        else if (*row != *steps++)
+            return false;
+    }
+    return *steps == '\0';
+}
+
 const char *kv_hf_pre_name(const json_t *pre_tokenizer, bool ignore_merges)
 {
     steps s = {.len = 0};
     add_step(&s, pre_tokenizer, 0);
     for (size_t i = 0; i < KV_COUNT(PRES) && !s.strange; i++) {
-        if (strcmp(PRES[i].steps, s.text) != 0) continue;
+        if (!is_same(PRES[i].steps, s.text)) continue;
         return ignore_merges && PRES[i].name_ignoring_merges ? PRES[i].name_ignoring_merges : PRES[i].name;
     }
     return NULL;
