@@ -73,10 +73,15 @@ static oracle_layer random_layer(oracle_rng *rng)
     l.d_v = oracle_int(rng, 0, 3) ? l.d_k : dims[oracle_int(rng, 0, 6)];
     l.type_k = (kv_elem)oracle_int(rng, 0, 2);
     l.type_v = oracle_int(rng, 0, 2) ? l.type_k : (kv_elem)oracle_int(rng, 0, 2);
+    /* Exact slopes and sinks: binary fractions, as stages_keep_what_the_definition_says wants its scores. */
+    static const float slopes[] = {0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f, 0.0078125, 0.00390625, 0.75f},
+                       sinks[] = {0.0f, -3.0f, 2.0f, 7.5f, -40.0f, 0.25f, 1.0f, -0.5f, 30.0f};
     l.attention = (kv_attention){.spec = examples[oracle_int(rng, 0, n_examples - 1)].spec,
                                  .n_heads = heads[h].heads,
                                  .scale = 1.0f / sqrtf((float)l.d_k),
-                                 .softcap = oracle_int(rng, 0, 3) ? 0.0f : 30.0f};
+                                 .softcap = oracle_int(rng, 0, 3) ? 0.0f : 30.0f,
+                                 .alibi = oracle_int(rng, 0, 2) ? NULL : slopes,
+                                 .sinks = oracle_int(rng, 0, 2) ? NULL : sinks};
     return l;
 }
 
@@ -325,6 +330,37 @@ static void rows_that_miss_their_first_splits_are_right(void **state)
     }
 }
 
+/* The sink takes its weight from a single key: o = v / (1 + e^(sink - s)). Far above all scores it leaves nothing, far below nothing of it
+ * is left. Also where the stages leave no key at all. */
+static void a_sink_takes_its_weight_and_no_value(void **state)
+{
+    (void)state;
+    oracle_rng rng = {42};
+    static const float sinks[] = {1000.0f, -1000.0f, 0.5f, -INFINITY};
+    static const char *const specs[] = {"window(1)", "full", "window(200)", "full|topk(2)|pages(1)"};
+    for (size_t i = 0; i < KV_COUNT(specs); i++) {
+        oracle_layer l = {.n_kv_heads = 2, .d_k = 32, .d_v = 16};
+        l.attention =
+            (kv_attention){.spec = oracle_spec(specs[i], 0, 2, 32), .n_heads = 4, .scale = 0.125f, .sinks = sinks};
+        oracle_sequence s = oracle_sequence_make_exact(&rng, &l, 300);
+        float *want = run_alone(best_kernels(), 0, &l, &s, ORACLE_AT_ONCE, true, &rng);
+        check_accuracy(&l, &s, want, 2e-5);
+        for (int t = 0; t < s.n; t++)
+            for (int d = 0; d < 16; d++) {
+                assert_true(fabsf(want[(t * 4 + 0) * 16 + d]) < 1e-30f);
+                if (i == 0) assert_true(want[(t * 4 + 1) * 16 + d] == s.v[(t * 2 + 0) * 16 + d]);
+                if (i == 0) assert_true(want[(t * 4 + 3) * 16 + d] == s.v[(t * 2 + 1) * 16 + d]);
+            }
+        for (int plan = 1; plan < ORACLE_N_PLANS; plan++) {
+            float *got = run_alone(best_kernels(), 1, &l, &s, (oracle_plan)plan, true, &rng);
+            check_same(&l, s.n, want, got, "with sinks");
+            free(got);
+        }
+        free(want);
+        oracle_sequence_free(&s);
+    }
+}
+
 /* A window of one token: the output is that token's value. Exact, whatever the score. */
 static void a_window_of_one_returns_the_value_itself(void **state)
 {
@@ -375,6 +411,7 @@ int main(void)
         cmocka_unit_test(what_a_page_held_before_is_never_seen),
         cmocka_unit_test(scores_of_ten_thousand_neither_overflow_nor_vanish),
         cmocka_unit_test(rows_that_miss_their_first_splits_are_right),
+        cmocka_unit_test(a_sink_takes_its_weight_and_no_value),
         cmocka_unit_test(a_window_of_one_returns_the_value_itself),
         cmocka_unit_test(the_sign_of_zero_does_not_depend_on_company),
     };

@@ -53,12 +53,13 @@ void oracle_sequence_free(oracle_sequence *s)
 /* ---- the definition ------------------------------------------------------------------------------------ */
 
 /* What the stages are computed from, for one row and KV head: scores of the head, bounds of pages over the group. */
-static double score(const oracle_layer *l, const float *q, const double *k)
+static double score(const oracle_layer *l, const float *q, const double *k, int distance, int head)
 {
     const kv_attention *a = &l->attention;
     double dot = 0;
     for (int i = 0; i < l->d_k; i++) dot += (double)q[i] * k[i];
     dot *= (double)a->scale;
+    if (a->alibi) dot += (double)a->alibi[head] * distance;
     return a->softcap != 0.0f ? (double)a->softcap * tanh(dot / (double)a->softcap) : dot;
 }
 
@@ -119,13 +120,14 @@ static void keep_pages(const oracle_layer *l, bool *seen, int pos, const float *
 }
 
 /* One row and head: q [d_k], k and v of its KV head with steps ld_k and ld_v; seen [pos + 1] before stages. */
-static void attend_row(const oracle_layer *l, int pos, const bool *visible, const float *q, const float *q_group,
-                       const double *k, size_t ld_k, const double *v, size_t ld_v, double *p, double *out)
+static void attend_row(const oracle_layer *l, int pos, int head, const bool *visible, const float *q,
+                       const float *q_group, const double *k, size_t ld_k, const double *v, size_t ld_v, double *p,
+                       double *out)
 {
     bool seen[ORACLE_MAX_TOKENS];
     memcpy(seen, visible, (size_t)pos + 1);
     double top = -INFINITY, sum = 0;
-    for (int t = 0; t <= pos; t++) p[t] = score(l, q, k + (size_t)t * ld_k);
+    for (int t = 0; t <= pos; t++) p[t] = score(l, q, k + (size_t)t * ld_k, t - pos, head);
     const kv_source *source = kv_layer_spec_source(&l->attention.spec, (size_t)pos);
     for (int i = 0; i < source->n_stages; i++) {
         const uint64_t value = source->stages[i].value[0].u;
@@ -135,6 +137,10 @@ static void attend_row(const oracle_layer *l, int pos, const bool *visible, cons
     }
     for (int t = 0; t <= pos; t++)
         if (seen[t]) top = fmax(top, p[t]);
+    if (l->attention.sinks) {
+        top = fmax(top, (double)l->attention.sinks[head]);
+        sum = exp((double)l->attention.sinks[head] - top);
+    }
     for (int i = 0; i < l->d_v; i++) out[i] = 0;
     for (int t = 0; t <= pos; t++) {
         if (!seen[t]) continue;
@@ -166,7 +172,7 @@ void oracle_attend(const oracle_layer *l, const oracle_sequence *s, int first, d
             seen[t] = kv_source_allows(kv_layer_spec_source(&l->attention.spec, (size_t)r), (size_t)r, (size_t)t);
         for (int h = 0; h < n_heads; h++) {
             const size_t row_head = (size_t)r * (size_t)n_heads + (size_t)h, kv = (size_t)(h / group);
-            attend_row(l, r, seen, s->q + row_head * (size_t)l->d_k,
+            attend_row(l, r, h, seen, s->q + row_head * (size_t)l->d_k,
                        s->q + ((size_t)r * (size_t)n_heads + kv * (size_t)group) * (size_t)l->d_k,
                        k + kv * (size_t)l->d_k, ld_k, v + kv * (size_t)l->d_v, ld_v, p,
                        out + row_head * (size_t)l->d_v);

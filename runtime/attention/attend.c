@@ -19,6 +19,7 @@ typedef struct tile {
     const kv_selection *selection; /* what stages leave of it; NULL: a layer without any */
     size_t q_end;                  /* all positions are below */
     float *q, *o, *l, *m, *scores, *k32, *v32;
+    float *slopes, *distance; /* ALiBi; slopes NULL: none */
     uint64_t *seen;
     kv_q8 q8; /* int8 rows of q, for q8_0 keys */
     void *gemm_scratch;
@@ -44,9 +45,9 @@ size_t kv_attend_scratch_bytes(const kv_attention *layer, const kv_layer_shape *
     const size_t rows = (size_t)tile_rows(group, d_k, d_v);
     /* q, o and the merged o, l, scores, m twice, seen, positions; page copies as float32; slack for alignment of each */
     size_t floats =
-        rows * ((size_t)d_k + 2 * (size_t)d_v + 16 + 64 + 4 + 2 + 3) + (size_t)KV_PAGE * (size_t)(d_k + d_v);
+        rows * ((size_t)d_k + 2 * (size_t)d_v + 16 + 64 + 4 + 2 + 3 + 2) + (size_t)KV_PAGE * (size_t)(d_k + d_v);
     const size_t d32 = kv_align_up((size_t)d_k, 32);
-    return floats * sizeof(float) + 28 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32) +
+    return floats * sizeof(float) + 30 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32) +
            rows * (2 * sizeof(kv_span *) + sizeof(kv_span)) +
            kv_select_scratch_bytes(&layer->spec, group, d_k, max_tokens, tile_queries(group, d_k, d_v));
 }
@@ -72,6 +73,8 @@ static tile tile_make(uint8_t **at, int n_queries, int group, int d_k, int d_v)
     t.o = carve(at, rows * (size_t)d_v);
     t.l = carve(at, rows * 16);
     t.m = carve(at, rows);
+    t.slopes = carve(at, rows);
+    t.distance = carve(at, rows);
     t.scores = carve(at, rows * 64);
     t.seen = (uint64_t *)(void *)carve(at, rows * 2);
     t.k32 = carve(at, (size_t)KV_PAGE * (size_t)d_k);
@@ -121,6 +124,8 @@ static void add_queries(const struct stage *s, const kv_segment *seg, int kv_hea
         const float *src = s->q + (size_t)t->batch_row[query] * ldq + (size_t)kv_head * (size_t)width;
         float *dst = t->q + (size_t)query * (size_t)width;
         for (int k = 0; k < width; k++) dst[k] = src[k] * scale;
+        for (int g = 0; s->layer->alibi && g < t->group; g++)
+            t->slopes[query * t->group + g] = s->layer->alibi[kv_head * t->group + g];
         for (int g = 0; seg->seq->cache->type_k == KV_ELEM_Q8_0 && g < t->group; g++)
             s->c->kernels->quantize_q8(dst + g * d_k, &t->q8, query * t->group + g);
     }
@@ -186,6 +191,8 @@ static size_t attend_split(const struct stage *s, const kv_segment *seg, int kv_
                            .q = t->q,
                            .seen = t->seen,
                            .softcap = s->layer->softcap,
+                           .slopes = s->layer->alibi ? t->slopes : NULL,
+                           .distance = t->distance,
                            .m = t->m,
                            .l = t->l,
                            .o = t->o,
@@ -200,11 +207,21 @@ static size_t attend_split(const struct stage *s, const kv_segment *seg, int kv_
             uint64_t seen = kv_span_seen(t->span_of[i], t->pos[i], page);
             for (int g = 0; g < t->group; g++) t->seen[i * t->group + g] = seen;
         }
+        for (int r = 0; s->layer->alibi && r < t->n_rows; r++)
+            t->distance[r] = (float)(page * KV_PAGE) - (float)t->pos[r / t->group];
         read_page(s->c->kernels, cache, t, kv_seq_k(seg->seq, s->place, page, kv_head),
                   kv_seq_v(seg->seq, s->place, page, kv_head), &args);
         s->c->kernels->attend_page(&args);
     }
     return page;
+}
+
+/* What (m, l, o) of a row starts from: nothing, or the sink's weight and no value. */
+static void start_row(const struct stage *s, int head, float *m, float *l, float *o)
+{
+    *m = s->layer->sinks ? s->layer->sinks[head] : -INFINITY;
+    *l = s->layer->sinks ? 1.0f : 0.0f;
+    if (s->layer->sinks) memset(o, 0, (size_t)s->place->shape.d_v * sizeof *o);
 }
 
 static void write_out(const struct stage *s, int row, int head, float l, const float *o)
@@ -237,7 +254,8 @@ static void run_tile(const struct stage *s, const kv_segment *seg, int tile_idx,
     tile t = tile_make(&scratch, n_queries, s->group, d_k, d_v);
     float *m = carve(&scratch, (size_t)t.n_rows), *l = carve(&scratch, (size_t)t.n_rows),
           *o = carve(&scratch, (size_t)t.n_rows * (size_t)d_v);
-    for (int r = 0; r < t.n_rows; r++) m[r] = -INFINITY, l[r] = 0.0f;
+    for (int r = 0; r < t.n_rows; r++)
+        start_row(s, kv_head * s->group + r % s->group, &m[r], &l[r], o + (size_t)r * (size_t)d_v);
     kv_span *spans = (kv_span *)(void *)carve(&scratch, (size_t)n_queries * sizeof(kv_span) / sizeof(float));
     const size_t pos = seg->pos0 + (size_t)first;
     kv_spans_cut(&s->layer->spec, pos, pos + (size_t)n_queries, spans);
@@ -330,10 +348,12 @@ static void run_split(const struct stage *s, int owner, size_t split, int kv_hea
     }
 }
 
-static void merge_row_head(const struct stage *s, const kv_segment *seg, const kv_plan *plan, int row, int head)
+static void merge_row_head(const struct stage *s, const kv_segment *seg, const kv_plan *plan, int row, int head,
+                           float *o)
 {
     const int d_v = s->place->shape.d_v;
-    float m = -INFINITY, l = 0.0f, *o = partial_at(s, plan, row, head, 0);
+    float m, l;
+    start_row(s, head, &m, &l, o);
     for (size_t i = 0; i < plan->n_splits; i++) {
         float *p = partial_at(s, plan, row, head, i);
         /* The first visible partial becomes the accumulator in place; merging into an empty one is a copy. */
@@ -349,10 +369,10 @@ static void merge_segment(void *ctx, int item, int thread)
 {
     const struct stage *s = ctx;
     const kv_plan *plan = &s->partials->plans[item];
-    (void)thread;
     if (plan->n_splits == 0) return;
     for (int r = 0; r < s->segments[item].n_rows; r++)
-        for (int h = 0; h < s->layer->n_heads; h++) merge_row_head(s, &s->segments[item], plan, r, h);
+        for (int h = 0; h < s->layer->n_heads; h++)
+            merge_row_head(s, &s->segments[item], plan, r, h, (float *)(void *)s->c->scratch[thread]);
 }
 
 size_t kv_partials_bytes(int n_rows, int n_heads, int d_v, size_t max_tokens)

@@ -29,6 +29,10 @@ typedef struct kv_attention {
     int n_heads;
     float scale;   /* of q.k */
     float softcap; /* 0: none */
+    const float *
+        alibi; /* [n_heads] slopes (Press 2021) or NULL: slope * (k_pos - q_pos) joins the scaled score, before soft-cap */
+    const float *
+        sinks; /* [n_heads] logits (gpt-oss) or NULL: weight without a value, one partial (sink, 1, 0) before all others */
 } kv_attention;
 
 /* Rows [row, row + n_rows) of the batch are positions pos0.. of one sequence; their K and V are written already. */

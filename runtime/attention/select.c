@@ -171,9 +171,12 @@ static uint32_t kth_largest(uint32_t *keys, size_t n, size_t k, size_t *n_equal)
 /* ---- scores --------------------------------------------------------------------------------------------------------- */
 
 /* ALiBi and soft-cap, as the architecture has them (spec/attention.md: s_ij). */
-static void finish_scores(const kv_selection *s, float *x)
+static void finish_scores(const kv_selection *s, size_t page, int row, float *x)
 {
     const kv_attention *l = s->layer;
+    const float distance = (float)(page * KV_PAGE) - (float)s->pos[row / s->group];
+    for (int t = 0; l->alibi && t < KV_PAGE; t++)
+        x[t] += l->alibi[s->kv_head * s->group + row % s->group] * (distance + (float)t);
     if (l->softcap == 0.0f) return;
     const float cap = l->softcap;
     float e[KV_PAGE];
@@ -197,7 +200,7 @@ static void compute_scores(kv_selection *s)
                                      .gemm_scratch = s->gemm_scratch,
                                      .scores = scores_at(s, i, 0)};
         s->kernels->score_page(&args);
-        for (int r = 0; r < s->n_rows; r++) finish_scores(s, scores_at(s, i, r));
+        for (int r = 0; r < s->n_rows; r++) finish_scores(s, s->pages[i], r, scores_at(s, i, r));
     }
 }
 

@@ -150,6 +150,15 @@ static void impl_values_to_f32(const void *page, int n_tokens, int d, float *dst
 
 /* ---- attention: one page ------------------------------------------------------------------------------- */
 
+static const float first_lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+/* slope * (k_pos - q_pos) for tokens [16 t, 16 t + 16) of the page: exact distances below 2^24. */
+KV_INLINE vf add_alibi(const kv_attend_args *g, int r, int t, vf x)
+{
+    const vf distance = vf_add(vf_load(first_lanes), vf_set1(g->distance[r] + (float)(16 * t)));
+    return vf_fma(vf_set1(g->slopes[r]), distance, x);
+}
+
 /* Scores of one row -> probabilities in place; m, l, o move to the new maximum. Tokens not seen get probability 0. */
 KV_INLINE void softmax_row(const kv_attend_args *g, int r, int t_first, int t_last)
 {
@@ -159,6 +168,7 @@ KV_INLINE void softmax_row(const kv_attend_args *g, int r, int t_first, int t_la
     vf best = lowest;
     for (int t = t_first; t <= t_last; t++) {
         vf x = vf_load(s + 16 * t);
+        if (g->slopes) x = add_alibi(g, r, t, x);
         if (g->softcap != 0.0f) x = vf_softcap(x, g->softcap);
         x = vf_select((vm)(seen >> (16 * t)), x, lowest);
         vf_store(s + 16 * t, x);

@@ -49,10 +49,12 @@ typedef struct kv_attend_args {
     void *gemm_scratch;   /* q8_0 keys: kv_gemm_scratch_bytes(d_k) */
     const uint64_t *seen; /* [n_rows]: bit t, token t of the page is visible */
     float softcap;        /* 0: none */
-    float *m;             /* [n_rows] running maximum, -inf to start */
-    float *l;             /* [n_rows][16] running sum, one partial per token lane */
-    float *o;             /* [n_rows][d_v] unnormalised */
-    float *scores;        /* scratch [n_rows][64] */
+    /* ALiBi, or NULL: scores of row r gain slopes[r] * (t + distance[r]) before soft-cap, distance = page's first token - query <= 0. */
+    const float *slopes, *distance; /* [n_rows] */
+    float *m;                       /* [n_rows] running maximum, -inf to start */
+    float *l;                       /* [n_rows][16] running sum, one partial per token lane */
+    float *o;                       /* [n_rows][d_v] unnormalised */
+    float *scores;                  /* scratch [n_rows][64] */
     /* The K and V that will be asked for next, as many bytes: fetched meanwhile; or NULL. A hint, also where they are not what comes. */
     const void *next_k, *next_v;
 } kv_attend_args;
