@@ -5,6 +5,7 @@ import base64
 import json
 import math
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -306,7 +307,38 @@ def requests_that_wait_are_served_fairly():
     assert done == ["one", "many"]
 
 
-TESTS = [lists_and_properties, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
+def chat_and_bench_talk_to_a_server():
+    said = "What is the capital of Norway?\nAnd of Sweden?\n/stats\n"
+    out = subprocess.run([KVASIR, "chat", "--server", "unix:" + big.path, "--temp", "0", "-n", "24"], input=said, capture_output=True, text=True, check=True)
+    first = big.post("/v1/chat/completions", chat(top_k=40, min_p=0.05))["choices"][0]["message"]
+    turn = chat(top_k=40, min_p=0.05)
+    turn["messages"] += [first, {"role": "user", "content": "And of Sweden?"}]
+    second = big.post("/v1/chat/completions", turn)["choices"][0]["message"]
+    assert out.stdout == first["content"].strip() + "\n" + second["content"].strip() + "\n", (out.stdout, first, second)
+    assert re.search(r"\[prompt \d+ tokens, .* context \d+/8192", out.stderr) and "4 messages" in out.stderr, out.stderr
+    alone = subprocess.run([KVASIR, "chat", "-m", SMOLLM2, "--temp", "0", "-n", "24"], input=said, capture_output=True, text=True, check=True)
+    assert out.stdout == alone.stdout, (out.stdout, alone.stdout)
+    gone = subprocess.run([KVASIR, "chat", "--server", "unix:/nowhere/x.sock"], input="x\n", capture_output=True, text=True)
+    assert gone.returncode == 1 and gone.stderr.count("\n") == 1, gone.stderr
+    bench = subprocess.run([KVASIR, "bench-serve", "--server", f"127.0.0.1:{big.port}", "--clients", "3", "--requests", "2", "-p", "40", "-n", "8",
+                            "--shared-prefix", "32", "-o", "json"], capture_output=True, text=True, check=True)
+    r = json.loads(bench.stdout)
+    assert r["clients"] == 3 and r["predicted_per_second"] > 1 and r["ttft_p50_ms"] > 0 and 0 < r["cached_share"] < 1, r
+
+
+def the_prefix_header_follows_a_conversation():
+    def key(body, *headers):
+        r = big.request("POST", "/v1/chat/completions", dict(body, max_tokens=1), headers=headers)
+        assert r.status == 200, r.body
+        return r.headers["x-kvasir-prefix"]
+    turn = chat("Hello there")
+    first = key(turn)
+    turn["messages"] += [{"role": "assistant", "content": "Hi"}, {"role": "user", "content": "More"}]
+    assert key(turn) == first != key(chat("Something else"))
+    assert key(turn, "X-Kvasir-Prefix: my-own") == "my-own"
+
+
+TESTS = [chat_and_bench_talk_to_a_server, the_prefix_header_follows_a_conversation, lists_and_properties, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
          log_probabilities_are_those_of_the_logits, completions_take_every_kind_of_prompt, stops_never_leak, characters_are_never_cut,
          seeds_bias_and_penalties_work, embeddings_are_the_hidden_states, the_same_bits_alone_in_company_and_from_the_cache, a_shared_prefix_is_read_once,
          pages_and_memory_come_back, a_small_budget_delays_but_changes_nothing, streams_flow_while_a_long_prompt_is_read, requests_that_wait_are_served_fairly]

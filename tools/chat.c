@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/http_client.h"
 #include "tools/term.h"
 
 enum { MAX_TEMPLATE_BYTES = 1 << 20 };
@@ -26,6 +27,16 @@ void kv_chat_note(const kv_chat *chat, const char *fmt, ...)
     vfprintf(stderr, fmt, args);
     fprintf(stderr, "%s\n", kv_style_code(KV_STYLE_RESET, chat->has_color));
     va_end(args);
+}
+
+size_t kv_chat_used(const kv_chat *chat)
+{
+    return chat->remote ? chat->remote_used : kvasir_session_n_tokens(chat->session);
+}
+
+size_t kv_chat_n_ctx(const kv_chat *chat)
+{
+    return chat->remote ? chat->remote_n_ctx : kvasir_session_n_ctx(chat->session);
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -56,10 +67,15 @@ static kvasir_code open_template(kv_chat *chat, const char **note, kvasir_error 
 
 static kvasir_code open_all(kv_chat *chat, const char **note, kvasir_error *err)
 {
-    kvasir_code code = kv_common_open_model(&chat->common, false, &chat->model, err);
-    if (code == KVASIR_OK) code = kv_common_open_session(&chat->common, chat->model, &chat->session, err);
-    if (code == KVASIR_OK) code = kv_common_open_sampler(&chat->common, chat->model, &chat->sampler, err);
-    if (code == KVASIR_OK) code = open_template(chat, note, err);
+    kvasir_code code;
+    if (chat->server) {
+        code = kv_chat_remote_open(chat, chat->server, chat->server_key, err);
+    } else {
+        code = kv_common_open_model(&chat->common, false, &chat->model, err);
+        if (code == KVASIR_OK) code = kv_common_open_session(&chat->common, chat->model, &chat->session, err);
+        if (code == KVASIR_OK) code = kv_common_open_sampler(&chat->common, chat->model, &chat->sampler, err);
+        if (code == KVASIR_OK) code = open_template(chat, note, err);
+    }
     if (code == KVASIR_OK && !(chat->lines = kv_lines_open(chat->has_color))) {
         code = kv_chat_error(err, KVASIR_ERR_MEMORY, "the line editor could not start");
     }
@@ -69,6 +85,7 @@ static kvasir_code open_all(kv_chat *chat, const char **note, kvasir_error *err)
 static void close_all(kv_chat *chat)
 {
     kv_lines_close(chat->lines);
+    kv_http_close(chat->remote);
     kv_conversation_deinit(&chat->conversation);
     kvasir_sampler_close(chat->sampler);
     kvasir_session_close(chat->session);
@@ -79,6 +96,12 @@ static void close_all(kv_chat *chat)
 static void greet(const kv_chat *chat)
 {
     if (!kv_lines_is_interactive(chat->lines) || chat->common.quiet) return;
+    if (chat->remote) {
+        fprintf(stderr, "%s%s%s (at %.200s, %zu tokens of context)\n", kv_style_code(KV_STYLE_BOLD, chat->has_color),
+                chat->remote_name, kv_style_code(KV_STYLE_RESET, chat->has_color), chat->server, chat->remote_n_ctx);
+        kv_chat_note(chat, "Ctrl-D leaves, Ctrl-C stops a reply, /help lists the commands.");
+        return;
+    }
     kvasir_model_info info = kvasir_model_get_info(chat->model);
     fprintf(stderr, "%s%.200s%s (%s, %zu tokens of context)\n", kv_style_code(KV_STYLE_BOLD, chat->has_color),
             info.name[0] ? info.name : info.architecture, kv_style_code(KV_STYLE_RESET, chat->has_color), info.type,
@@ -132,6 +155,10 @@ int kv_tool_chat(int argc, char **argv)
          "Most tokens of a reply; -1 (the default): until the model ends it or the context is full."},
         {"--chat-template-file", NULL, KV_OPT_STRING, offsetof(kv_chat, template_file), "FILE", 0, 0, NULL,
          "Jinja template over the model's own."},
+        {"--server", NULL, KV_OPT_STRING, offsetof(kv_chat, server), "ADDRESS", 0, 0, NULL,
+         "unix:PATH or HOST:PORT of a running kvasir serve, whose model is talked to."},
+        {"--server-key", NULL, KV_OPT_STRING, offsetof(kv_chat, server_key), "KEY", 0, 0, NULL,
+         "API key of that server."},
         {0},
     };
     const kv_opt_group groups[] = {kv_group_model(&chat.common),    {"Chat", OPTIONS, &chat},
@@ -147,6 +174,9 @@ int kv_tool_chat(int argc, char **argv)
     if (status != KV_PARSED) return status;
     if (chat.n_predict == 0)
         return kv_usage_error("chat", "-n 0: a reply of no tokens is none (range: at least 1, or -1)");
+    if (chat.server && (chat.common.model || chat.template_file))
+        return kv_usage_error("chat", "--server: model and template are the server's; leave out %s",
+                              chat.common.model ? "-m" : "--chat-template-file");
     if (chat.common.dry_run) return kv_common_dry_run("chat", &chat.common);
 
     if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8"); /* messages are UTF-8 whatever the locale; libedit asks it */

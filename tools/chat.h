@@ -1,5 +1,5 @@
 /* chat.h - the parts of `kvasir chat`: loop (chat.c), turns (chat_turn.c), commands (chat_commands.c), what reaches
- * the screen (chat_stream.c), messages and ids (chat_conversation.c), input (chat_line.c). */
+ * the screen (chat_stream.c), messages and ids (chat_conversation.c), input (chat_line.c), a server's turns (chat_remote.c). */
 #ifndef KV_TOOLS_CHAT_H
 #define KV_TOOLS_CHAT_H
 
@@ -20,7 +20,12 @@ typedef struct kv_chat {
     char *template_source;
     bool has_color; /* of stderr */
 
-    unsigned n_replies; /* each has a random stream of its own, so that /regen gives another */
+    unsigned n_replies;            /* each has a random stream of its own, so that /regen gives another */
+    struct kv_http_client *remote; /* --server: instead of model, session and sampler */
+    const char *server, *server_key;
+    char remote_name[128];
+    size_t remote_n_ctx, remote_used;
+
     size_t total_prompt, total_reply;
     double total_prompt_ms, total_reply_ms;
 } kv_chat;
@@ -31,6 +36,12 @@ typedef enum kv_next { KV_NEXT_GO_ON, KV_NEXT_LEAVE, KV_NEXT_FAIL } kv_next;
  * (does not fit, the template objects) are said and leave the conversation as it was. LEAVE after a signal, FAIL when
  * stdout is gone. */
 kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len);
+/* The same through a server (chat_remote.c), which was opened before. */
+kv_next kv_chat_remote_turn(kv_chat *chat, const char *message, size_t len);
+kvasir_code kv_chat_remote_open(kv_chat *chat, const char *server, const char *key, kvasir_error *err);
+/* Tokens in the context, and how many it holds; wherever that is. */
+size_t kv_chat_used(const kv_chat *chat);
+size_t kv_chat_n_ctx(const kv_chat *chat);
 /* Runs the command line "/name argument". */
 kv_next kv_chat_command(kv_chat *chat, char *line);
 /* One dim line on stderr. */

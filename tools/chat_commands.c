@@ -66,8 +66,8 @@ static kv_next undo(kv_chat *chat, char *argument)
         return KV_NEXT_GO_ON;
     }
     kv_conversation_undo(&chat->conversation);
-    kv_chat_note(chat, "the last message and its reply are removed; context %zu/%zu",
-                 kvasir_session_n_tokens(chat->session), kvasir_session_n_ctx(chat->session));
+    kv_chat_note(chat, "the last message and its reply are removed; context %zu/%zu", kv_chat_used(chat),
+                 kv_chat_n_ctx(chat));
     return KV_NEXT_GO_ON;
 }
 
@@ -80,9 +80,23 @@ static kv_next clear(kv_chat *chat, char *argument)
     return KV_NEXT_GO_ON;
 }
 
+static void show_speed(const kv_chat *chat)
+{
+    fprintf(stderr, "  prompt   %zu tokens, %.1f tokens/s\n", chat->total_prompt,
+            chat->total_prompt_ms > 0 ? (double)chat->total_prompt * 1e3 / chat->total_prompt_ms : 0.0);
+    fprintf(stderr, "  replies  %zu tokens, %.1f tokens/s\n", chat->total_reply,
+            chat->total_reply_ms > 0 ? (double)chat->total_reply * 1e3 / chat->total_reply_ms : 0.0);
+}
+
 static kv_next show_stats(kv_chat *chat, char *argument)
 {
     (void)argument;
+    if (chat->remote) {
+        fprintf(stderr, "  model    %s, at %.200s\n  context  %zu of %zu tokens, %zu messages\n", chat->remote_name,
+                chat->server, kv_chat_used(chat), kv_chat_n_ctx(chat), chat->conversation.n_messages);
+        show_speed(chat);
+        return KV_NEXT_GO_ON;
+    }
     kvasir_model_info info = kvasir_model_get_info(chat->model);
     kvasir_kv_stats kv = kvasir_session_kv_stats(chat->session);
     size_t used = kvasir_session_n_tokens(chat->session), n_ctx = kvasir_session_n_ctx(chat->session);
@@ -94,10 +108,7 @@ static kv_next show_stats(kv_chat *chat, char *argument)
     fprintf(stderr, "  context  %zu of %zu tokens, %zu messages\n", used, n_ctx, chat->conversation.n_messages);
     fprintf(stderr, "  KV       %zu pages, %s (at most %s so far)\n", kv.pages,
             kv_format_bytes(kv.bytes, buf, sizeof buf), kv_format_bytes(kv.peak_bytes, peak, sizeof peak));
-    fprintf(stderr, "  prompt   %zu tokens, %.1f tokens/s\n", chat->total_prompt,
-            chat->total_prompt_ms > 0 ? (double)chat->total_prompt * 1e3 / chat->total_prompt_ms : 0.0);
-    fprintf(stderr, "  replies  %zu tokens, %.1f tokens/s\n", chat->total_reply,
-            chat->total_reply_ms > 0 ? (double)chat->total_reply * 1e3 / chat->total_reply_ms : 0.0);
+    show_speed(chat);
     fprintf(stderr, "  memory   %s at most\n", kv_format_bytes(kv_peak_rss_bytes(), buf, sizeof buf));
     return KV_NEXT_GO_ON;
 }

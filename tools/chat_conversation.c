@@ -136,7 +136,8 @@ void kv_conversation_undo(kv_conversation *c)
     }
     bool is_known =
         c->n_tokens > 0 || !kv_conversation_has_exchange(c); /* else the next turn finds what is still common */
-    if (is_known && c->n_tokens < kvasir_session_n_tokens(c->session)) kvasir_session_rewind(c->session, c->n_tokens);
+    if (c->session && is_known && c->n_tokens < kvasir_session_n_tokens(c->session))
+        kvasir_session_rewind(c->session, c->n_tokens);
 }
 
 void kv_conversation_drop_reply(kv_conversation *c)
@@ -153,7 +154,7 @@ void kv_conversation_clear(kv_conversation *c)
     while (kv_conversation_has_exchange(c)) pop(c);
     c->n_tokens = c->text.len = 0;
     c->epoch++;
-    kvasir_session_rewind(c->session, 0);
+    if (c->session) kvasir_session_rewind(c->session, 0);
 }
 
 kvasir_code kv_conversation_set_system(kv_conversation *c, const char *text, kvasir_error *err)

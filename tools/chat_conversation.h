@@ -34,7 +34,7 @@ typedef struct kv_message {
 
 typedef struct kv_conversation {
     kvasir_model *model;
-    kvasir_session *session;
+    kvasir_session *session;     /* NULL: the model is a server's; then there are messages only */
     const char *template_source; /* borrowed; NULL: the model's own */
     const char *stop;            /* text that ends a reply, where the format has no token for it; or NULL */
     kv_message *messages;

@@ -176,6 +176,7 @@ static kv_next leave_or_go_on(const kv_chat *chat)
 
 kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
 {
+    if (chat->remote) return kv_chat_remote_turn(chat, message, len);
     kv_conversation *c = &chat->conversation;
     turn t = {.stream = {.out = stdout, .is_terminal = kv_term_is_terminal(stdout), .stop = c->stop},
               .end = END_FAILED};

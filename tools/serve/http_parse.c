@@ -9,8 +9,8 @@ void kv_http_init(kv_http_request *r, uint64_t max_body)
     /* Not the whole struct: the long texts are ended, not wiped, for every request of a connection. */
     r->state = KV_HTTP_LINE;
     r->minor = 1;
-    r->method[0] = r->target[0] = r->host[0] = r->origin[0] = r->authorization[0] = '\0';
-    r->has_host = r->has_origin = r->has_authorization = r->has_length = r->is_chunked = false;
+    r->method[0] = r->target[0] = r->host[0] = r->origin[0] = r->authorization[0] = r->prefix[0] = '\0';
+    r->has_host = r->has_origin = r->has_authorization = r->has_prefix = r->has_length = r->is_chunked = false;
     r->wants_close = r->wants_keep_alive = r->wants_continue = r->has_other_expectation = false;
     r->length = r->left = 0;
     r->max_body = max_body;
@@ -265,6 +265,9 @@ static void take_field(kv_http_request *r, const char *line, size_t len)
     } else if (equals(line, n_name, "Authorization")) {
         copy_once(r, &r->has_authorization, r->authorization, sizeof r->authorization, value, n,
                   "Authorization is given twice");
+    } else if (equals(line, n_name, "X-Kvasir-Prefix")) {
+        copy_once(r, &r->has_prefix, r->prefix, sizeof r->prefix, value, n, "X-Kvasir-Prefix is given twice");
+        if (n && !is_token(value, n)) kv_http_fail(r, 400, "X-Kvasir-Prefix is malformed");
     }
 }
 

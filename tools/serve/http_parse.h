@@ -43,7 +43,8 @@ typedef struct kv_http_request {
     char host[256];                      /* of Host, or of an absolute target */
     char origin[512];
     char authorization[KV_HTTP_MAX_VALUE];
-    bool has_host, has_origin, has_authorization, has_length, is_chunked;
+    char prefix[72]; /* X-Kvasir-Prefix: what a front chose this server by */
+    bool has_host, has_origin, has_authorization, has_prefix, has_length, is_chunked;
     bool wants_close, wants_keep_alive, wants_continue, has_other_expectation;
     uint64_t length; /* Content-Length; with chunks what came so far */
     uint64_t left;   /* of the body or of the chunk */

@@ -10,7 +10,7 @@
 
 #include "tools/serve/request.h"
 
-enum { PREFIX_KEY_TOKENS = 256 };
+enum { PREFIX_KEY_TOKENS = 64 };
 
 static bool out_of_memory(kv_api_error *error)
 {
@@ -257,13 +257,25 @@ static bool read_texts(const json_t *value, const kv_request_defaults *defaults,
     return true;
 }
 
-/* The beginning of the prompt in 16 digits: what a front hashes on to find the server whose cache holds it. */
-static void make_prefix_key(kv_request *r)
+/* The beginning of the prompt in 16 digits: what a front hashes on to find the server whose cache holds it. It must stay the same from
+ * turn to turn, so of a chat it is everything up to the first message of the user, otherwise some tokens. */
+static void make_prefix_key(kv_kind kind, const json_t *body, kv_request *r)
 {
+    unsigned long long hash = 0;
     const kv_prompt *p = &r->prompts[0];
-    const size_t n = p->n_tokens < PREFIX_KEY_TOKENS ? p->n_tokens : PREFIX_KEY_TOKENS;
-    snprintf(r->prefix_key, sizeof r->prefix_key, "%016llx",
-             (unsigned long long)XXH3_64bits(p->tokens, n * sizeof *p->tokens));
+    const json_t *messages = json_object_get(body, "messages");
+    if (kind != KV_KIND_CHAT)
+        hash = XXH3_64bits(p->tokens,
+                           (p->n_tokens < PREFIX_KEY_TOKENS ? p->n_tokens : PREFIX_KEY_TOKENS) * sizeof *p->tokens);
+    for (size_t i = 0; kind == KV_KIND_CHAT && i < json_array_size(messages); i++) {
+        const json_t *message = json_array_get(messages, i);
+        const char *role = json_string_value(json_object_get(message, "role"));
+        char *text = json_dumps(message, JSON_COMPACT | JSON_SORT_KEYS);
+        if (text) hash = XXH3_64bits_withSeed(text, strlen(text), hash);
+        free(text);
+        if (role && strcmp(role, "user") == 0) break;
+    }
+    snprintf(r->prefix_key, sizeof r->prefix_key, "%016llx", hash);
 }
 
 static bool read_chat(const json_t *body, const kv_request_defaults *defaults, kv_request *out, kv_api_error *error)
@@ -292,7 +304,7 @@ bool kv_prompts_read(kv_kind kind, const json_t *body, const kv_request_defaults
         ok = value ? read_texts(value, defaults, param, out, error)
                    : kv_api_refuse(error, param, "%s is missing", param);
     }
-    if (ok) make_prefix_key(out);
+    if (ok) make_prefix_key(kind, body, out);
     return ok;
 }
 

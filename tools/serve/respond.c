@@ -47,8 +47,10 @@ static void write_head(kv_conn *c, int status, const char *type, const char *hea
     evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\nServer: kvasir\r\n", status, reason_of(status));
     if (type) evbuffer_add_printf(out, "Content-Type: %s\r\n", type);
     evbuffer_add_printf(out, "%s%s", headers, kv_guard_cors(c, cors, sizeof cors));
+    /* What the client sent stays: it is how a front knows the conversation. */
     if (c->job && c->job->request.prefix_key[0])
-        evbuffer_add_printf(out, "X-Kvasir-Prefix: %s\r\n", c->job->request.prefix_key);
+        evbuffer_add_printf(out, "X-Kvasir-Prefix: %s\r\n",
+                            c->http && c->http->prefix[0] ? c->http->prefix : c->job->request.prefix_key);
     if (!c->keep_alive || c->server->is_draining)
         evbuffer_add_printf(out, "Connection: close\r\n");
     else if (c->http && c->http->minor == 0)

@@ -1,0 +1,170 @@
+/* chat_remote.c - `kvasir chat --server`: the same conversation, with the model behind a socket.
+ *
+ *     messages -> POST /v1/chat/completions, stream -> text through the same kv_stream -> the line of figures from usage and timings
+ *
+ * The server keeps no conversation: every turn sends all messages, and its prefix cache makes that cost what is new. Ctrl-C closes the
+ * connection, which is how the server learns that nobody waits any more.
+ */
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/chat.h"
+#include "tools/chat_stream.h"
+#include "tools/http_client.h"
+#include "tools/term.h"
+
+static kvasir_code failed_with(kv_http_client *http, int status, kvasir_error *err)
+{
+    json_t *body = kv_http_body(http, err);
+    if (!body) return err->code;
+    const char *message = kv_http_error_message(body);
+    kv_set_error(err, status == 400 ? KVASIR_ERR_ARGUMENT : KVASIR_ERR_IO, "the server answers with status %d: %.300s",
+                 status, message ? message : "no reason");
+    json_decref(body);
+    return err->code;
+}
+
+kvasir_code kv_chat_remote_open(kv_chat *chat, const char *server, const char *key, kvasir_error *err)
+{
+    kv_address address;
+    int status = 0;
+    bool is_stream;
+    kvasir_code code = kv_address_parse(server, &address, err);
+    if (code == KVASIR_OK) code = kv_http_open(&address, key, &chat->remote, err);
+    if (code == KVASIR_OK) code = kv_http_send(chat->remote, "/props", NULL, &status, &is_stream, err);
+    if (code != KVASIR_OK) return code;
+    if (status != 200) return failed_with(chat->remote, status, err);
+    json_t *props = kv_http_body(chat->remote, err);
+    if (!props) return err->code;
+    const char *name = json_string_value(json_object_get(props, "model_alias"));
+    snprintf(chat->remote_name, sizeof chat->remote_name, "%.120s", name ? name : "model");
+    chat->remote_name[kv_strip_controls(chat->remote_name, strlen(chat->remote_name))] = '\0';
+    chat->remote_n_ctx =
+        (size_t)json_integer_value(json_object_get(json_object_get(props, "default_generation_settings"), "n_ctx"));
+    json_decref(props);
+    return chat->system ? kv_conversation_add(&chat->conversation, "system", chat->system, strlen(chat->system), err)
+                        : KVASIR_OK;
+}
+
+/* ---- a turn --------------------------------------------------------------------------------------------- */
+
+static char *make_body(kv_chat *chat)
+{
+    const kv_conversation *c = &chat->conversation;
+    const kvasir_sampler_params *p = &chat->common.sampler;
+    json_t *messages = json_array();
+    for (size_t i = 0; messages && i < c->n_messages; i++)
+        json_array_append_new(messages, json_pack("{s:s, s:o}", "role", c->messages[i].role, "content",
+                                                  json_stringn(c->messages[i].content, c->messages[i].len)));
+    json_t *body = json_pack("{s:o, s:b, s:{s:b}, s:f, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "messages", messages,
+                             "stream", 1, "stream_options", "include_usage", 1, "temperature", (double)p->temperature,
+                             "top_k", p->top_k, "top_p", (double)p->top_p, "min_p", (double)p->min_p, "typical_p",
+                             (double)p->typical_p, "repeat_penalty", (double)p->repeat_penalty, "presence_penalty",
+                             (double)p->presence_penalty, "frequency_penalty", (double)p->frequency_penalty);
+    if (body && chat->n_predict > 0) json_object_set_new(body, "max_tokens", json_integer(chat->n_predict));
+    if (body && chat->common.seed.is_set)
+        json_object_set_new(body, "seed",
+                            json_integer((json_int_t)((chat->common.seed.value + chat->n_replies++) & INT64_MAX)));
+    char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
+    json_decref(body);
+    return text;
+}
+
+typedef struct remote_turn {
+    kv_stream stream;
+    json_int_t n_prompt, n_cached, n_reply;
+    double prompt_rate, reply_rate;
+    bool reached_limit;
+} remote_turn;
+
+static void take_figures(remote_turn *t, const json_t *event)
+{
+    const json_t *timings = json_object_get(event, "timings");
+    if (!timings) return;
+    t->n_prompt = json_integer_value(json_object_get(timings, "prompt_n"));
+    t->n_cached = json_integer_value(json_object_get(timings, "cache_n"));
+    t->n_reply = json_integer_value(json_object_get(timings, "predicted_n"));
+    t->prompt_rate = json_number_value(json_object_get(timings, "prompt_per_second"));
+    t->reply_rate = json_number_value(json_object_get(timings, "predicted_per_second"));
+}
+
+static kvasir_code take_event(remote_turn *t, const json_t *event, kvasir_error *err)
+{
+    const json_t *choice = json_array_get(json_object_get(event, "choices"), 0);
+    const json_t *piece = json_object_get(json_object_get(choice, "delta"), "content");
+    const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
+    if (kv_http_error_message(event)) return kv_set_error(err, KVASIR_ERR_IO, "%.300s", kv_http_error_message(event));
+    if (finish && strcmp(finish, "length") == 0) t->reached_limit = true;
+    take_figures(t, event);
+    if (json_is_string(piece) && !kv_stream_push(&t->stream, json_string_value(piece), json_string_length(piece)))
+        return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the reply");
+    return t->stream.write_error ? kv_set_error(err, KVASIR_ERR_IO, "cannot write the reply to standard output: %s",
+                                                strerror(t->stream.write_error))
+                                 : KVASIR_OK;
+}
+
+static kvasir_code exchange(kv_chat *chat, remote_turn *t, kvasir_error *err)
+{
+    int status = 0;
+    bool is_stream = false;
+    char *body = make_body(chat);
+    if (!body) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the request");
+    kvasir_code code = kv_http_send(chat->remote, "/v1/chat/completions", body, &status, &is_stream, err);
+    free(body);
+    if (code == KVASIR_OK && (status != 200 || !is_stream)) return failed_with(chat->remote, status, err);
+    for (json_t *event = NULL; code == KVASIR_OK;) {
+        code = kv_interrupted() || kv_lines_terminated() ? kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted")
+                                                         : kv_http_event(chat->remote, &event, err);
+        if (code != KVASIR_OK || !event) break;
+        code = take_event(t, event, err);
+        json_decref(event);
+    }
+    return code;
+}
+
+static void say_end(kv_chat *chat, const remote_turn *t, kvasir_code code, const kvasir_error *err)
+{
+    if (code == KVASIR_ERR_CANCELLED)
+        kv_chat_note(chat, "stopped; the reply so far stays in the conversation");
+    else if (code != KVASIR_OK)
+        kv_tool_fail("chat", "%s", err->message);
+    else if (t->reached_limit)
+        kv_chat_note(chat, "the reply was cut: -n, or the context is full");
+    if (code != KVASIR_OK) return;
+    chat->remote_used = (size_t)(t->n_prompt + t->n_cached + t->n_reply);
+    chat->total_prompt += (size_t)t->n_prompt;
+    chat->total_reply += (size_t)t->n_reply;
+    if (t->prompt_rate > 0) chat->total_prompt_ms += (double)t->n_prompt * 1e3 / t->prompt_rate;
+    if (t->reply_rate > 0) chat->total_reply_ms += (double)t->n_reply * 1e3 / t->reply_rate;
+    kv_chat_note(
+        chat, "[prompt %lld tokens, %.1f tokens/s | reply %lld tokens, %.1f tokens/s | context %zu/%zu, %.0f %%]",
+        (long long)t->n_prompt, t->prompt_rate, (long long)t->n_reply, t->reply_rate, chat->remote_used,
+        chat->remote_n_ctx, chat->remote_n_ctx ? 100.0 * (double)chat->remote_used / (double)chat->remote_n_ctx : 0.0);
+}
+
+kv_next kv_chat_remote_turn(kv_chat *chat, const char *message, size_t len)
+{
+    kv_conversation *c = &chat->conversation;
+    kvasir_error err = {0};
+    remote_turn t = {.stream = {.out = stdout, .is_terminal = kv_term_is_terminal(stdout)}};
+    kvasir_code code = message ? kv_conversation_add(c, "user", message, len, &err) : KVASIR_OK;
+    if (code != KVASIR_OK) return kv_tool_fail_error("chat", &err), KV_NEXT_GO_ON;
+    code = exchange(chat, &t, &err);
+    const bool has_text = t.stream.text.len > 0;
+    if (has_text || code == KVASIR_OK) kv_stream_finish(&t.stream);
+    if ((has_text || code == KVASIR_OK) && !t.stream.write_error) {
+        kvasir_error ignored;
+        const char *text = t.stream.text.data ? t.stream.text.data : "";
+        if (kv_conversation_add(c, "assistant", text, t.stream.text.len, &ignored) != KVASIR_OK)
+            kv_conversation_undo(c);
+    } else {
+        kv_conversation_undo(c);
+    }
+    kv_stream_deinit(&t.stream);
+    say_end(chat, &t, code, &err);
+    if (t.stream.write_error) return KV_NEXT_FAIL;
+    const bool is_over = kv_lines_terminated() || (kv_interrupted() && !kv_lines_is_interactive(chat->lines));
+    if (!is_over) kv_interrupt_clear();
+    return is_over ? KV_NEXT_LEAVE : KV_NEXT_GO_ON;
+}
