@@ -32,6 +32,12 @@ static int64_t named_id(const kv_hf_model *m, const kv_hf_texts *t, const char *
         const int64_t id = text ? kv_hf_token_id(t, text) : -1;
         if (id >= 0) return id;
     }
+    if (strcmp(name, "unk") == 0) {
+        const json_t *model = json_object_get(t->tokenizer.json, "model"), *id = json_object_get(model, "unk_id");
+        const char *text = json_string_value(json_object_get(model, "unk_token"));
+        if (json_is_integer(id)) return json_integer_value(id);
+        if (text) return kv_hf_token_id(t, text);
+    }
     const json_t *objects[] = {m->config.json, t->generation.json};
     for (size_t i = 0; i < KV_COUNT(objects); i++) {
         const json_t *id = json_object_get(objects[i], id_key);

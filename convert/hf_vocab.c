@@ -240,6 +240,8 @@ static kvasir_code write_bpe(vocab *v, const json_t *root, kv_gguf_writer *w, kv
 static kvasir_code write_spm(vocab *v, const json_t *root, bool unigram, kv_gguf_writer *w, kvasir_error *err)
 {
     const char *unk = NULL;
+    if (find_step(json_object_get(root, "normalizer"), "Precompiled", 0))
+        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "%s: key 'normalizer': 'Precompiled' cannot be converted", v->file);
     if (unigram) {
         const json_t *id = json_object_get(v->model.json, "unk_id");
         if (json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) < v->n) {

@@ -173,4 +173,22 @@ def sentencepiece_with_byte_fallback_merges_in_the_same_order():
         assert not wrong, "\n".join(map(str, wrong[:8]))
 
 
+@test
+def unigram_takes_the_best_path():
+    for byte_fallback in (True, False):
+        trained = Tokenizer(models.Unigram())
+        trained.pre_tokenizer = pre_tokenizers.Metaspace()
+        trained.train_from_iterator(corpus(), trainers.UnigramTrainer(vocab_size=600, unk_token="<unk>", special_tokens=["<unk>", "<s>", "</s>"], show_progress=False))
+        pieces = json.loads(trained.to_str())["model"]["vocab"]
+        pieces = [(t, float(np.float32(s))) for t, s in pieces if len(t) > 1 or ord(t) < 0x2600]
+        if byte_fallback:
+            pieces[3:3] = [(f"<0x{b:02X}>", 0.0) for b in range(256)]
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=byte_fallback))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+        tokenizer.decoder = decoders.Metaspace()
+        tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in ("<unk>", "<s>", "</s>")])
+        wrong = same_ids(f"byte_fallback {byte_fallback}", tokenizer, convert(tokenizer), 5)
+        assert not wrong, "\n".join(map(str, wrong[:8]))
+
+
 run_tests(TESTS, [(KVASIR, "make")])

@@ -36,6 +36,7 @@ size_t kv_vocab_token_bytes(const kv_vocab *vocab, kvasir_token token, bool spec
     case KV_VOCAB_BPE:
         return kv_bpe_decode(text, buf, cap);
     case KV_VOCAB_SPM:
+    case KV_VOCAB_UNIGRAM:
         return kv_spm_decode(text, buf, cap);
     default:
         return as_written(text, buf, cap);
@@ -64,7 +65,7 @@ kvasir_code kv_vocab_detokenize(const kv_vocab *vocab, const kvasir_token *token
     size_t n = 0;
     for (size_t i = 0; i < n_tokens; i++) n += kv_vocab_token_bytes(vocab, tokens[i], special, out + n, total - n);
     /* Tokenizing put this space there. */
-    if (vocab->kind == KV_VOCAB_SPM && vocab->add_space_prefix && !special && n > 0 && out[0] == ' ') {
+    if (vocab->kind != KV_VOCAB_BPE && vocab->add_space_prefix && !special && n > 0 && out[0] == ' ') {
         memmove(out, out + 1, --n);
     }
     out[n] = '\0';

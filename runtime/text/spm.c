@@ -37,6 +37,7 @@ kvasir_code kv_spm_build(const kv_vocab *vocab, kv_index *index, kvasir_error *e
         if (type == KV_TOKEN_CONTROL || type == KV_TOKEN_UNKNOWN || text.len > KV_MAX_TOKEN_TEXT) continue;
         for (size_t i = 1; i < text.len; i++) kv_index_join(index, (uint8_t)text.data[i - 1], (uint8_t)text.data[i]);
     }
+    if (vocab->kind == KV_VOCAB_UNIGRAM) kv_unigram_build(vocab, index);
     return KVASIR_OK;
 }
 
@@ -68,7 +69,7 @@ static uint32_t pair_score(const void *ctx, const kv_symbol *left, const kv_symb
 }
 
 /* A character that is no token: its bytes if the vocabulary has them all, else one unknown. */
-static bool add_bytes(kv_tokenizing *t, const char *text, size_t len)
+bool kv_spm_add_bytes(kv_tokenizing *t, const char *text, size_t len)
 {
     const kvasir_token *byte_token = t->index->byte_token;
     for (size_t i = 0; i < len; i++) {
@@ -90,7 +91,7 @@ static bool finish_chunk(kv_tokenizing *t, const char *text)
         size_t len = symbol->end - symbol->begin;
         kvasir_token token = symbol->token;
         if (token < 0) token = kv_index_find(t->vocab, t->index, text + symbol->begin, len);
-        bool ok = token >= 0 ? kv_token_list_add(&t->out, token) : add_bytes(t, text + symbol->begin, len);
+        bool ok = token >= 0 ? kv_token_list_add(&t->out, token) : kv_spm_add_bytes(t, text + symbol->begin, len);
         if (!ok) return false;
     }
     t->merger.n_symbols = 0;
@@ -136,5 +137,7 @@ kvasir_code kv_spm_fragment(kv_tokenizing *t, const char *text, size_t len, bool
             t->scratch[n++] = text[i];
         }
     }
-    return tokenize_escaped(t, t->scratch, n) ? KVASIR_OK : kv_fail_memory(err, len, "tokenizing");
+    const bool unigram = t->vocab->kind == KV_VOCAB_UNIGRAM;
+    const bool ok = unigram ? kv_unigram_escaped(t, t->scratch, n) : tokenize_escaped(t, t->scratch, n);
+    return ok ? KVASIR_OK : kv_fail_memory(err, len, "tokenizing");
 }

@@ -10,7 +10,9 @@ static kvasir_code tokenize_fragment(kv_tokenizing *t, const char *text, size_t 
 {
     if (len == 0) return KVASIR_OK;
     if (t->vocab->kind == KV_VOCAB_BPE) return kv_bpe_fragment(t, text, len, err);
-    return kv_spm_fragment(t, text, len, after_special && t->vocab->add_space_prefix, err);
+    /* Unigram's own preparation ("Metaspace") adds no second space. */
+    const bool has_space = t->vocab->kind == KV_VOCAB_UNIGRAM && text[0] == ' ';
+    return kv_spm_fragment(t, text, len, after_special && t->vocab->add_space_prefix && !has_space, err);
 }
 
 static kvasir_code add_token(kv_tokenizing *t, kvasir_token token, kvasir_error *err)
@@ -60,6 +62,7 @@ kvasir_code kv_vocab_tokenize(const kv_vocab *vocab, const char *text, size_t le
                                            : tokenize_all(&t, text, len, flags, err);
     kv_merger_deinit(&t.merger);
     kv_free(t.scratch);
+    kv_free(t.lattice);
     if (code != KVASIR_OK) {
         kv_free(t.out.items);
         return code;

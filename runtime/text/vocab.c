@@ -315,8 +315,9 @@ static kvasir_code open_bpe(const kv_gguf *gguf, kv_vocab *vocab, kvasir_error *
 static kvasir_code open_spm(const kv_gguf *gguf, kv_vocab *vocab, kvasir_error *err)
 {
     KV_TRY(find_numbers(gguf, "tokenizer.ggml.scores", true, vocab->n_tokens, &vocab->scores, err));
-    snprintf(vocab->describe, sizeof vocab->describe, "llama");
-    vocab->add_bos = true;
+    const bool unigram = vocab->kind == KV_VOCAB_UNIGRAM;
+    snprintf(vocab->describe, sizeof vocab->describe, unigram ? "t5 (unigram)" : "llama");
+    vocab->add_bos = !unigram;
     vocab->add_space_prefix = true;
     return KVASIR_OK;
 }
@@ -339,6 +340,7 @@ static kvasir_code read_all(const kv_gguf *gguf, uint32_t n_vocab, kv_vocab *voc
     }
     vocab->kind = kv_str_eq(model, KV_STR("gpt2"))    ? KV_VOCAB_BPE
                   : kv_str_eq(model, KV_STR("llama")) ? KV_VOCAB_SPM
+                  : kv_str_eq(model, KV_STR("t5"))    ? KV_VOCAB_UNIGRAM
                                                       : KV_VOCAB_UNSUPPORTED;
     if (vocab->tokens == NULL) {
         if (vocab->kind != KV_VOCAB_UNSUPPORTED) {
@@ -358,7 +360,7 @@ static kvasir_code read_all(const kv_gguf *gguf, uint32_t n_vocab, kv_vocab *voc
     KV_TRY(read_tokens(vocab, named, err));
     KV_TRY(find_numbers(gguf, "tokenizer.ggml.token_type", false, vocab->n_tokens, &vocab->types, err));
     if (vocab->kind == KV_VOCAB_BPE) KV_TRY(open_bpe(gguf, vocab, err));
-    if (vocab->kind == KV_VOCAB_SPM) KV_TRY(open_spm(gguf, vocab, err));
+    if (vocab->kind == KV_VOCAB_SPM || vocab->kind == KV_VOCAB_UNIGRAM) KV_TRY(open_spm(gguf, vocab, err));
     if (vocab->kind == KV_VOCAB_UNSUPPORTED) {
         snprintf(vocab->describe, sizeof vocab->describe, "%.*s (not supported)", (int)kv_min_size(model.len, 64),
                  model.data);

@@ -30,6 +30,7 @@ typedef enum kv_vocab_kind {
     KV_VOCAB_NONE,        /* the file has no tokenizer */
     KV_VOCAB_BPE,         /* "gpt2" */
     KV_VOCAB_SPM,         /* "llama" */
+    KV_VOCAB_UNIGRAM,     /* "t5": SentencePiece too, but the best path instead of merges */
     KV_VOCAB_UNSUPPORTED, /* some other tokenizer: the model runs on token ids alone */
 } kv_vocab_kind;
 
@@ -42,6 +43,7 @@ enum {
 #define KV_MAX_TEXT_BYTES ((size_t)1 << 30)
 
 typedef struct kv_index kv_index;
+typedef struct kv_lattice_node kv_lattice_node;
 
 struct kv_vocab {
     kv_vocab_kind kind;
@@ -108,6 +110,9 @@ struct kv_index {
     kv_merge_slot *merges;
     size_t merges_mask;
     kv_pretokenizer *pre;
+    /* Unigram */
+    double unknown_score;
+    size_t longest_text;       /* of a token, bytes */
     uint8_t joined[65536 / 8]; /* bit (a << 8 | b): some merge may bring byte b behind byte a */
 };
 
@@ -130,7 +135,7 @@ void kv_index_free(kv_index *index);
 kvasir_token kv_index_find(const kv_vocab *vocab, const kv_index *index, const char *text, size_t len);
 uint64_t kv_hash(const void *data, size_t len, uint64_t seed);
 
-/* ---- bpe.c, spm.c ---- */
+/* ---- bpe.c, spm.c, unigram.c ---- */
 
 /* What one tokenize call carries along. */
 typedef struct kv_tokenizing {
@@ -138,6 +143,8 @@ typedef struct kv_tokenizing {
     const kv_index *index;
     kv_merger merger;
     kv_token_list out;
+    kv_lattice_node *lattice; /* Unigram: places of a chunk */
+    size_t cap_lattice;
     char *scratch; /* SPM: escaped text; BPE: a piece in byte-level characters */
     size_t cap_scratch;
 } kv_tokenizing;
@@ -149,6 +156,11 @@ size_t kv_bpe_decode(kv_str text, char *buf, size_t cap);
 
 kvasir_code kv_spm_build(const kv_vocab *vocab, kv_index *index, kvasir_error *err);
 kvasir_code kv_spm_fragment(kv_tokenizing *t, const char *text, size_t len, bool space_prefix, kvasir_error *err);
+/* The bytes of text that is no token, or one unknown token. False: out of memory. */
+bool kv_spm_add_bytes(kv_tokenizing *t, const char *text, size_t len);
+void kv_unigram_build(const kv_vocab *vocab, kv_index *index);
+/* Text with its spaces written as U+2581. False: out of memory. */
+bool kv_unigram_escaped(kv_tokenizing *t, const char *text, size_t len);
 /* U+2581 becomes a space. Same convention. */
 size_t kv_spm_decode(kv_str text, char *buf, size_t cap);
 
