@@ -47,9 +47,12 @@ size_t kv_attend_scratch_bytes(const kv_attention *layer, const kv_layer_shape *
     size_t floats =
         rows * ((size_t)d_k + 2 * (size_t)d_v + 16 + 64 + 4 + 2 + 3 + 2) + (size_t)KV_PAGE * (size_t)(d_k + d_v);
     const size_t d32 = kv_align_up((size_t)d_k, 32);
-    return floats * sizeof(float) + 30 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32) +
-           rows * (2 * sizeof(kv_span *) + sizeof(kv_span)) +
-           kv_select_scratch_bytes(&layer->spec, group, d_k, max_tokens, tile_queries(group, d_k, d_v));
+    const size_t weigh_bytes = (size_t)layer->n_heads * 2 * (size_t)d_k * sizeof(float); /* weigh_pages */
+    const size_t tile_bytes =
+        floats * sizeof(float) + 30 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32) +
+        rows * (2 * sizeof(kv_span *) + sizeof(kv_span)) +
+        kv_select_scratch_bytes(&layer->spec, group, d_k, max_tokens, tile_queries(group, d_k, d_v));
+    return kv_max_size(tile_bytes, weigh_bytes);
 }
 
 /* Next aligned piece of scratch. */
@@ -274,6 +277,12 @@ static void run_tile(const struct stage *s, const kv_segment *seg, int tile_idx,
                               .pos = t.pos,
                               .spans = t.span_of};
     if (s->selects) {
+        const kv_plan *plan = &s->partials->plans[seg - s->segments];
+        const size_t per_query = plan->n_weighed * (size_t)s->place->shape.n_kv_heads;
+        selection.weights_step = per_query;
+        if (plan->n_weighed)
+            selection.weights =
+                s->partials->data + plan->partials_at + (size_t)first * per_query + (size_t)kv_head * plan->n_weighed;
         kv_select(&selection, scratch);
         t.selection = &selection;
     }
@@ -458,6 +467,13 @@ static int plan_segment(const struct stage *s, const kv_segment *seg, int first_
                       .n_queries = seg->n_rows,
                       .n_tiles = (seg->n_rows + per_tile - 1) / per_tile,
                       .partials_at = *used};
+    if (seg->n_rows <= KV_DECODE_ROWS && s->place->shape.bounds) {
+        const size_t n_pages = (q_end - 1) / KV_PAGE, n_floats = (size_t)(seg->n_rows * n_kv) * n_pages;
+        if ((*used + n_floats) * sizeof(float) <= s->partials->capacity_bytes) {
+            plan->n_weighed = n_pages;
+            *used += kv_align_up(n_floats, 16);
+        }
+    }
     if (seg->n_rows > KV_DECODE_ROWS || s->selects) return plan->n_tiles * n_kv;
     const int n_spans = kv_spans_cut(&s->layer->spec, seg->pos0, q_end, *spans);
     size_t first = SIZE_MAX;
@@ -472,6 +488,27 @@ static int plan_segment(const struct stage *s, const kv_segment *seg, int first_
     *used += floats;
     if (self > 0) find_owner(s, self);
     return (int)(first + n - plan->own_split) * n_kv;
+}
+
+enum { WEIGH_PAGES = 32 }; /* of an item */
+
+static size_t weigh_items(const kv_plan *plan) { return (plan->n_weighed + WEIGH_PAGES - 1) / WEIGH_PAGES; }
+
+/* Bounds of a run of pages for the queries of a segment; items go through the segments one after the other. */
+static void weigh_pages(void *ctx, int item, int thread)
+{
+    const struct stage *s = ctx;
+    const kv_plan *plan = s->partials->plans;
+    size_t run = (size_t)item;
+    for (; run >= weigh_items(plan); plan++) run -= weigh_items(plan);
+    const kv_segment *seg = &s->segments[plan - s->partials->plans];
+    const size_t ldq = (size_t)s->layer->n_heads * (size_t)s->place->shape.d_k;
+    for (int r = 0; r < seg->n_rows; r++)
+        kv_select_weigh(
+            s->c->kernels, s->layer, s->place, seg->seq, s->q + (size_t)(seg->row + r) * ldq, seg->pos0 + (size_t)r,
+            run * WEIGH_PAGES, (run + 1) * WEIGH_PAGES, (float *)(void *)s->c->scratch[thread],
+            s->partials->data + plan->partials_at + (size_t)(r * s->place->shape.n_kv_heads) * plan->n_weighed,
+            plan->n_weighed);
 }
 
 /* Pages that this batch has filled learn the bounds of their keys; item = (segment, KV head). */
@@ -504,6 +541,9 @@ void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_pl
     if (place->shape.bounds) kv_pool_run(c->pool, n_segments * place->shape.n_kv_heads, fill_bounds, &s);
     for (int i = 0; i < n_segments; i++)
         n_items += plan_segment(&s, &segments[i], n_items, &used, &spans, &partials->plans[i]);
+    size_t n_weigh = 0;
+    for (int i = 0; i < n_segments; i++) n_weigh += weigh_items(&partials->plans[i]);
+    if (n_weigh > 0) kv_pool_run(c->pool, (int)n_weigh, weigh_pages, &s);
     kv_pool_run(c->pool, n_items, attend_item, &s);
     if (used == 0) return;
     kv_pool_run(c->pool, n_segments, merge_segment, &s);

@@ -47,6 +47,8 @@ typedef struct kv_plan {
     int first_item, n_tiles;
     size_t first_split, n_splits;
     size_t partials_at; /* floats */
+    size_t
+        n_weighed; /* stage pages(k): bounds of this many pages per query and KV head lie at partials_at; 0: of none */
     /* Splits [first_split, own_split) are items of segment `owner`, which has the same pages there. */
     int owner;
     size_t own_split;

@@ -263,44 +263,71 @@ static void threshold_row(kv_selection *s, int row, double t)
 
 /* ---- pages(k): the k pages with the largest bound, the query's own always one of them --------------------------- */
 
-/* q as (q+, q-), so that sum_d max(q min, q max) is the dot product with (max, min). */
-static void split_signs(const kv_selection *s, int query)
+/* q as (q-, q+), so that sum_d max(q min, q max) is the dot product with (min, max). */
+static void split_signs(const float *q, float scale, int d_k, float *out)
 {
-    const int d_k = s->place->shape.d_k;
-    for (int g = 0; g < s->group; g++) {
-        const float *q = s->q + (size_t)(query * s->group + g) * (size_t)d_k;
-        float *out = s->q_signed + (size_t)g * 2 * (size_t)d_k;
-        for (int i = 0; i < d_k; i++) out[i] = q[i] < 0.0f ? q[i] : 0.0f, out[d_k + i] = q[i] > 0.0f ? q[i] : 0.0f;
+    for (int i = 0; i < d_k; i++) {
+        const float x = q[i] * scale;
+        out[i] = x < 0.0f ? x : 0.0f, out[d_k + i] = x > 0.0f ? x : 0.0f;
     }
 }
 
-static const uint8_t *bounds_of(const kv_selection *s, size_t page)
-{
-    return kv_seq_bounds(s->seq, s->place, page, s->kv_head);
-}
-
-static float page_bound(const kv_selection *s, size_t page)
+/* The largest bound over the group's query heads, whose split rows are q_signed [group][2 d_k]. */
+static float page_bound(const kv_kernels *kernels, const kv_seq *seq, const kv_layer_place *place, size_t page,
+                        int kv_head, const float *q_signed, int group)
 {
     enum { MOST = 64 };
-    const int d_k = s->place->shape.d_k;
-    const kv_elem elem = kv_bounds_elem(s->seq->cache->type_k);
+    const int width = 2 * place->shape.d_k;
+    const uint8_t *bounds = kv_seq_bounds(seq, place, page, kv_head);
     float best = -INFINITY, x[MOST];
-    for (int g = 0; g < s->group; g += MOST) {
-        const int n = kv_min_int(MOST, s->group - g);
-        s->kernels->dots(elem, bounds_of(s, page), s->q_signed + (size_t)g * 2 * (size_t)d_k, n, 2 * d_k, x);
-        for (int i = 0; i < n; i++) best = fmaxf(best, x[i]);
+    for (int g = 0; g < group; g += MOST) {
+        const int n = kv_min_int(MOST, group - g);
+        kernels->dots(kv_bounds_elem(seq->cache->type_k), bounds, q_signed + (ptrdiff_t)g * width, n, width, x);
+        for (int i = 0; i < n; i++) best = x[i] > best ? x[i] : best;
     }
     return best;
 }
 
 /* Bounds of pages lie a page apart, and are found through the page table: both are asked for ahead. */
-static void prefetch_bounds(const kv_selection *s, size_t page, size_t own)
+static void prefetch_bounds(const kv_seq *seq, const kv_layer_place *place, size_t page, int head, int n_heads,
+                            size_t end)
 {
-    enum { TABLE_AHEAD = 16, BOUNDS_AHEAD = 6 };
-    if (page + TABLE_AHEAD < own) __builtin_prefetch(s->seq->tables[s->place->group].pages[page + TABLE_AHEAD], 0, 2);
-    if (page + BOUNDS_AHEAD >= own) return;
-    const uint8_t *at = bounds_of(s, page + BOUNDS_AHEAD);
-    for (size_t i = 0; i < s->place->bounds_head_bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+    enum { TABLE_AHEAD = 24, BOUNDS_AHEAD = 12 };
+    if (page + TABLE_AHEAD < end) __builtin_prefetch(seq->tables[place->group].pages[page + TABLE_AHEAD]);
+    if (page + BOUNDS_AHEAD >= end) return;
+    const uint8_t *at = kv_seq_bounds(seq, place, page + BOUNDS_AHEAD, head);
+    for (size_t i = 0; i < (size_t)n_heads * place->bounds_head_bytes; i += 64) __builtin_prefetch(at + i);
+}
+
+void kv_select_weigh(const kv_kernels *kernels, const kv_attention *layer, const kv_layer_place *place,
+                     const kv_seq *seq, const float *q, size_t pos, size_t begin, size_t end, float *scratch,
+                     float *out, size_t step)
+{
+    const int d_k = place->shape.d_k, n_kv = place->shape.n_kv_heads, group = layer->n_heads / n_kv;
+    end = kv_min_size(end, pos / KV_PAGE);
+    if (begin >= end) return;
+    for (int h = 0; h < layer->n_heads; h++)
+        split_signs(q + (ptrdiff_t)h * d_k, layer->scale, d_k, scratch + (ptrdiff_t)h * 2 * d_k);
+    for (size_t page = begin; page < end; page++) {
+        prefetch_bounds(seq, place, page, 0, n_kv, end);
+        for (int h = 0; h < n_kv; h++)
+            out[(size_t)h * step + page] =
+                page_bound(kernels, seq, place, page, h, scratch + (ptrdiff_t)h * group * 2 * d_k, group);
+    }
+}
+
+/* Sort keys of the bounds of pages [0, own). */
+static void bound_keys(kv_selection *s, int query, size_t own)
+{
+    const int d_k = s->place->shape.d_k;
+    const float *given = s->weights ? s->weights + (size_t)query * s->weights_step : NULL;
+    for (int g = 0; !given && g < s->group; g++)
+        split_signs(s->q + (ptrdiff_t)(query * s->group + g) * d_k, 1.0f, d_k, s->q_signed + (ptrdiff_t)g * 2 * d_k);
+    for (size_t p = 0; p < own; p++) {
+        if (!given) prefetch_bounds(s->seq, s->place, p, s->kv_head, 1, own);
+        s->keys[p] =
+            sort_key(given ? given[p] : page_bound(s->kernels, s->seq, s->place, p, s->kv_head, s->q_signed, s->group));
+    }
 }
 
 /* Sets the bits of the query's pages; its own is always one of them. */
@@ -314,11 +341,7 @@ static void choose_pages(kv_selection *s, int query, size_t k)
     uint32_t least = 0, *keys = s->keys, *sorted = keys + own;
     size_t n_equal = own;
     if (own >= k) {
-        split_signs(s, query);
-        for (size_t p = 0; p < own; p++) {
-            prefetch_bounds(s, p, own);
-            keys[p] = sort_key(page_bound(s, p));
-        }
+        bound_keys(s, query, own);
         memcpy(sorted, keys, own * sizeof *keys);
         least = kth_largest(sorted, own, k - 1, &n_equal);
     } else {
