@@ -55,7 +55,11 @@ kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *p,
     if (p->n_ctx < 0 || p->n_batch < 0 || p->n_batch > MAX_BATCH || p->n_threads < 0 || p->n_threads > 1024)
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "a session needs n_ctx >= 0, n_batch 0 to %d and 0 to 1024 threads",
                        MAX_BATCH);
-    if (p->n_ctx == 0) p->n_ctx = (int)kv_min_size(m->hp.n_ctx_train, 1u << 30);
+    const uint32_t n_positions = m->hp.n_positions;
+    if (p->n_ctx == 0) p->n_ctx = (int)kv_min_size(m->hp.n_ctx_train, n_positions ? n_positions : 1u << 30);
+    if (n_positions && (uint32_t)p->n_ctx > n_positions)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "a context of %d is beyond the %u positions that the model learned",
+                       p->n_ctx, n_positions);
     if (p->n_batch == 0) p->n_batch = DEFAULT_BATCH;
     kv_elem e;
     if (!elem_of(p->type_k, &e) || !elem_of(p->type_v, &e))

@@ -102,7 +102,12 @@ static void add_model(const kv_model *m, json_t *root, bool *ok)
         put(ok, row, "heads", json_integer(hp->layers[i].n_heads));
         put(ok, row, "kv_heads", json_integer(kv_model_layer_shape(m, (int)i).n_kv_heads)); /* in the cache */
         put(ok, row, "n_ff", json_integer(hp->layers[i].n_ff));
-        put(ok, row, "rope_base", json_real(hp->rope[hp->layers[i].local_rope].base));
+        if (hp->layers[i].rope >= 0 && m->arch->rope != KV_ROPE_NONE)
+            put(ok, row, "rope_base", json_real(hp->rope[hp->layers[i].rope].base));
+        if (m->bound.w.layers[i].moe.router.rows) {
+            put(ok, row, "experts", json_integer(hp->moe.n_experts));
+            put(ok, row, "experts_used", json_integer(hp->moe.n_used));
+        }
         append(ok, layers, row);
     }
     put(ok, root, "attention", layers);

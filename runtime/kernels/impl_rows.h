@@ -29,6 +29,19 @@ KV_INLINE vf vf_gelu(vf x)
     return vf_div(x, vf_add(vf_set1(1.0f), vf_exp(vf_mul(u, vf_set1(-2.0f)))));
 }
 
+/* Exact GELU: max(x, 0) - |x|/2 erfc(|x|/sqrt 2), erfc by Abramowitz and Stegun 7.1.26 (absolute error below 1.5e-7). */
+KV_INLINE vf vf_gelu_erf(vf x)
+{
+    const vf zero = vf_set1(0.0f), size = vf_max(x, vf_sub(zero, x)), z = vf_mul(size, vf_set1(0.70710678f));
+    const vf t = vf_div(vf_set1(1.0f), vf_fma(z, vf_set1(0.3275911f), vf_set1(1.0f)));
+    vf p = vf_fma(t, vf_set1(1.061405429f), vf_set1(-1.453152027f));
+    p = vf_fma(p, t, vf_set1(1.421413741f));
+    p = vf_fma(p, t, vf_set1(-0.284496736f));
+    p = vf_fma(p, t, vf_set1(0.254829592f));
+    p = vf_mul(vf_mul(p, t), vf_exp(vf_sub(zero, vf_mul(z, z))));
+    return vf_sub(vf_max(x, zero), vf_mul(vf_mul(size, vf_set1(0.5f)), p));
+}
+
 /* cap * tanh(x / cap) */
 KV_INLINE vf vf_softcap(vf x, float cap)
 {
@@ -58,6 +71,15 @@ KV_INLINE vf vf_softcap(vf x, float cap)
 
 static void impl_silu_mul(float *dst, const float *x, const float *z, int n) { ELEMENTWISE(vf_mul(vf_silu(a), b)); }
 static void impl_gelu_mul(float *dst, const float *x, const float *z, int n) { ELEMENTWISE(vf_mul(vf_gelu(a), b)); }
+#define UNARY(NAME, BODY)                                                                                              \
+    static void NAME(float *dst, const float *x, int n)                                                                \
+    {                                                                                                                  \
+        const float *z = x;                                                                                            \
+        ELEMENTWISE(BODY);                                                                                             \
+    }
+UNARY(impl_silu, vf_silu(a))
+UNARY(impl_gelu, vf_gelu(a))
+UNARY(impl_gelu_erf, vf_gelu_erf(a))
 static void impl_exp(float *dst, const float *x, int n)
 {
     const float *z = x;
@@ -317,7 +339,8 @@ static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); 
     {                                                                                                                  \
         .name = NAME, .quantize_q8 = impl_quantize_q8, .gemm_q8 = impl_gemm_q8, .gemm_f32 = impl_gemm_f32,             \
         .attend_page = impl_attend_page, .score_page = impl_score_page, .dots = impl_dots, .merge = impl_merge,        \
-        .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul, .gelu_mul = impl_gelu_mul, .to_f32 = impl_to_f32,      \
-        .from_f32 = impl_from_f32, .values_to_f32 = impl_values_to_f32, .exp = impl_exp, .rms_norm = impl_rms_norm,    \
-        .add = impl_add, .rotate_halves = impl_rotate_halves, .rotate_pairs = impl_rotate_pairs,                       \
+        .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul, .gelu_mul = impl_gelu_mul, .silu = impl_silu,          \
+        .gelu = impl_gelu, .gelu_erf = impl_gelu_erf, .to_f32 = impl_to_f32, .from_f32 = impl_from_f32,                \
+        .values_to_f32 = impl_values_to_f32, .exp = impl_exp, .rms_norm = impl_rms_norm, .add = impl_add,              \
+        .rotate_halves = impl_rotate_halves, .rotate_pairs = impl_rotate_pairs,                                        \
     }

@@ -84,6 +84,10 @@ typedef struct kv_kernels {
     /* dst[i] = act(gate[i]) * up[i]; n any. */
     void (*silu_mul)(float *dst, const float *gate, const float *up, int n);
     void (*gelu_mul)(float *dst, const float *gate, const float *up, int n);
+    /* dst[i] = act(x[i]); gelu is the tanh form, gelu_erf the exact one within 1e-7 of x; n any. */
+    void (*silu)(float *dst, const float *x, int n);
+    void (*gelu)(float *dst, const float *x, int n);
+    void (*gelu_erf)(float *dst, const float *x, int n);
     /* y = x / rms(x) * w over n values, y may be x; the sum of squares runs in 16 lanes joined by a fixed tree. */
     void (*rms_norm)(const float *x, const float *w, int n, float eps, float *y);
     /* x += y */

@@ -5,13 +5,13 @@
 
 #include "base/util.h"
 
-enum { MAX_JOBS = 8, BLAS_PANELS = 4 };
+enum { MAX_JOBS = 8 };
 
 bool kv_linear_is_quantized(const kv_linear *w) { return w->packed.format->lo_bits != 0; }
 
 size_t kv_linear_scratch_bytes(int n_in, bool blas)
 {
-    return blas ? (size_t)n_in * 16 * BLAS_PANELS * sizeof(float) : kv_gemm_scratch_bytes(n_in);
+    return blas ? (size_t)n_in * 16 * KV_BLAS_PANELS * sizeof(float) : kv_gemm_scratch_bytes(n_in);
 }
 
 void kv_linear_row(const kv_linear *w, size_t row, float *dst)
@@ -123,7 +123,7 @@ void kv_linear_run(const kv_compute *c, const kv_linear_job *jobs, int n_jobs, c
     for (int j = 0; j < n_jobs; j++) total += jobs[j].w->packed.n_panels;
     /* About eight items a thread, so that a slow core does not hold up the stage; a multiple of four panels keeps pairs whole. */
     int per_item = total / (8 * kv_pool_n_threads(c->pool));
-    run.panels_per_item = c->blas ? BLAS_PANELS : kv_min_int(64, kv_max_int(2, per_item / 4 * 4));
+    run.panels_per_item = c->blas ? KV_BLAS_PANELS : kv_min_int(64, kv_max_int(2, per_item / 4 * 4));
     for (int j = 0; j < n_jobs; j++)
         run.first_item[j + 1] =
             run.first_item[j] + (jobs[j].w->packed.n_panels + run.panels_per_item - 1) / run.panels_per_item;

@@ -10,6 +10,8 @@
 #include "base/pool.h"
 #include "kernels/kernels.h"
 
+enum { KV_BLAS_PANELS = 4 }; /* of a work item in blas mode: scratch holds so many, dequantised */
+
 typedef struct kv_linear {
     const uint8_t *rows; /* [n_out][n_in] as the file stores them (mapped) */
     size_t row_bytes;

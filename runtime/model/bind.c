@@ -16,77 +16,168 @@ typedef struct binder {
 
 static uint64_t dim_size(const kv_hparams *hp, const kv_layer_hparams *l, kv_dim dim)
 {
+    const uint64_t heads = l->n_heads, kv_heads = l->n_kv_heads;
     switch (dim) {
     case KV_DIM_EMBD:
         return hp->n_embd;
     case KV_DIM_VOCAB:
         return hp->n_vocab;
+    case KV_DIM_POSITIONS:
+        return hp->n_positions;
     case KV_DIM_Q:
-        return (uint64_t)l->n_heads * hp->head_dim_k;
+        return heads * hp->head_dim_k;
     case KV_DIM_K:
-        return (uint64_t)l->n_kv_heads * hp->head_dim_k;
+        return kv_heads * hp->head_dim_k;
     case KV_DIM_V:
-        return (uint64_t)l->n_kv_heads * hp->head_dim_v;
+        return kv_heads * hp->head_dim_v;
     case KV_DIM_ATTN:
-        return (uint64_t)l->n_heads * hp->head_dim_v;
+        return heads * hp->head_dim_v;
     case KV_DIM_FF:
         return l->n_ff;
     case KV_DIM_HEAD:
         return hp->head_dim_k;
+    case KV_DIM_HEADS:
+        return heads;
+    case KV_DIM_KV_HEADS:
+        return kv_heads;
     case KV_DIM_ROPE_HALF:
         return hp->rope_dim / 2;
+    case KV_DIM_EXPERTS:
+        return hp->moe.n_experts;
+    case KV_DIM_FF_EXPERT:
+        return hp->moe.n_ff;
+    case KV_DIM_FF_SHARED:
+        return hp->moe.n_ff_shared;
+    case KV_DIM_Q_LORA:
+        return hp->mla.q_lora;
+    case KV_DIM_KV_LORA:
+        return hp->mla.kv_lora;
+    case KV_DIM_KV_A:
+        return hp->mla.kv_lora + hp->rope_dim;
+    case KV_DIM_NOPE:
+        return hp->mla.nope;
+    case KV_DIM_MLA_Q:
+        return heads * (hp->mla.nope + hp->rope_dim);
+    case KV_DIM_MLA_V:
+        return hp->mla.v_dim;
+    case KV_DIM_MLA_OUT:
+        return heads * hp->mla.v_dim;
+    case KV_DIM_MLA_KV_B:
+        return heads * (hp->mla.nope + hp->mla.v_dim);
     case KV_DIM_NONE:
         break;
     }
     return 1;
 }
 
-static kvasir_code check_shape(binder *b, const kv_gguf_tensor *t, uint64_t n_out, uint64_t n_in, bool vector)
+/* Dimensions as the file counts them: the contiguous one first. */
+static kvasir_code check_shape(binder *b, const kv_gguf_tensor *t, const uint64_t want[3])
 {
-    const uint64_t want0 = vector ? n_out : n_in, want1 = vector ? 1 : n_out;
-    if (t->dims[0] == want0 && t->dims[1] == want1 && t->dims[2] == 1 && t->dims[3] == 1) return KVASIR_OK;
-    return kv_fail(b->err, KVASIR_ERR_FORMAT, "tensor " KV_STR_FMT " has shape [%llu, %llu], but %s needs [%llu, %llu]",
-                   KV_STR_ARG(t->name), (unsigned long long)t->dims[0], (unsigned long long)t->dims[1], b->arch->name,
-                   (unsigned long long)want0, (unsigned long long)want1);
+    if (t->dims[0] == want[0] && t->dims[1] == want[1] && t->dims[2] == want[2] && t->dims[3] == 1) return KVASIR_OK;
+    char dims[2][80];
+    for (int i = 0; i < 2; i++) {
+        const uint64_t *d = i ? want : t->dims;
+        const int n =
+            snprintf(dims[i], sizeof dims[i], "[%llu, %llu", (unsigned long long)d[0], (unsigned long long)d[1]);
+        if (d[2] != 1)
+            snprintf(dims[i] + n, sizeof dims[i] - (size_t)n, ", %llu]", (unsigned long long)d[2]);
+        else
+            snprintf(dims[i] + n, sizeof dims[i] - (size_t)n, "]");
+    }
+    return kv_fail(b->err, KVASIR_ERR_FORMAT, "tensor " KV_STR_FMT " has shape %s, but %s needs %s",
+                   KV_STR_ARG(t->name), dims[0], b->arch->name, dims[1]);
 }
 
-/* Vectors are read as float32 in place where the file allows, else copied. */
-static kvasir_code bind_vector(binder *b, const kv_gguf_tensor *t, const float **out)
+/* Memory that lives as long as the weights. */
+static void *own(binder *b, size_t n, size_t size)
 {
-    if (t->type == KV_TYPE_F32 && (uintptr_t)t->data % sizeof(float) == 0) {
-        *out = (const float *)(const void *)t->data;
-        return KVASIR_OK;
-    }
-    const kv_type_info *info = kv_type_get(t->type);
-    const size_t n = (size_t)t->dims[0];
-    float *copy = kv_malloc_array(n, sizeof *copy);
-    float **owned = kv_realloc_array(b->bound->owned, b->bound->n_owned + 1, sizeof *owned);
+    void *memory = kv_calloc(n, size);
+    void **owned = kv_realloc_array(b->bound->owned, b->bound->n_owned + 1, sizeof *owned);
     if (owned) b->bound->owned = owned;
-    if (!copy || !owned) {
-        kv_free(copy);
-        return kv_fail_memory(b->err, n * sizeof *copy, "a weight vector");
+    if (!memory || !owned) {
+        kv_free(memory);
+        kv_fail_memory(b->err, n * size, "weights");
+        return NULL;
     }
-    owned[b->bound->n_owned++] = copy;
-    info->dequantize(t->data, copy, n);
-    *out = copy;
-    return KVASIR_OK;
+    return owned[b->bound->n_owned++] = memory;
 }
 
-static kvasir_code bind_matrix(binder *b, const kv_gguf_tensor *t, kv_linear *out)
+/* All values of a tensor as float32: in place where the file allows, else a copy. */
+static const float *floats_of(binder *b, const kv_gguf_tensor *t)
+{
+    if (t->type == KV_TYPE_F32 && (uintptr_t)t->data % sizeof(float) == 0) return (const float *)(const void *)t->data;
+    const size_t n = (size_t)(t->dims[0] * t->dims[1] * t->dims[2]);
+    float *copy = own(b, n, sizeof *copy);
+    if (copy) kv_type_get(t->type)->dequantize(t->data, copy, n);
+    return copy;
+}
+
+/* Rows [first, first + n_out) of all rows of the tensor. */
+static kvasir_code bind_matrix(binder *b, const kv_gguf_tensor *t, uint64_t first, uint64_t n_out, kv_linear *out)
 {
     const kv_type_info *info = kv_type_get(t->type);
-    out->rows = t->data;
     if (!kv_type_bytes(info, t->dims[0], &out->row_bytes))
         return kv_fail(b->err, KVASIR_ERR_FORMAT, "tensor " KV_STR_FMT " is too large", KV_STR_ARG(t->name));
-    KV_TRY(kv_packed_layout(t->type, (int)t->dims[0], (int)t->dims[1], &out->packed, b->err));
+    out->rows = t->data + (size_t)first * out->row_bytes;
+    KV_TRY(kv_packed_layout(t->type, (int)t->dims[0], (int)n_out, &out->packed, b->err));
     if (t->type == KV_TYPE_F32 && (uintptr_t)t->data % sizeof(float) != 0)
         return kv_fail(b->err, KVASIR_ERR_FORMAT, "tensor " KV_STR_FMT " is not aligned", KV_STR_ARG(t->name));
     return KVASIR_OK;
 }
 
-/* One row of a table into `base` (kv_layer or kv_weights). */
-static kvasir_code bind_row(binder *b, const kv_tensor_row *row, const char *name, const kv_layer_hparams *l,
-                            void *base)
+static kvasir_code bind_stack(binder *b, const kv_gguf_tensor *t, kv_stack *stack)
+{
+    stack->n = (uint32_t)t->dims[2];
+    stack->each = own(b, stack->n, sizeof *stack->each);
+    if (!stack->each) return KVASIR_ERR_MEMORY;
+    for (uint32_t i = 0; i < stack->n; i++) KV_TRY(bind_matrix(b, t, i * t->dims[1], t->dims[1], &stack->each[i]));
+    return KVASIR_OK;
+}
+
+/* Heads of [nope | v_dim] rows over the latent. The value rows are matrices as they are; the others are needed the other way round, so
+ * they become float32 columns. */
+static kvasir_code bind_kv_b(binder *b, const kv_gguf_tensor *t, const kv_layer_hparams *l, kv_layer *layer)
+{
+    const kv_mla_hparams *m = &b->hp->mla;
+    const size_t nope = m->nope, lora = m->kv_lora, per_head = nope + m->v_dim;
+    kv_stack *k_b = &layer->mla.k_b, *v_b = &layer->mla.v_b;
+    k_b->n = v_b->n = l->n_heads;
+    k_b->each = own(b, l->n_heads, sizeof *k_b->each);
+    v_b->each = k_b->each ? own(b, l->n_heads, sizeof *v_b->each) : NULL;
+    float *columns = v_b->each ? own(b, l->n_heads * nope * lora, sizeof *columns) : NULL;
+    float *row = columns ? own(b, lora, sizeof *row) : NULL;
+    if (!row) return KVASIR_ERR_MEMORY;
+    for (size_t h = 0; h < l->n_heads; h++) {
+        kv_linear *k = &k_b->each[h];
+        float *dst = columns + h * nope * lora;
+        KV_TRY(bind_matrix(b, t, h * per_head + nope, m->v_dim, &v_b->each[h]));
+        for (size_t i = 0; i < nope; i++) {
+            kv_type_get(t->type)->dequantize(t->data + (h * per_head + i) * v_b->each[h].row_bytes, row, lora);
+            for (size_t j = 0; j < lora; j++) dst[j * nope + i] = row[j];
+        }
+        k->rows = (const uint8_t *)dst;
+        k->row_bytes = nope * sizeof(float);
+        KV_TRY(kv_packed_layout(KV_TYPE_F32, (int)nope, (int)lora, &k->packed, b->err));
+    }
+    return KVASIR_OK;
+}
+
+static kvasir_code bind_bias(binder *b, const kv_gguf_tensor *t, uint64_t first, bool stack, void *field)
+{
+    const float *values = floats_of(b, t);
+    if (!values) return KVASIR_ERR_MEMORY;
+    if (!stack) {
+        ((kv_linear *)field)->bias = values + first;
+        return KVASIR_OK;
+    }
+    kv_stack *s = field;
+    for (uint32_t i = 0; i < s->n; i++) s->each[i].bias = values + i * t->dims[0];
+    return KVASIR_OK;
+}
+
+/* One tensor and the rows of the table that take parts of it, into `base` (kv_layer or kv_weights). */
+static kvasir_code bind_rows(binder *b, const kv_tensor_row *row, size_t n_rows, const char *name,
+                             const kv_layer_hparams *l, void *base)
 {
     const kv_gguf_tensor *t = kv_gguf_find_tensor(b->gguf, name);
     if (!t) {
@@ -94,43 +185,117 @@ static kvasir_code bind_row(binder *b, const kv_tensor_row *row, const char *nam
         return kv_fail(b->err, KVASIR_ERR_FORMAT, "tensor %s is missing", name);
     }
     b->n_taken++;
-    const bool vector = row->flags & (KV_TENSOR_VECTOR | KV_TENSOR_BIAS);
-    KV_TRY(check_shape(b, t, dim_size(b->hp, l, row->n_out), dim_size(b->hp, l, row->n_in), vector));
-    void *field = (char *)base + row->offset;
-    if (row->flags & KV_TENSOR_BIAS) return bind_vector(b, t, &((kv_linear *)field)->bias);
-    if (vector) return bind_vector(b, t, field);
-    return bind_matrix(b, t, field);
-}
-
-static kvasir_code bind_globals(binder *b)
-{
-    static const kv_tensor_row rows[] = {
-        {"token_embd.weight", offsetof(kv_weights, token_embd), KV_DIM_VOCAB, KV_DIM_EMBD, 0},
-        {"output.weight", offsetof(kv_weights, output), KV_DIM_VOCAB, KV_DIM_EMBD, KV_TENSOR_OPTIONAL},
-        {"output_norm.weight", offsetof(kv_weights, output_norm), KV_DIM_EMBD, KV_DIM_NONE, KV_TENSOR_VECTOR},
-        {"rope_freqs.weight", offsetof(kv_weights, rope_factors), KV_DIM_ROPE_HALF, KV_DIM_NONE,
-         KV_TENSOR_VECTOR | KV_TENSOR_OPTIONAL},
-    };
-    kv_weights *w = &b->bound->w;
-    for (size_t i = 0; i < KV_COUNT(rows); i++) KV_TRY(bind_row(b, &rows[i], rows[i].name, &b->hp->layers[0], w));
-    if (!w->output.rows) w->output = w->token_embd;
-    return KVASIR_OK;
-}
-
-static kvasir_code bind_all(binder *b)
-{
-    KV_TRY(bind_globals(b));
-    for (uint32_t i = 0; i < b->hp->n_layers; i++) {
-        for (const kv_tensor_row *row = b->arch->layer_tensors; row->name; row++) {
-            char name[96];
-            snprintf(name, sizeof name, "blk.%u.%s", i, row->name);
-            KV_TRY(bind_row(b, row, name, &b->hp->layers[i], &b->bound->w.layers[i]));
+    uint64_t n_out = 0, first = 0;
+    for (size_t i = 0; i < n_rows; i++) n_out += dim_size(b->hp, l, row[i].n_out);
+    const uint64_t n_in = dim_size(b->hp, l, row->n_in), n_of = dim_size(b->hp, l, row->n_of);
+    const bool stack = row->flags & KV_TENSOR_STACK, bias = row->flags & KV_TENSOR_BIAS,
+               vector = bias || ((row->flags & KV_TENSOR_VECTOR) && row->n_in == KV_DIM_NONE);
+    KV_TRY(check_shape(b, t, vector ? (uint64_t[]){n_out, n_of, 1} : (uint64_t[]){n_in, n_out, n_of}));
+    for (; n_rows > 0; n_rows--, row++) {
+        void *field = (char *)base + row->offset;
+        const uint64_t n = dim_size(b->hp, l, row->n_out);
+        if (bias) {
+            KV_TRY(bind_bias(b, t, first, stack, field));
+        } else if (row->flags & KV_TENSOR_VECTOR) {
+            if (!(*(const float **)field = floats_of(b, t))) return KVASIR_ERR_MEMORY;
+        } else if (row->flags & KV_TENSOR_KV_B) {
+            KV_TRY(bind_kv_b(b, t, l, base));
+        } else if (stack) {
+            KV_TRY(bind_stack(b, t, field));
+        } else {
+            KV_TRY(bind_matrix(b, t, first, n, field));
         }
+        first += n;
     }
     return KVASIR_OK;
 }
 
-/* Names the first tensor that the table does not know. */
+/* Rows that follow `row` under the same name, itself included. */
+static size_t n_parts(const kv_tensor_row *row)
+{
+    size_t n = 1;
+    while (row[n].name && strcmp(row[n].name, row->name) == 0) n++;
+    return n;
+}
+
+static const kv_tensor_row common_tensors[] = {
+    {"token_embd.weight", offsetof(kv_weights, token_embd), KV_DIM_VOCAB, KV_DIM_EMBD, 0, KV_DIM_NONE},
+    {"output.weight", offsetof(kv_weights, output), KV_DIM_VOCAB, KV_DIM_EMBD, KV_TENSOR_OPTIONAL, KV_DIM_NONE},
+    {"output_norm.weight", offsetof(kv_weights, output_norm.weight), KV_DIM_EMBD, KV_DIM_NONE, KV_TENSOR_VECTOR,
+     KV_DIM_NONE},
+    {"rope_freqs.weight", offsetof(kv_weights, rope_factors), KV_DIM_ROPE_HALF, KV_DIM_NONE,
+     KV_TENSOR_VECTOR | KV_TENSOR_OPTIONAL, KV_DIM_NONE},
+    {NULL, 0, KV_DIM_NONE, KV_DIM_NONE, 0, KV_DIM_NONE},
+};
+
+static kvasir_code bind_globals(binder *b, const kv_tensor_row *rows)
+{
+    kv_weights *w = &b->bound->w;
+    for (const kv_tensor_row *row = rows; row && row->name; row += n_parts(row))
+        KV_TRY(bind_rows(b, row, n_parts(row), row->name, &b->hp->layers[0], w));
+    return KVASIR_OK;
+}
+
+/* What no row of a table can say: of several ways to store a layer's projections, one must be there. */
+static kvasir_code check_complete(binder *b, uint32_t layer)
+{
+    const kv_layer *l = &b->bound->w.layers[layer];
+    const char *missing = NULL;
+    if (b->hp->mla.kv_lora) {
+        if (!l->mla.k_b.each || !l->mla.v_b.each) missing = l->mla.k_b.each ? "attn_v_b.weight" : "attn_k_b.weight";
+        if (b->hp->mla.q_lora ? !l->mla.q_b.rows : !l->q.rows)
+            missing = b->hp->mla.q_lora ? "attn_q_b.weight" : "attn_q.weight";
+        if (b->hp->mla.q_lora && (!l->mla.q_a.rows || !l->mla.q_a_norm.weight)) missing = "attn_q_a.weight";
+    } else if (!l->q.rows || !l->k.rows || !l->v.rows) {
+        missing = !l->q.rows ? "attn_q.weight" : !l->k.rows ? "attn_k.weight" : "attn_v.weight";
+    }
+    return missing ? kv_fail(b->err, KVASIR_ERR_FORMAT, "tensor blk.%u.%s is missing", layer, missing) : KVASIR_OK;
+}
+
+/* A layer has experts when it has a router. */
+static bool row_applies(const kv_tensor_row *row, bool has_router)
+{
+    return !(row->flags & (has_router ? KV_TENSOR_DENSE : KV_TENSOR_MOE));
+}
+
+static bool has_router(const binder *b, uint32_t layer)
+{
+    char name[96];
+    snprintf(name, sizeof name, "blk.%u.ffn_gate_inp.weight", layer);
+    return b->hp->moe.n_experts > 0 && kv_gguf_find_tensor(b->gguf, name);
+}
+
+static kvasir_code bind_all(binder *b)
+{
+    KV_TRY(bind_globals(b, common_tensors));
+    KV_TRY(bind_globals(b, b->arch->model_tensors));
+    kv_weights *w = &b->bound->w;
+    if (!w->output.rows) {
+        const float *bias = w->output.bias;
+        w->output = w->token_embd;
+        w->output.bias = bias;
+    }
+    for (uint32_t i = 0; i < b->hp->n_layers; i++) {
+        const bool router = has_router(b, i);
+        for (const kv_tensor_row *row = b->arch->layer_tensors; row->name; row += n_parts(row)) {
+            char name[96];
+            if (!row_applies(row, router)) continue;
+            snprintf(name, sizeof name, "blk.%u.%s", i, row->name);
+            KV_TRY(bind_rows(b, row, n_parts(row), name, &b->hp->layers[i], &w->layers[i]));
+        }
+        KV_TRY(check_complete(b, i));
+    }
+    return KVASIR_OK;
+}
+
+static bool is_named(const kv_tensor_row *rows, const char *name)
+{
+    for (; rows && rows->name; rows++)
+        if (strcmp(rows->name, name) == 0) return true;
+    return false;
+}
+
+/* Names the first tensor that the tables do not know. */
 static kvasir_code fail_unknown(binder *b)
 {
     for (size_t i = 0; i < kv_gguf_n_tensors(b->gguf); i++) {
@@ -139,11 +304,12 @@ static kvasir_code fail_unknown(binder *b)
         int n = 0;
         char name[160];
         snprintf(name, sizeof name, "%.*s", (int)kv_min_size(t->name.len, sizeof name - 1), t->name.data);
-        bool known = strcmp(name, "token_embd.weight") == 0 || strcmp(name, "output.weight") == 0 ||
-                     strcmp(name, "output_norm.weight") == 0 || strcmp(name, "rope_freqs.weight") == 0;
-        if (sscanf(name, "blk.%u.%n", &layer, &n) == 1 && n > 0 && layer < b->hp->n_layers)
+        bool known = is_named(common_tensors, name) || is_named(b->arch->model_tensors, name);
+        if (sscanf(name, "blk.%u.%n", &layer, &n) == 1 && n > 0 && layer < b->hp->n_layers) {
+            const bool router = has_router(b, layer);
             for (const kv_tensor_row *row = b->arch->layer_tensors; row->name; row++)
-                known |= strcmp(name + n, row->name) == 0;
+                known |= row_applies(row, router) && strcmp(name + n, row->name) == 0;
+        }
         if (!known)
             return kv_fail(b->err, KVASIR_ERR_UNSUPPORTED,
                            "tensor %s is not part of architecture %s as kvasir knows it", name, b->arch->name);
@@ -176,13 +342,28 @@ void kv_bound_deinit(kv_bound *bound)
     *bound = (kv_bound){0};
 }
 
+static void each_of_stack(const kv_stack *s, void (*fn)(void *ctx, const kv_linear *w), void *ctx)
+{
+    for (uint32_t i = 0; i < s->n; i++) fn(ctx, &s->each[i]);
+}
+
 void kv_bound_each(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void *ctx, const kv_linear *w), void *ctx)
 {
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         const kv_layer *l = &bound->w.layers[i];
-        const kv_linear *all[] = {&l->q, &l->k, &l->v, &l->out, &l->gate, &l->up, &l->down};
-        for (size_t j = 0; j < KV_COUNT(all); j++)
-            if (all[j]->rows) fn(ctx, all[j]);
+        const kv_linear *attention[] = {&l->q, &l->k, &l->v, &l->mla.q_a, &l->mla.q_b, &l->mla.kv_a};
+        const kv_linear *ffn[] = {&l->out,           &l->gate,           &l->up,
+                                  &l->down,          &l->moe.router,     &l->moe.shared_gate,
+                                  &l->moe.shared_up, &l->moe.shared_down};
+        for (size_t j = 0; j < KV_COUNT(attention); j++)
+            if (attention[j]->rows) fn(ctx, attention[j]);
+        each_of_stack(&l->mla.k_b, fn, ctx);
+        each_of_stack(&l->mla.v_b, fn, ctx);
+        for (size_t j = 0; j < KV_COUNT(ffn); j++)
+            if (ffn[j]->rows) fn(ctx, ffn[j]);
+        each_of_stack(&l->moe.gate, fn, ctx);
+        each_of_stack(&l->moe.up, fn, ctx);
+        each_of_stack(&l->moe.down, fn, ctx);
     }
     fn(ctx, &bound->w.output);
 }
@@ -196,6 +377,12 @@ size_t kv_bound_packed_bytes(const kv_bound *bound, const kv_hparams *hp)
     size_t total = 0;
     kv_bound_each(bound, hp, add_packed_bytes, &total);
     return total;
+}
+
+static void count_matrix(void *ctx, const kv_linear *w)
+{
+    (void)w;
+    ++*(size_t *)ctx;
 }
 
 struct place {
@@ -249,7 +436,9 @@ static void pack_item(void *ctx, int item, int thread)
 
 kvasir_code kv_bound_pack(kv_bound *bound, const kv_hparams *hp, const kv_gguf *gguf, kv_pool *pool, kvasir_error *err)
 {
-    const size_t total = kv_bound_packed_bytes(bound, hp), n_max = (size_t)hp->n_layers * 7 + 1;
+    size_t n_max = 0;
+    kv_bound_each(bound, hp, count_matrix, &n_max);
+    const size_t total = kv_bound_packed_bytes(bound, hp);
     struct pack_job job = {.map = kv_gguf_mapping(gguf)};
     bound->panels = kv_alloc_huge(total);
     job.matrices = kv_calloc(n_max, sizeof *job.matrices);

@@ -9,7 +9,7 @@
  * kv_weights_pack moves them. */
 typedef struct kv_bound {
     kv_weights w;
-    float **owned; /* vectors that the file stores as something else than aligned float32 */
+    void **owned; /* vectors that the file stores as something else than aligned float32, and lists of matrices */
     size_t n_owned;
     uint8_t *panels; /* packed weights of all matrices, one block */
     size_t panel_bytes;

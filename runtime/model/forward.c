@@ -20,20 +20,9 @@
 #include <math.h>
 #include <time.h>
 
-#include "base/alloc.h"
 #include "base/fmath.h"
-
-/* What every function below needs. */
-typedef struct pass {
-    const kv_model *m;
-    const kv_compute *c;
-    const kv_layer_place *places;
-    kv_workspace *ws;
-    const kv_batch *batch;
-    int n_rows, layer;
-    kv_input in;
-    uint64_t mark_ns; /* when the stage that runs began */
-} pass;
+#include "model/norm.h"
+#include "model/pass.h"
 
 const char *kv_stage_name(kv_stage stage)
 {
@@ -49,8 +38,7 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* The time since the last mark belongs to `stage`. */
-static void mark(pass *p, kv_stage stage)
+void kv_mark(kv_pass *p, kv_stage stage)
 {
     if (!p->c->stage_ns) return;
     const uint64_t now = now_ns();
@@ -60,127 +48,160 @@ static void mark(pass *p, kv_stage stage)
 
 /* ---- rows ------------------------------------------------------------------------------------------- */
 
-typedef void (*row_fn)(const pass *p, int row);
-
 struct rows_job {
-    const pass *p;
-    row_fn fn;
-    int per_item;
+    const kv_pass *p;
+    kv_row_fn fn;
+    int n, per_item;
 };
 
 static void rows_item(void *ctx, int item, int thread)
 {
     const struct rows_job *job = ctx;
     (void)thread;
-    const int end = kv_min_int(job->p->n_rows, (item + 1) * job->per_item);
+    const int end = kv_min_int(job->n, (item + 1) * job->per_item);
     for (int r = item * job->per_item; r < end; r++) job->fn(job->p, r);
 }
 
-static void each_row(const pass *p, row_fn fn)
+void kv_each_row(const kv_pass *p, int n, kv_row_fn fn)
 {
-    struct rows_job job = {p, fn, kv_rows_per_item(p->n_rows)};
-    kv_pool_run(p->c->pool, (p->n_rows + job.per_item - 1) / job.per_item, rows_item, &job);
+    struct rows_job job = {p, fn, n, kv_rows_per_item(n)};
+    kv_pool_run(p->c->pool, (n + job.per_item - 1) / job.per_item, rows_item, &job);
 }
 
-static const kv_segment *row_segment(const pass *p, int row)
+static const kv_segment *row_segment(const kv_pass *p, int row)
 {
     const kv_segment *s = p->batch->segments;
     while (row >= s->row + s->n_rows) s++;
     return s;
 }
 
-static size_t row_position(const pass *p, int row)
+static size_t row_position(const kv_pass *p, int row)
 {
     const kv_segment *s = row_segment(p, row);
     return s->pos0 + (size_t)(row - s->row);
 }
 
-static float *at(float *base, int row, int width) { return base + (size_t)row * (size_t)width; }
-
-static void row_embed(const pass *p, int row)
+static void row_embed(const kv_pass *p, int row)
 {
     const kv_hparams *hp = &p->m->hp;
-    float *x = at(p->ws->x, row, (int)hp->n_embd);
-    kv_linear_row(&p->m->bound.w.token_embd, (size_t)p->batch->tokens[row], x);
+    const kv_weights *w = &p->m->bound.w;
+    const int n = (int)hp->n_embd, n_pairs = p->m->rope[0].n_pairs;
+    float *x = kv_row(p->ws->x, row, n), *h = kv_row(p->ws->h, row, n);
+    kv_linear_row(&w->token_embd, (size_t)p->batch->tokens[row], x);
     if (hp->embd_scale != 1.0f)
-        for (uint32_t i = 0; i < hp->n_embd; i++) x[i] *= hp->embd_scale;
-    const int n_pairs = p->m->rope[0].n_pairs;
-    for (int i = 0; i < 2; i++)
-        kv_rope_angles(&p->m->rope[i], row_position(p, row), at(p->ws->cos[i], row, n_pairs),
-                       at(p->ws->sin[i], row, n_pairs));
+        for (int i = 0; i < n; i++) x[i] *= hp->embd_scale;
+    if (w->position_embd.rows) {
+        kv_linear_row(&w->position_embd, row_position(p, row), h);
+        for (int i = 0; i < n; i++) x[i] += h[i];
+    }
+    if (w->embd_norm.weight) kv_norm_apply(p->c->kernels, p->m->arch->norm, &w->embd_norm, x, n, hp->norm_eps, x);
+    for (int i = 0; i < hp->n_ropes; i++)
+        kv_rope_angles(&p->m->rope[i], row_position(p, row), kv_row(p->ws->cos[i], row, n_pairs),
+                       kv_row(p->ws->sin[i], row, n_pairs));
 }
 
-static const kv_layer *layer_of(const pass *p) { return &p->m->bound.w.layers[p->layer]; }
-
-static void norm_row(const pass *p, int row, const float *weight)
+/* y [n_embd] = norm(x) of a row. */
+static void norm_row(const kv_pass *p, int row, const kv_norm *norm, float *y)
 {
     const int n = (int)p->m->hp.n_embd;
-    p->c->kernels->rms_norm(at(p->ws->x, row, n), weight, n, p->m->hp.norm_eps, at(p->ws->h, row, n));
+    kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, row, n), n, p->m->hp.norm_eps,
+                  kv_row(y, row, n));
 }
 
-static void row_attn_norm(const pass *p, int row) { norm_row(p, row, layer_of(p)->attn_norm); }
-
-static void norm_heads(const pass *p, float *x, int n_heads, const float *weight)
+/* With a parallel residual the input of the second half is made here too; where there is one norm, it is that of both. */
+static void row_attn_norm(const kv_pass *p, int row)
 {
-    const int d = (int)p->m->hp.head_dim_k;
-    for (int h = 0; weight && h < n_heads; h++)
-        p->c->kernels->rms_norm(x + h * d, weight, d, p->m->hp.norm_eps, x + h * d);
+    const kv_layer *w = kv_pass_layer(p);
+    const bool shared = p->m->hp.parallel && !w->attn_norm.weight;
+    norm_row(p, row, shared ? &w->ffn_norm : &w->attn_norm, p->ws->h);
+    if (p->m->hp.parallel) norm_row(p, row, w->ffn_norm.weight ? &w->ffn_norm : &w->attn_norm, p->ws->h2);
 }
 
-/* Heads normed, rotated, K and V into their page. */
-static void row_rotate_and_write(const pass *p, int row)
+/* q or k of a row [n_heads][head_dim]. */
+static void norm_heads(const kv_pass *p, float *x, int n_heads, const kv_norm *norm)
 {
-    const kv_hparams *hp = &p->m->hp;
-    const kv_layer_hparams *l = &hp->layers[p->layer];
-    const int d_k = (int)hp->head_dim_k, n_heads = (int)l->n_heads, n_kv = (int)l->n_kv_heads,
-              n_pairs = p->m->rope[0].n_pairs;
-    float *q = at(p->ws->q, row, n_heads * d_k), *k = at(p->ws->k, row, n_kv * d_k),
-          *v = at(p->ws->v, row, n_kv * (int)hp->head_dim_v);
-    norm_heads(p, q, n_heads, layer_of(p)->q_norm);
-    norm_heads(p, k, n_kv, layer_of(p)->k_norm);
-    const float *cosines = at(p->ws->cos[l->local_rope], row, n_pairs),
-                *sines = at(p->ws->sin[l->local_rope], row, n_pairs);
-    kv_rope_apply(p->c->kernels, p->m->arch->rope, n_pairs, cosines, sines, q, n_heads, d_k);
-    kv_rope_apply(p->c->kernels, p->m->arch->rope, n_pairs, cosines, sines, k, n_kv, d_k);
-    const int n_stored = p->places[p->layer].shape.n_kv_heads;
-    if (n_stored != n_kv) {
-        kv_average_heads(k, n_kv, n_stored, d_k);
-        kv_average_heads(v, n_kv, n_stored, (int)hp->head_dim_v);
+    const kv_arch *arch = p->m->arch;
+    const int d = (int)p->m->hp.head_dim_k, width = arch->qk_norm == KV_QK_ROW ? n_heads * d : d;
+    if (!norm->weight) return;
+    for (int i = 0; i < n_heads * d; i += width) {
+        kv_norm head = *norm;
+        if (arch->qk_norm == KV_QK_HEADS) head.weight += i, head.bias += norm->bias ? i : 0;
+        kv_norm_apply(p->c->kernels, arch->norm, &head, x + i, width, p->m->hp.norm_eps, x + i);
     }
+}
+
+static void clamp(float *x, int n, float limit)
+{
+    for (int i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
+}
+
+bool kv_row_angles(const kv_pass *p, int row, const float **cosines, const float **sines)
+{
+    const int n_pairs = p->m->rope[0].n_pairs, own = p->m->hp.layers[p->layer].rope,
+              which = own >= 0 && p->ws->long_rope ? 1 : own;
+    if (which < 0 || p->m->arch->rope == KV_ROPE_NONE) return false;
+    *cosines = kv_row(p->ws->cos[which], row, n_pairs);
+    *sines = kv_row(p->ws->sin[which], row, n_pairs);
+    return true;
+}
+
+void kv_row_write(const kv_pass *p, int row, const float *k, const float *v)
+{
     kv_seq_write(row_segment(p, row)->seq, p->c->kernels, &p->places[p->layer], row_position(p, row), k, v);
 }
 
-/* x += [norm](h), where h holds a branch's output. */
-static void add_branch(const pass *p, int row, const float *post_norm)
+/* Heads normed, rotated, K and V into their page. */
+static void row_rotate_and_write(const kv_pass *p, int row)
+{
+    const kv_hparams *hp = &p->m->hp;
+    const kv_layer_hparams *l = &hp->layers[p->layer];
+    const int d_k = (int)hp->head_dim_k, d_v = (int)hp->head_dim_v, n_heads = (int)l->n_heads,
+              n_kv = (int)l->n_kv_heads, n_pairs = p->m->rope[0].n_pairs;
+    float *q = kv_row(p->ws->q, row, n_heads * d_k), *k = kv_row(p->ws->k, row, n_kv * d_k),
+          *v = kv_row(p->ws->v, row, n_kv * d_v);
+    if (hp->clamp_qkv != 0.0f) {
+        clamp(q, n_heads * d_k, hp->clamp_qkv);
+        clamp(k, n_kv * d_k, hp->clamp_qkv);
+        clamp(v, n_kv * d_v, hp->clamp_qkv);
+    }
+    norm_heads(p, q, n_heads, &kv_pass_layer(p)->q_norm);
+    norm_heads(p, k, n_kv, &kv_pass_layer(p)->k_norm);
+    const float *cosines, *sines;
+    if (kv_row_angles(p, row, &cosines, &sines)) {
+        kv_rope_apply(p->c->kernels, p->m->arch->rope, n_pairs, cosines, sines, q, n_heads, d_k);
+        kv_rope_apply(p->c->kernels, p->m->arch->rope, n_pairs, cosines, sines, k, n_kv, d_k);
+    }
+    const int n_stored = p->places[p->layer].shape.n_kv_heads;
+    if (n_stored != n_kv) {
+        kv_average_heads(k, n_kv, n_stored, d_k);
+        kv_average_heads(v, n_kv, n_stored, d_v);
+    }
+    kv_row_write(p, row, k, v);
+}
+
+/* x += scale * [norm](h), where h holds a branch's output. */
+static void add_branch(const kv_pass *p, int row, const kv_norm *post_norm)
 {
     const int n = (int)p->m->hp.n_embd;
-    float *x = at(p->ws->x, row, n), *h = at(p->ws->h, row, n);
-    if (post_norm) p->c->kernels->rms_norm(h, post_norm, n, p->m->hp.norm_eps, h);
+    const float scale = p->m->hp.residual_scale;
+    float *x = kv_row(p->ws->x, row, n), *h = kv_row(p->ws->h, row, n);
+    if (post_norm->weight) kv_norm_apply(p->c->kernels, p->m->arch->norm, post_norm, h, n, p->m->hp.norm_eps, h);
+    if (scale != 1.0f)
+        for (int i = 0; i < n; i++) h[i] *= scale;
     p->c->kernels->add(x, h, n);
 }
 
-static void row_attn_add(const pass *p, int row)
+static void row_attn_add(const kv_pass *p, int row)
 {
-    add_branch(p, row, layer_of(p)->attn_post_norm);
-    norm_row(p, row, layer_of(p)->ffn_norm);
+    add_branch(p, row, &kv_pass_layer(p)->attn_post_norm);
+    if (!p->m->hp.parallel) norm_row(p, row, &kv_pass_layer(p)->ffn_norm, p->ws->h);
 }
 
-static void row_activate(const pass *p, int row)
-{
-    const int n = (int)p->m->hp.layers[p->layer].n_ff;
-    float *gate = at(p->ws->gate, row, n);
-    if (p->m->arch->activation == KV_ACT_SILU)
-        p->c->kernels->silu_mul(gate, gate, at(p->ws->up, row, n), n);
-    else
-        p->c->kernels->gelu_mul(gate, gate, at(p->ws->up, row, n), n);
-}
-
-static void row_ffn_add(const pass *p, int row) { add_branch(p, row, layer_of(p)->ffn_post_norm); }
+static void row_ffn_add(const kv_pass *p, int row) { add_branch(p, row, &kv_pass_layer(p)->ffn_post_norm); }
 
 /* ---- stages ----------------------------------------------------------------------------------------- */
 
-/* y_i = x W_i for all jobs; x [n_rows][width]. */
-static void multiply(pass *p, const float *x, int width, const kv_linear_job *jobs, int n_jobs, int n_rows)
+void kv_multiply(kv_pass *p, const float *x, int width, const kv_linear_job *jobs, int n_jobs, int n_rows)
 {
     const kv_linear *w[3];
     for (int i = 0; i < n_jobs; i++) w[i] = jobs[i].w;
@@ -190,47 +211,50 @@ static void multiply(pass *p, const float *x, int width, const kv_linear_job *jo
     kv_linear_run(p->c, jobs, n_jobs, &p->in, n_rows);
 }
 
-static void attention_half(pass *p)
+static void attention_half(kv_pass *p)
 {
     const kv_hparams *hp = &p->m->hp;
     const kv_layer_hparams *l = &hp->layers[p->layer];
-    const kv_layer *w = layer_of(p);
+    const kv_layer *w = kv_pass_layer(p);
     kv_workspace *ws = p->ws;
     const size_t n_q = (size_t)l->n_heads * hp->head_dim_k, n_k = (size_t)l->n_kv_heads * hp->head_dim_k,
-                 n_v = (size_t)l->n_kv_heads * hp->head_dim_v, n_a = (size_t)l->n_heads * hp->head_dim_v;
-    each_row(p, row_attn_norm);
-    mark(p, KV_STAGE_NORM);
-    multiply(p, ws->h, (int)hp->n_embd,
-             (kv_linear_job[]){{&w->q, ws->q, n_q}, {&w->k, ws->k, n_k}, {&w->v, ws->v, n_v}}, 3, p->n_rows);
-    mark(p, KV_STAGE_QKV);
-    each_row(p, row_rotate_and_write);
-    mark(p, KV_STAGE_WRITE);
+                 n_v = (size_t)l->n_kv_heads * hp->head_dim_v;
+    kv_each_row(p, p->n_rows, row_attn_norm);
+    kv_mark(p, KV_STAGE_NORM);
+    if (hp->mla.kv_lora) {
+        kv_mla_project(p);
+    } else {
+        kv_multiply(p, ws->h, (int)hp->n_embd,
+                    (kv_linear_job[]){{&w->q, ws->q, n_q}, {&w->k, ws->k, n_k}, {&w->v, ws->v, n_v}}, 3, p->n_rows);
+        kv_mark(p, KV_STAGE_QKV);
+        kv_each_row(p, p->n_rows, row_rotate_and_write);
+        kv_mark(p, KV_STAGE_WRITE);
+    }
     /* The attention output takes the place of the gate rows, which are not in use yet. */
     float *attended = ws->gate;
     kv_attend(p->c, &p->m->attention[p->layer], &p->places[p->layer], p->batch->segments, p->batch->n_segments, ws->q,
               attended, &ws->partials);
-    mark(p, KV_STAGE_ATTEND);
-    multiply(p, attended, (int)n_a, (kv_linear_job[]){{&w->out, ws->h, hp->n_embd}}, 1, p->n_rows);
-    mark(p, KV_STAGE_OUT);
-    each_row(p, row_attn_add);
-    mark(p, KV_STAGE_ADD);
+    if (hp->mla.kv_lora) {
+        kv_mla_values(p, attended, ws->up);
+        attended = ws->up;
+    }
+    kv_mark(p, KV_STAGE_ATTEND);
+    kv_multiply(p, attended, w->out.packed.n_in, (kv_linear_job[]){{&w->out, ws->h, hp->n_embd}}, 1, p->n_rows);
+    kv_mark(p, KV_STAGE_OUT);
+    kv_each_row(p, p->n_rows, row_attn_add);
+    kv_mark(p, KV_STAGE_ADD);
 }
 
-static void ffn_half(pass *p)
+static void ffn_half(kv_pass *p)
 {
-    const kv_hparams *hp = &p->m->hp;
-    const kv_layer *w = layer_of(p);
-    kv_workspace *ws = p->ws;
-    const size_t n_ff = hp->layers[p->layer].n_ff;
-    multiply(p, ws->h, (int)hp->n_embd, (kv_linear_job[]){{&w->gate, ws->gate, n_ff}, {&w->up, ws->up, n_ff}}, 2,
-             p->n_rows);
-    mark(p, KV_STAGE_GATE_UP);
-    each_row(p, row_activate);
-    mark(p, KV_STAGE_ACTIVATE);
-    multiply(p, ws->gate, (int)n_ff, (kv_linear_job[]){{&w->down, ws->h, hp->n_embd}}, 1, p->n_rows);
-    mark(p, KV_STAGE_DOWN);
-    each_row(p, row_ffn_add);
-    mark(p, KV_STAGE_ADD);
+    const kv_layer *w = kv_pass_layer(p);
+    const float *x = p->m->hp.parallel ? p->ws->h2 : p->ws->h;
+    if (w->moe.router.rows)
+        kv_moe_ffn(p, x);
+    else
+        kv_dense_ffn(p, x, &w->gate, &w->up, &w->down, p->ws->h);
+    kv_each_row(p, p->n_rows, row_ffn_add);
+    kv_mark(p, KV_STAGE_ADD);
 }
 
 static void softcap_logits(float *logits, size_t n, float cap)
@@ -244,114 +268,37 @@ static void softcap_logits(float *logits, size_t n, float cap)
     }
 }
 
-static void logits_of(pass *p)
+static void logits_of(kv_pass *p)
 {
     const kv_batch *b = p->batch;
     const kv_hparams *hp = &p->m->hp;
     const int n = (int)hp->n_embd;
+    const kv_norm *norm = &p->m->bound.w.output_norm;
     for (int i = 0; i < b->n_hidden_rows; i++)
-        p->c->kernels->rms_norm(at(p->ws->x, b->hidden_rows[i], n), p->m->bound.w.output_norm, n, hp->norm_eps,
-                                b->hidden + (size_t)i * hp->n_embd);
+        kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, b->hidden_rows[i], n), n, hp->norm_eps,
+                      kv_row(b->hidden, i, n));
     if (b->n_logit_rows == 0) return;
     for (int i = 0; i < b->n_logit_rows; i++)
-        p->c->kernels->rms_norm(at(p->ws->x, b->logit_rows[i], n), p->m->bound.w.output_norm, n, hp->norm_eps,
-                                at(p->ws->h, i, n));
-    multiply(p, p->ws->h, n, (kv_linear_job[]){{&p->m->bound.w.output, b->logits, hp->n_vocab}}, 1, b->n_logit_rows);
+        kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, b->logit_rows[i], n), n, hp->norm_eps,
+                      kv_row(p->ws->h, i, n));
+    kv_multiply(p, p->ws->h, n, (kv_linear_job[]){{&p->m->bound.w.output, b->logits, hp->n_vocab}}, 1, b->n_logit_rows);
+    if (hp->logit_scale != 1.0f)
+        for (size_t i = 0; i < (size_t)b->n_logit_rows * hp->n_vocab; i++) b->logits[i] *= hp->logit_scale;
     if (hp->logit_softcap != 0.0f) softcap_logits(b->logits, (size_t)b->n_logit_rows * hp->n_vocab, hp->logit_softcap);
 }
 
 void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws,
                 const kv_batch *batch)
 {
-    pass p = {.m = m, .c = c, .places = places, .ws = ws, .batch = batch, .n_rows = batch->n_rows};
+    kv_pass p = {.m = m, .c = c, .places = places, .ws = ws, .batch = batch, .n_rows = batch->n_rows};
     p.in.q8.base = ws->q8;
     if (c->stage_ns) p.mark_ns = now_ns();
-    each_row(&p, row_embed);
-    mark(&p, KV_STAGE_EMBED);
+    kv_each_row(&p, p.n_rows, row_embed);
+    kv_mark(&p, KV_STAGE_EMBED);
     for (p.layer = 0; p.layer < (int)m->hp.n_layers; p.layer++) {
         attention_half(&p);
         ffn_half(&p);
     }
     logits_of(&p);
-    mark(&p, KV_STAGE_LOGITS);
-}
-
-/* ---- buffers ------------------------------------------------------------------------------------------ */
-
-/* Lays the buffers out from `memory` on (or only counts, with memory NULL). Returns the bytes. */
-static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens)
-{
-    const kv_hparams *hp = &m->hp;
-    size_t n_q = 0, n_k = 0, n_v = 0, n_ff = 0, n_partials = 0, used = 0;
-    const size_t rows = (size_t)max_rows, wide = (size_t)kv_model_max_inputs(m);
-    for (uint32_t i = 0; i < hp->n_layers; i++) {
-        const kv_layer_hparams *l = &hp->layers[i];
-        n_q = kv_max_size(n_q, (size_t)l->n_heads * hp->head_dim_k);
-        n_k = kv_max_size(n_k, (size_t)l->n_kv_heads * hp->head_dim_k);
-        n_v = kv_max_size(n_v, (size_t)l->n_kv_heads * hp->head_dim_v);
-        n_ff = kv_max_size(n_ff, kv_max_size(l->n_ff, (size_t)l->n_heads * hp->head_dim_v));
-        n_partials =
-            kv_max_size(n_partials, kv_partials_bytes(kv_min_int(max_rows, kv_max_int(max_seqs, KV_DECODE_ROWS)),
-                                                      (int)l->n_heads, (int)hp->head_dim_v, max_tokens));
-    }
-    const size_t pairs = hp->rope_dim / 2;
-    struct {
-        float **field;
-        size_t floats;
-    } parts[] = {
-        {&ws->x, rows * hp->n_embd},
-        {&ws->h, rows * hp->n_embd},
-        {&ws->q, rows * n_q},
-        {&ws->k, rows * n_k},
-        {&ws->v, rows * n_v},
-        {&ws->gate, rows * n_ff},
-        {&ws->up, rows * n_ff},
-        {&ws->cos[0], rows * pairs},
-        {&ws->cos[1], rows * pairs},
-        {&ws->sin[0], rows * pairs},
-        {&ws->sin[1], rows * pairs},
-        {&ws->partials.data, n_partials / sizeof(float)},
-        {(float **)(void *)&ws->partials.plans, (rows + 1) * sizeof(kv_plan) / sizeof(float)},
-        {(float **)(void *)&ws->partials.spans, rows * sizeof(kv_span) / sizeof(float)},
-        {(float **)(void *)&ws->q8, rows * kv_q8_row_bytes((int)kv_align_up(wide, 32)) / sizeof(float)},
-    };
-    for (size_t i = 0; i < KV_COUNT(parts); i++) {
-        if (ws->memory) *parts[i].field = (float *)(void *)(ws->memory + used);
-        used += kv_align_up(parts[i].floats * sizeof(float), 64);
-    }
-    ws->partials.capacity_bytes = n_partials;
-    return used;
-}
-
-size_t kv_workspace_bytes(const kv_model *m, int max_rows, int max_seqs, size_t max_tokens)
-{
-    kv_workspace ws = {0};
-    return lay_out(&ws, m, max_rows, max_seqs, max_tokens);
-}
-
-kvasir_code kv_workspace_init(kv_workspace *out, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens,
-                              kvasir_error *err)
-{
-    kv_workspace ws = {.max_rows = max_rows, .bytes = kv_workspace_bytes(m, max_rows, max_seqs, max_tokens)};
-    ws.memory = kv_alloc_aligned(ws.bytes);
-    if (!ws.memory) return kv_fail_memory(err, ws.bytes, "activations");
-    lay_out(&ws, m, max_rows, max_seqs, max_tokens);
-    *out = ws;
-    return KVASIR_OK;
-}
-
-void kv_workspace_deinit(kv_workspace *ws)
-{
-    kv_free(ws->memory);
-    *ws = (kv_workspace){0};
-}
-
-size_t kv_forward_scratch_bytes(const kv_model *m, bool blas, size_t max_tokens)
-{
-    size_t bytes = kv_linear_scratch_bytes(kv_model_max_inputs(m), blas);
-    for (int i = 0; i < (int)m->hp.n_layers; i++) {
-        const kv_layer_shape shape = kv_model_layer_shape(m, i);
-        bytes = kv_max_size(bytes, kv_attend_scratch_bytes(&m->attention[i], &shape, max_tokens));
-    }
-    return bytes;
+    kv_mark(&p, KV_STAGE_LOGITS);
 }

@@ -2,6 +2,7 @@
 #ifndef KV_MODEL_FORWARD_H
 #define KV_MODEL_FORWARD_H
 
+#include "kernels/grouped.h"
 #include "model/model.h"
 
 /* Buffers for up to max_rows rows, allocated once per session. */
@@ -10,12 +11,30 @@ typedef struct kv_workspace {
     uint8_t *memory;
     size_t bytes;
     float *x;               /* [rows][n_embd] residual stream */
-    float *h;               /* [rows][widest] normalised rows, attention output, branch output */
+    float *h, *h2;          /* [rows][n_embd] normalised rows, branch output; h2: of a parallel second half */
     float *q, *k, *v;       /* [rows][heads * d] */
-    float *gate, *up;       /* [rows][n_ff] */
+    float *gate, *up;       /* [rows][n_ff], or [pairs][n_ff of an expert] */
     float *cos[2], *sin[2]; /* [rows][rope pairs] */
     uint8_t *q8;            /* int8 rows of the widest matrix input */
     kv_partials partials;
+    bool long_rope; /* the context is beyond kv_hparams.long_ctx */
+    /* Of the dense network that runs. */
+    bool gated;
+    int n_ff;
+    /* Latent attention. */
+    float *mla_q;            /* [rows][n_heads][nope + rope] */
+    kv_group_job *head_jobs; /* [n_heads] */
+    struct kv_moe_workspace {
+        float *logits;       /* [rows][n_experts] */
+        float *weights;      /* [rows][n_used] */
+        float *y;            /* [pairs][n_embd] */
+        float *shared;       /* [rows][n_embd] */
+        float *shared_scale; /* [rows] */
+        int *ids, *pair;     /* [rows][n_used] */
+        int *source;         /* [pairs] */
+        int *first;          /* [n_experts + 1] */
+        kv_group_job *jobs;  /* [2 * n_experts] */
+    } moe;
 } kv_workspace;
 
 /* max_seqs sequences of up to max_tokens tokens (for decode partials). */

@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #include "base/alloc.h"
+#include "base/fmath.h"
 
 /* The checkpoint's hyperparameters, then its key kvasir.attention, then the caller's specification: later ones win. */
 static kvasir_code init_specs(kv_model *m, const kv_gguf *gguf, const char *attention, kv_layer_spec *specs,
@@ -50,10 +51,36 @@ static kvasir_code init_attention(kv_model *m, const kv_gguf *gguf, const char *
         m->attention[i] = (kv_attention){.spec = specs[i],
                                          .n_heads = (int)m->hp.layers[i].n_heads,
                                          .scale = m->hp.attn_scale,
-                                         .softcap = m->hp.attn_softcap};
+                                         .softcap = m->hp.attn_softcap,
+                                         .sinks = m->bound.w.layers[i].sinks};
     kv_free(specs);
     kv_free(dims);
     return code;
+}
+
+/* What divides the frequencies of rope[i]. */
+static const float *rope_factors(const kv_model *m, int i)
+{
+    const kv_weights *w = &m->bound.w;
+    if (m->hp.rope[i].scaling != KV_SCALING_LONGROPE) return w->rope_factors;
+    return i == 0 ? w->rope_factors_short : w->rope_factors_long;
+}
+
+/* Slopes of ALiBi (Press 2021): a geometric sequence over the largest power of two heads, the rest in between. */
+static kvasir_code init_alibi(kv_model *m, kvasir_error *err)
+{
+    uint32_t n_heads = 0, power = 1;
+    if (m->hp.alibi_max_bias == 0.0f) return KVASIR_OK;
+    for (uint32_t i = 0; i < m->hp.n_layers; i++)
+        n_heads = m->hp.layers[i].n_heads > n_heads ? m->hp.layers[i].n_heads : n_heads;
+    m->alibi = kv_calloc(n_heads, sizeof *m->alibi);
+    if (!m->alibi) return kv_fail_memory(err, n_heads * sizeof *m->alibi, "ALiBi slopes");
+    while (2 * power <= n_heads) power *= 2;
+    const double step = (double)m->hp.alibi_max_bias / power;
+    for (uint32_t h = 0; h < n_heads; h++)
+        m->alibi[h] = (float)kv_pow_d(2.0, h < power ? -step * (h + 1) : -step / 2 * (2 * (h - power) + 1));
+    for (uint32_t i = 0; i < m->hp.n_layers; i++) m->attention[i].alibi = m->alibi;
+    return KVASIR_OK;
 }
 
 kvasir_code kv_model_init(kv_model *m, const kv_gguf *gguf, const char *attention, kvasir_error *err)
@@ -63,8 +90,9 @@ kvasir_code kv_model_init(kv_model *m, const kv_gguf *gguf, const char *attentio
     kvasir_code code = kv_hparams_read(gguf, &model.arch, &model.hp, err);
     if (code == KVASIR_OK) code = kv_bind(gguf, model.arch, &model.hp, &model.bound, err);
     if (code == KVASIR_OK) code = init_attention(&model, gguf, attention, err);
+    if (code == KVASIR_OK) code = init_alibi(&model, err);
     for (int i = 0; i < 2 && code == KVASIR_OK; i++)
-        code = kv_rope_init(&model.rope[i], &model.hp.rope[i], (int)model.hp.rope_dim, model.bound.w.rope_factors, err);
+        code = kv_rope_init(&model.rope[i], &model.hp.rope[i], (int)model.hp.rope_dim, rope_factors(&model, i), err);
     if (code != KVASIR_OK) {
         kv_model_deinit(&model);
         return code;
@@ -76,6 +104,7 @@ kvasir_code kv_model_init(kv_model *m, const kv_gguf *gguf, const char *attentio
 void kv_model_deinit(kv_model *m)
 {
     for (int i = 0; i < 2; i++) kv_rope_deinit(&m->rope[i]);
+    kv_free(m->alibi);
     kv_free(m->attention);
     kv_arena_deinit(&m->spec_memory);
     kv_bound_deinit(&m->bound);
@@ -95,10 +124,12 @@ kv_layer_shape kv_model_layer_shape(const kv_model *m, int layer)
 
 int kv_model_max_inputs(const kv_model *m)
 {
-    int n = (int)m->hp.n_embd;
-    for (uint32_t i = 0; i < m->hp.n_layers; i++) {
-        n = kv_max_int(n, (int)m->hp.layers[i].n_ff);
-        n = kv_max_int(n, (int)(m->hp.layers[i].n_heads * m->hp.head_dim_v));
+    const kv_hparams *hp = &m->hp;
+    size_t n = kv_max_size(hp->n_embd, kv_max_size(hp->moe.n_ff, hp->moe.n_ff_shared));
+    n = kv_max_size(n, kv_max_size(hp->mla.q_lora, kv_max_size(hp->mla.kv_lora, hp->mla.nope)));
+    for (uint32_t i = 0; i < hp->n_layers; i++) {
+        n = kv_max_size(n, hp->layers[i].n_ff);
+        n = kv_max_size(n, (size_t)hp->layers[i].n_heads * (hp->mla.kv_lora ? hp->mla.v_dim : hp->head_dim_v));
     }
-    return n;
+    return (int)n;
 }

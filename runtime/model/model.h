@@ -13,6 +13,7 @@ typedef struct kv_model {
     kv_bound bound;
     kv_rope rope[2];
     kv_attention *attention; /* [n_layers] */
+    float *alibi;            /* [n_heads] or NULL */
     kv_arena spec_memory;    /* what the layers' specifications point to */
 } kv_model;
 

@@ -22,12 +22,15 @@ kvasir_code kv_rope_init(kv_rope *rope, const kv_rope_params *p, int rope_dim, c
     if (!r.freq) return kv_fail_memory(err, (size_t)n * sizeof *r.freq, "RoPE frequencies");
     double low = 0.0, high = 0.0;
     if (p->scaling == KV_SCALING_YARN) {
-        low = floor(yarn_pair(p, rope_dim, p->beta_fast));
-        high = ceil(yarn_pair(p, rope_dim, p->beta_slow));
+        low = yarn_pair(p, rope_dim, p->beta_fast);
+        high = yarn_pair(p, rope_dim, p->beta_slow);
+        if (!p->no_truncate) low = floor(low), high = ceil(high);
         if (low < 0.0) low = 0.0;
         if (high > rope_dim - 1) high = rope_dim - 1;
-        r.magnitude = p->attn_factor * (p->factor > 1.0f ? (float)(0.1 * kv_log_d(p->factor) + 1.0) : 1.0f);
+        const bool in_vectors = p->factor > 1.0f && p->log_multiplier == 0.0f;
+        r.magnitude = p->attn_factor * (in_vectors ? (float)(0.1 * kv_log_d(p->factor) + 1.0) : 1.0f);
     }
+    if (p->scaling == KV_SCALING_LONGROPE) r.magnitude = p->attn_factor;
     for (int i = 0; i < n; i++) {
         double f = kv_pow_d(p->base, -2.0 * i / rope_dim);
         if (p->use_factors && factors && factors[i] > 0.0f) f /= factors[i];

@@ -1,4 +1,5 @@
-/* rope.h - rotary position embedding (Su 2021), with linear, YaRN (Peng 2023) and per-frequency (Llama 3) context scaling. */
+/* rope.h - rotary position embedding (Su 2021), with linear, YaRN (Peng 2023) and per-frequency (Llama 3,
+ * LongRoPE) context scaling. */
 #ifndef KV_MODEL_ROPE_H
 #define KV_MODEL_ROPE_H
 
