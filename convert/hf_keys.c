@@ -91,7 +91,7 @@ static kvasir_code put_yarn(kv_hf_keys *k, float factor, kvasir_error *err)
     KV_TRY(put_original_ctx(k, k->model->n_ctx, err));
     kv_hf_put_f32(k, "rope.scaling.yarn_beta_fast", fast);
     kv_hf_put_f32(k, "rope.scaling.yarn_beta_slow", slow);
-    if (!truncate) kv_hf_put_bool(k, "rope.scaling.yarn_truncate", false);
+    kv_hf_put_bool(k, "rope.scaling.yarn_truncate", truncate);
     /* GGUF's factor comes on top of YaRN's own magnitude. */
     if (!isnan(magnitude)) kv_hf_put_f32(k, "rope.scaling.attn_factor", magnitude / (1.0f + 0.1f * logf(factor)));
     return KVASIR_OK;

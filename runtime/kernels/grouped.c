@@ -39,7 +39,7 @@ static void group_item(void *ctx, int item, int thread)
     if (g->c->blas)
         run_blas(g, job, first, end - first, (float *)(void *)scratch);
     else if (kv_linear_is_quantized(job->w))
-        g->c->kernels->gemm_q8(w, panel, n_panels, &job->q8, job->n_rows, job->y, job->ldy, scratch);
+        g->c->kernels->gemm_q8(w, panel, n_panels, &job->q8, job->n_rows, job->y, job->ldy, scratch, NULL);
     else
         g->c->kernels->gemm_f32(w, panel, n_panels, job->x, job->ldx, job->n_rows, job->y, job->ldy);
     for (int r = 0; job->w->bias && r < job->n_rows; r++)
