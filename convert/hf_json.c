@@ -27,6 +27,8 @@ kvasir_code kv_hf_parse(const char *name, const char *text, size_t len, json_t *
 {
     json_error_t error;
     json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error);
+    if (!json && (json_error_code(&error) == json_error_out_of_memory || !error.text[0]))
+        return kv_fail_memory(err, len, name);
     if (!json) return kv_fail(err, KVASIR_ERR_FORMAT, "%s: line %d: %.160s", name, error.line, error.text);
     if (!json_is_object(json)) {
         json_decref(json);

@@ -14,11 +14,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <jansson.h>
 
 #include "tests/model_support.h"
+#include "tests/tiny_checkpoint.h"
 
 /* ---- the watched heap ------------------------------------------------------------------------------------------ */
 
@@ -248,6 +250,36 @@ static void estimating_survives_every_failure(void **state)
 {
     (void)state;
     fail_each("estimating a fixture's memory", estimate, TINY_GEMMA3 "/model.gguf", 10);
+}
+
+/* ---- converting -------------------------------------------------------------------------------------------------- */
+
+static kvasir_code convert(void *ctx, uint64_t *result, kvasir_error *err)
+{
+    (void)result; /* a file; it is there only when all went well */
+    char out[600];
+    snprintf(out, sizeof out, "%s/out.gguf", (const char *)ctx);
+    const kvasir_convert_params params = {.type = "F16", .n_threads = 1};
+    const kvasir_code code = kvasir_convert(ctx, out, &params, err);
+    assert_int_equal(unlink(out), code == KVASIR_OK ? 0 : -1);
+    return code;
+}
+
+static void converting_survives_every_failure(void **state)
+{
+    (void)state;
+    char folder[] = "/dev/shm/kvasir-XXXXXX",
+         other[] = "/tmp/kvasir-XXXXXX"; /* the former spares the disk its fsyncs */
+    const char *dir = mkdtemp(folder) ? folder : mkdtemp(other);
+    assert_non_null(dir);
+    tiny_checkpoint_write(dir);
+    /* jansson 2.14 loses a character of a string when memory for it fails, and says nothing: its allocations are left alone here. */
+    json_set_alloc_funcs(__real_malloc, __real_free);
+    fail_each("converting a checkpoint", convert, (void *)(uintptr_t)dir, 20);
+    json_set_alloc_funcs(__wrap_malloc, __wrap_free);
+    char command[64];
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    assert_int_equal(system(command), 0);
 }
 
 /* ---- running ---------------------------------------------------------------------------------------------------- */
@@ -487,6 +519,7 @@ int main(void)
         cmocka_unit_test(opening_a_real_vocabulary_survives_every_failure),
         cmocka_unit_test(inspecting_survives_every_failure),
         cmocka_unit_test(estimating_survives_every_failure),
+        cmocka_unit_test(converting_survives_every_failure),
         cmocka_unit_test_prestate(opening_a_session_survives_every_failure, tiny_llama),
         cmocka_unit_test_prestate(opening_a_session_survives_every_failure, tiny_gemma3),
         cmocka_unit_test_prestate(an_eval_that_fails_changes_nothing, tiny_llama),
