@@ -348,33 +348,51 @@ static void impl_gemm_q8(const kv_packed *w, int panel, int n_panels, const kv_q
 
 /* ---- activations ---------------------------------------------------------------------------------------- */
 
+/* Blocks whose scales are made together: divisions and sums of one block alone leave the vectors empty. */
+enum { QUANTIZE_BLOCKS = 32 };
+
+/* Blocks [b0, b0 + n) of a row, n <= QUANTIZE_BLOCKS. */
+KV_INLINE void quantize_blocks(const float *x, const kv_q8 *out, int row, int b0, int n)
+{
+    int32_t bits[QUANTIZE_BLOCKS] = {0}, sums[QUANTIZE_BLOCKS][2];
+    float inverse[QUANTIZE_BLOCKS], scale[QUANTIZE_BLOCKS];
+    for (int b = 0; b < n; b++) bits[b] = vi_reduce_max_abs(vf_load(x + 32 * b), vf_load(x + 32 * b + 16));
+    for (int b = 0; b < QUANTIZE_BLOCKS; b++) {
+        float amax;
+        memcpy(&amax, &bits[b], 4);
+        /* Below 1e-30 the inverse would overflow; such a block is zero for every purpose. */
+        const bool regular = amax >= 1e-30f;
+        const float safe = regular ? amax : 1.0f, s = safe / 127.0f, i = 127.0f / safe;
+        scale[b] = bits[b] < 0x7f800000 ? (regular ? s : 0.0f) : NAN;
+        inverse[b] = regular ? i : 0.0f;
+    }
+    int8_t *q = kv_q8_q(out, row) + 32 * b0;
+    for (int b = 0; b < n; b++) {
+        if (bits[b] < 0x7f800000) {
+            const vf by = vf_set1(inverse[b]);
+            vi_store_i8(q + 32 * b, vi_round(vf_mul(vf_load(x + 32 * b), by)));
+            vi_store_i8(q + 32 * b + 16, vi_round(vf_mul(vf_load(x + 32 * b + 16), by)));
+        } else {
+            memset(q + 32 * b, 0, 32);
+        }
+    }
+    /* Not in the loop above: a load that covers two fresh stores waits for both to leave the core. */
+    for (int b = 0; b < n; b++) sum_i8(q + 32 * b, sums[b]);
+    float *d = kv_q8_d(out, row) + b0, *s32 = kv_q8_s32(out, row) + b0, *s16 = kv_q8_s16(out, row) + 2 * b0;
+    int32_t *neg32 = kv_q8_neg32(out, row) + b0, *neg16 = kv_q8_neg16(out, row) + 2 * b0;
+    for (int b = 0; b < n; b++) {
+        const int32_t s0 = sums[b][0], s1 = sums[b][1];
+        d[b] = scale[b];
+        neg16[2 * b] = -s0, neg16[2 * b + 1] = -s1, neg32[b] = -(s0 + s1);
+        s16[2 * b] = scale[b] * (float)s0, s16[2 * b + 1] = scale[b] * (float)s1, s32[b] = scale[b] * (float)(s0 + s1);
+    }
+}
+
 static void impl_quantize_q8(const float *x, const kv_q8 *out, int row)
 {
-    int8_t *q = kv_q8_q(out, row);
-    float *d = kv_q8_d(out, row), *s32 = kv_q8_s32(out, row), *s16 = kv_q8_s16(out, row);
-    int32_t *neg32 = kv_q8_neg32(out, row), *neg16 = kv_q8_neg16(out, row);
-    for (int b = 0; b < out->n / 32; b++) {
-        vf v0 = vf_load(x + 32 * b), v1 = vf_load(x + 32 * b + 16);
-        int32_t m0 = vi_reduce_max_abs(v0), m1 = vi_reduce_max_abs(v1), bits = m0 > m1 ? m0 : m1;
-        float amax, scale = 0.0f, inverse = 0.0f;
-        memcpy(&amax, &bits, 4);
-        const bool finite = bits < 0x7f800000;
-        /* Below 1e-30 the inverse would overflow; such a block is zero for every purpose. */
-        if (finite && amax >= 1e-30f) scale = amax / 127.0f, inverse = 127.0f / amax;
-        vi q0 = vi_set1(0), q1 = q0;
-        if (finite) {
-            q0 = vi_round(vf_mul(v0, vf_set1(inverse)));
-            q1 = vi_round(vf_mul(v1, vf_set1(inverse)));
-        } else {
-            scale = NAN;
-        }
-        vi_store_i8(q + 32 * b, q0);
-        vi_store_i8(q + 32 * b + 16, q1);
-        int32_t sum0 = vi_reduce_add(q0), sum1 = vi_reduce_add(q1);
-        d[b] = scale;
-        neg16[2 * b] = -sum0, neg16[2 * b + 1] = -sum1, neg32[b] = -(sum0 + sum1);
-        s16[2 * b] = scale * (float)sum0, s16[2 * b + 1] = scale * (float)sum1, s32[b] = scale * (float)(sum0 + sum1);
-    }
+    const int nb = out->n / 32;
+    for (int b = 0; b < nb; b += QUANTIZE_BLOCKS)
+        quantize_blocks(x + 32 * b, out, row, b, nb - b < QUANTIZE_BLOCKS ? nb - b : QUANTIZE_BLOCKS);
 }
 
 /* ---- float32 blocks: C[r][v] (+)= sum_k A[r][k] * B[k][v] --------------------------------------------------- */

@@ -61,18 +61,23 @@ static inline vi vi_set1(int32_t x)
 }
 static inline vi vi_add(vi x, vi y) { return (vi){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 static inline vi vi_sll(vi x, int n) { return (vi){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
-static inline int32_t vi_reduce_add(vi x)
+static inline void sum_i8(const int8_t q[32], int32_t sums[2])
 {
-    __m256i s = _mm256_add_epi32(x.a, x.b);
-    __m128i q = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
-    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+    __m256i s = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256((const __m256i *)q)),
+                                  _mm256_set1_epi16(1));
+    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0x4e));
+    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0xb1));
+    sums[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(s));
+    sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1));
 }
-static inline int32_t vi_reduce_max_abs(vf x)
+static inline __m256i abs_bits8(__m256 x)
 {
-    const __m256i mask = _mm256_set1_epi32(0x7fffffff);
-    __m256i m = _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(x.a), mask),
-                                 _mm256_and_si256(_mm256_castps_si256(x.b), mask));
+    return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
+}
+static inline int32_t vi_reduce_max_abs(vf x, vf y)
+{
+    __m256i m = _mm256_max_epi32(_mm256_max_epi32(abs_bits8(x.a), abs_bits8(x.b)),
+                                 _mm256_max_epi32(abs_bits8(y.a), abs_bits8(y.b)));
     __m128i q = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
     q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
     return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));

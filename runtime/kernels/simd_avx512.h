@@ -41,10 +41,20 @@ static inline vi vi_as(vf a) { return _mm512_castps_si512(a); }
 static inline vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
 static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 static inline vi vi_sll(vi a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
-static inline int32_t vi_reduce_add(vi a) { return _mm512_reduce_add_epi32(a); }
-static inline int32_t vi_reduce_max_abs(vf a)
+static inline void sum_i8(const int8_t q[32], int32_t sums[2])
 {
-    return _mm512_reduce_max_epi32(_mm512_and_si512(vi_as(a), _mm512_set1_epi32(0x7fffffff)));
+    __m256i s =
+        _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), _mm256_loadu_si256((const __m256i *)q));
+    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0x4e));
+    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0xb1));
+    sums[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(s));
+    sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1));
+}
+static inline int32_t vi_reduce_max_abs(vf a, vf b)
+{
+    const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+    return _mm512_reduce_max_epi32(
+        _mm512_max_epi32(_mm512_and_si512(vi_as(a), mask), _mm512_and_si512(vi_as(b), mask)));
 }
 static inline void vi_store_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
 static inline vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }

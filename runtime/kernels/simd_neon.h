@@ -90,15 +90,19 @@ static inline vi vi_sll(vi x, int n)
     const int32x4_t by = vdupq_n_s32(n);
     return (vi){vshlq_s32(x.a, by), vshlq_s32(x.b, by), vshlq_s32(x.c, by), vshlq_s32(x.d, by)};
 }
-static inline int32_t vi_reduce_add(vi x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d))); }
+static inline void sum_i8(const int8_t q[32], int32_t sums[2])
+{
+    sums[0] = vaddlvq_s8(vld1q_s8(q)), sums[1] = vaddlvq_s8(vld1q_s8(q + 16));
+}
 static inline int32x4_t abs_bits4(float32x4_t x)
 {
     return vandq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(0x7fffffff));
 }
-static inline int32_t vi_reduce_max_abs(vf x)
+static inline int32x4_t max_abs4(vf x)
 {
-    return vmaxvq_s32(vmaxq_s32(vmaxq_s32(abs_bits4(x.a), abs_bits4(x.b)), vmaxq_s32(abs_bits4(x.c), abs_bits4(x.d))));
+    return vmaxq_s32(vmaxq_s32(abs_bits4(x.a), abs_bits4(x.b)), vmaxq_s32(abs_bits4(x.c), abs_bits4(x.d)));
 }
+static inline int32_t vi_reduce_max_abs(vf x, vf y) { return vmaxvq_s32(vmaxq_s32(max_abs4(x), max_abs4(y))); }
 static inline void vi_store_i8(int8_t *p, vi x)
 {
     int16x8_t lo = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), hi = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));

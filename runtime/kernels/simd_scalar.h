@@ -127,18 +127,22 @@ static inline vi vi_sll(vi a, int n)
     EACH(i) a.l[i] = (int32_t)((uint32_t)a.l[i] << n);
     return a;
 }
-static inline int32_t vi_reduce_add(vi a)
+/* Sums of the first and the second 16 of 32 bytes. */
+static inline void sum_i8(const int8_t q[32], int32_t sums[2])
 {
-    int32_t s = 0;
-    EACH(i) s += a.l[i];
-    return s;
+    sums[0] = sums[1] = 0;
+    for (int i = 0; i < 32; i++) sums[i / 16] += q[i];
 }
-/* Largest |x| as float bits: an integer maximum, so that NaN and infinity come out on top. */
-static inline int32_t vi_reduce_max_abs(vf a)
+/* Largest |x| of two vectors as float bits: an integer maximum, so that NaN and infinity come out on top. */
+static inline int32_t vi_reduce_max_abs(vf a, vf b)
 {
-    vi b = vi_as(a);
+    vi x = vi_as(a), y = vi_as(b);
     int32_t m = 0;
-    EACH(i) if ((b.l[i] & 0x7fffffff) > m) m = b.l[i] & 0x7fffffff;
+    EACH(i)
+    {
+        if ((x.l[i] & 0x7fffffff) > m) m = x.l[i] & 0x7fffffff;
+        if ((y.l[i] & 0x7fffffff) > m) m = y.l[i] & 0x7fffffff;
+    }
     return m;
 }
 /* Lanes within -128..127. */
