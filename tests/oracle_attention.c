@@ -1,6 +1,8 @@
 /* oracle_attention.c - see oracle_attention.h. */
 #include "oracle_attention.h"
 
+#include "attention/linear.h"
+
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -192,7 +194,8 @@ static kv_layer_shape shape_of(const oracle_layer *l)
                             .d_k = l->d_k,
                             .d_v = l->d_v,
                             .horizon = (int)kv_layer_spec_horizon(&l->attention.spec),
-                            .bounds = kv_layer_spec_has_pages(&l->attention.spec)};
+                            .bounds = kv_layer_spec_has_pages(&l->attention.spec),
+                            .state_bytes = kv_linear_state_bytes(&l->attention.spec.linear, l->d_k, l->d_v)};
 }
 
 oracle_compute oracle_compute_make(const kv_kernels *kernels, kv_pool *pool, const oracle_layer *l)

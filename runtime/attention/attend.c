@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "attention/linear.h"
 #include "attention/select.h"
 #include "cache/bounds.h"
 
@@ -41,6 +42,9 @@ static int tile_rows(int group, int d_k, int d_v)
 
 size_t kv_attend_scratch_bytes(const kv_attention *layer, const kv_layer_shape *shape, size_t max_tokens)
 {
+    if (layer->spec.linear.kind != KV_LINEAR_NONE)
+        return kv_attend_linear_scratch_bytes(&layer->spec.linear, layer->n_heads, shape->n_kv_heads, shape->d_k,
+                                              shape->d_v);
     const int group = layer->n_heads / shape->n_kv_heads, d_k = shape->d_k, d_v = shape->d_v;
     const size_t rows = (size_t)tile_rows(group, d_k, d_v);
     /* q, o and the merged o, l, scores, m twice, seen, positions; page copies as float32; slack for alignment of each */
@@ -525,6 +529,10 @@ static void fill_bounds(void *ctx, int item, int thread)
 void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_place *place, const kv_segment *segments,
                int n_segments, const float *q, float *out, const kv_partials *partials)
 {
+    if (layer->spec.linear.kind != KV_LINEAR_NONE) {
+        kv_attend_linear(c, layer, place, segments, n_segments, q, out, partials->plans);
+        return;
+    }
     struct stage s = {.c = c,
                       .layer = layer,
                       .place = place,

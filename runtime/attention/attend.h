@@ -33,6 +33,7 @@ typedef struct kv_attention {
         alibi; /* [n_heads] slopes (Press 2021) or NULL: slope * (k_pos - q_pos) joins the scaled score, before soft-cap */
     const float *
         sinks; /* [n_heads] logits (gpt-oss) or NULL: weight without a value, one partial (sink, 1, 0) before all others */
+    kv_phi phi;    /* linear layers: the feature map */
 } kv_attention;
 
 /* Rows [row, row + n_rows) of the batch are positions pos0.. of one sequence; their K and V are written already. */
@@ -68,7 +69,7 @@ size_t kv_partials_bytes(int n_rows, int n_heads, int d_v, size_t max_tokens);
 /* Scratch per thread for a layer with this shape and sequences of up to max_tokens. */
 size_t kv_attend_scratch_bytes(const kv_attention *layer, const kv_layer_shape *shape, size_t max_tokens);
 
-/* q [n_rows][n_heads * d_k] -> out [n_rows][n_heads * d_v]. Segments with few rows need `partials`. */
+/* q [n_rows][n_heads * d_k] -> out [n_rows][n_heads * d_v]; linear layers too. Segments with few rows need `partials`. */
 void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_place *place, const kv_segment *segments,
                int n_segments, const float *q, float *out, const kv_partials *partials);
 

@@ -73,6 +73,7 @@ bool kv_layer_spec_has_pages(const kv_layer_spec *spec)
 size_t kv_layer_spec_horizon(const kv_layer_spec *spec)
 {
     size_t farthest = 1;
+    if (spec->linear.kind != KV_LINEAR_NONE) return KV_LINEAR_HORIZON;
     if (kv_layer_spec_has_pages(spec)) return 0;
     for (int s = 0; s < spec->n_sources; s++) {
         for (int i = 0; i < spec->sources[s].n_parts; i++) {

@@ -10,6 +10,9 @@
 
 #include "attention/spec.h"
 
+/* Tokens back, itself included, that a linear layer holds: position n - 1 leads to the page with the state that position n needs. */
+enum { KV_LINEAR_HORIZON = 2 };
+
 /* Queries [begin, end) that share a source and all random choices. */
 typedef struct kv_span {
     size_t begin, end;
@@ -30,7 +33,7 @@ const kv_source *kv_layer_spec_source(const kv_layer_spec *spec, size_t q);
 bool kv_source_allows(const kv_source *source, size_t q, size_t k);
 /* Does the layer choose pages by their bounds? Then every page counts, seen or not. */
 bool kv_layer_spec_has_pages(const kv_layer_spec *spec);
-/* How many tokens back a query of this layer ever needs, itself included; 0: all. A linear layer: 1. */
+/* How many tokens back a query of this layer ever needs, itself included; 0: all. */
 size_t kv_layer_spec_horizon(const kv_layer_spec *spec);
 
 #endif

@@ -19,7 +19,8 @@ static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
         p->v_head_bytes = kv_store_v_bytes(c->type_v, shapes[i].d_v);
         p->k_at = c->groups[g].page_bytes;
         p->v_at = p->k_at + (size_t)shapes[i].n_kv_heads * p->k_head_bytes;
-        c->groups[g].page_bytes = p->v_at + (size_t)shapes[i].n_kv_heads * p->v_head_bytes;
+        p->state_at = p->v_at + (size_t)shapes[i].n_kv_heads * p->v_head_bytes;
+        c->groups[g].page_bytes = p->state_at + (size_t)shapes[i].n_kv_heads * shapes[i].state_bytes;
     }
     /* Bounds of all layers lie side by side: layer after layer asks for those of every page, and so finds the address translations of
      * the layer before still at hand. */

@@ -4,6 +4,7 @@
  *   group 1 (window layers)   table: [  ][  ][p2][p3]...          pages behind the horizon went back to the pool
  *
  *   one page of a group:  layer a: K heads | V heads    layer b: K heads | V heads ...
+ *                         a linear layer's page has the state at its start behind them (attention/linear.h)
  *     K of a head: tokens in SIMD lanes, the order that the dot product reads; V of a head: row by row (store.h)
  *
  * Layers that keep tokens equally long share a group, so a page is one allocation for all of them. After PagedAttention (Kwon 2023). */
@@ -18,8 +19,9 @@ enum { KV_MAX_GROUPS = 8 };
 /* What one layer stores per token. */
 typedef struct kv_layer_shape {
     int n_kv_heads, d_k, d_v;
-    int horizon; /* tokens back (itself included) that a query can see: the window; 0: all */
-    bool bounds; /* full pages know the minimum and maximum of their keys (bounds.h) */
+    int horizon;        /* tokens back (itself included) that a query can see: the window; 0: all */
+    bool bounds;        /* full pages know the minimum and maximum of their keys (bounds.h) */
+    size_t state_bytes; /* per KV head: what a linear layer keeps of all tokens before a page; a multiple of 64 */
 } kv_layer_shape;
 
 typedef struct kv_page {
@@ -40,6 +42,7 @@ typedef struct kv_layer_place {
     size_t k_at, v_at; /* offsets of head 0 */
     size_t k_head_bytes, v_head_bytes;
     size_t bounds_at, bounds_head_bytes; /* 0 bytes: none */
+    size_t state_at;
     kv_layer_shape shape;
 } kv_layer_place;
 
@@ -88,6 +91,11 @@ static inline uint8_t *kv_seq_k(const kv_seq *seq, const kv_layer_place *place, 
 static inline uint8_t *kv_seq_v(const kv_seq *seq, const kv_layer_place *place, size_t page, int head)
 {
     return seq->tables[place->group].pages[page]->data + place->v_at + (size_t)head * place->v_head_bytes;
+}
+static inline float *kv_seq_state(const kv_seq *seq, const kv_layer_place *place, size_t page, int head)
+{
+    return (float *)(void *)(seq->tables[place->group].pages[page]->data + place->state_at +
+                             (size_t)head * place->shape.state_bytes);
 }
 /* Stores one token's K [n_kv_heads][d_k] and V [n_kv_heads][d_v] of a layer at position pos (reserved). */
 void kv_seq_write(const kv_seq *seq, const kv_kernels *kernels, const kv_layer_place *place, size_t pos, const float *k,

@@ -334,6 +334,8 @@ static void impl_merge(float *ma, float *la, float *oa, float mb, float lb, cons
 
 static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); }
 
+#include "kernels/impl_phi.h"
+
 /* The table of one instruction set. */
 #define KV_KERNELS_TABLE(NAME)                                                                                         \
     {                                                                                                                  \
@@ -343,4 +345,6 @@ static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); 
         .gelu = impl_gelu, .gelu_erf = impl_gelu_erf, .to_f32 = impl_to_f32, .from_f32 = impl_from_f32,                \
         .values_to_f32 = impl_values_to_f32, .exp = impl_exp, .rms_norm = impl_rms_norm, .add = impl_add,              \
         .rotate_halves = impl_rotate_halves, .rotate_pairs = impl_rotate_pairs,                                        \
+        .keys_to_f32 = impl_keys_to_f32, .phi_keys = impl_phi_keys, .phi_rows = impl_phi_rows,                         \
+        .phi_attend = impl_phi_attend, .phi_fold = impl_phi_fold, .phi_join = impl_phi_join,                           \
     }

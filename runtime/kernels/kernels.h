@@ -59,6 +59,49 @@ typedef struct kv_attend_args {
     const void *next_k, *next_v;
 } kv_attend_args;
 
+/* ---- linear attention ---------------------------------------------------------------------------------- */
+
+typedef enum kv_phi_kind { KV_PHI_ELU, KV_PHI_RELU, KV_PHI_EXP, KV_PHI_PERFORMER, KV_PHI_RFA } kv_phi_kind;
+
+/* The feature map of a layer: vectors of d_k numbers become D = n_features. */
+typedef struct kv_phi {
+    kv_phi_kind kind;
+    int d_k, n_features;
+    int n_random;    /* m: rows of w; 0: the kind works element by element */
+    const float *w;  /* [m][d_k]; performer: times scale^(1/2) */
+    const float *wt; /* [d_k][ld_wt], the same transposed, m padded to 16 */
+    int ld_wt;
+    float scale; /* performer: |y|^2 = scale |x|^2 */
+    float eps;   /* least denominator, in units of phi without its factor 1 / sqrt(m) */
+} kv_phi;
+
+/* A state of one KV head: S [D][d_v] | z [D] | log, padding: 16 floats. Sums are in units of exp(log). */
+static inline size_t kv_phi_state_floats(int n_features, int d_v)
+{
+    return (size_t)n_features * ((size_t)d_v + 1) + 16;
+}
+static inline float *kv_phi_state_log(const kv_phi *phi, int d_v, float *state)
+{
+    return state + (size_t)phi->n_features * ((size_t)d_v + 1);
+}
+/* Floats between rows of features. */
+static inline int kv_phi_ld(const kv_phi *phi) { return (phi->n_features + 15 + (phi->n_random ? 16 : 0)) / 16 * 16; }
+
+/* Rows (query x query head of one KV head) against one page and the state at its start. */
+typedef struct kv_phi_args {
+    const kv_phi *phi;
+    int n_rows, d_v, ldq;   /* d_v a multiple of 16 */
+    int n_tokens;           /* the page's first ones, up to the last that some row sees */
+    const float *q, *q_log; /* [n_rows][ldq], [n_rows]: phi_rows */
+    const float *k, *k_log; /* [D][64], [64]: phi_keys */
+    const void *v;          /* [64][d_v] of type_v; not q8_0 */
+    kv_elem type_v;
+    const float *state;
+    const uint64_t *seen;        /* [n_rows] as in kv_attend_args */
+    float *scores, *den, *floor; /* scratch [n_rows][64], [n_rows][16], [n_rows] */
+    float *out;                  /* [n_rows][d_v] */
+} kv_phi_args;
+
 typedef struct kv_kernels {
     const char *name;
     /* x [n] float -> row `row` of out. n a multiple of 32. Blocks that hold NaN or infinity get d = NaN. */
@@ -102,6 +145,18 @@ typedef struct kv_kernels {
     void (*values_to_f32)(const void *page, int n_tokens, int d, float *dst);
     /* e^x, elementwise, the polynomial that softmax uses (for tests and samplers); n any. */
     void (*exp)(float *dst, const float *x, int n);
+    /* The first n_tiles sub-tiles of a page of keys -> dst [d][64]. */
+    void (*keys_to_f32)(kv_elem type, const void *page, int n_tiles, int d, float *dst);
+    /* Linear attention. Features of keys x [d_k][64] -> out [D][64], log [64]; of rows x [n_rows][d_k] -> out [n_rows][ld], log
+     * [n_rows], where ld is kv_phi_ld. The features are exp(log) times what is stored. */
+    void (*phi_keys)(const kv_phi *phi, const float *x, int n_tiles, float *out, float *log);
+    void (*phi_rows)(const kv_phi *phi, const float *x, int n_rows, float *out, int ld, float *log);
+    void (*phi_attend)(const kv_phi_args *args);
+    /* A full page alone as a state: k [D][64] (spoilt) and k_log from phi_keys, v [64][d_v]; sums: scratch [D][16]. */
+    void (*phi_fold)(const kv_phi *phi, float *k, const float *k_log, const void *v, kv_elem type_v, int d_v,
+                     float *sums, float *state);
+    /* state += before. */
+    void (*phi_join)(const kv_phi *phi, int d_v, const float *before, float *state);
 } kv_kernels;
 
 /* Bytes of scratch that gemm_q8 wants per thread for matrices of up to n_in inputs. */

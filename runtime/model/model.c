@@ -1,6 +1,7 @@
 /* model.c - putting the parts of a model together; see model.h. */
 #include "model/model.h"
 
+#include "attention/linear.h"
 #include "base/alloc.h"
 #include "base/fmath.h"
 
@@ -27,16 +28,6 @@ static kvasir_code init_specs(kv_model *m, const kv_gguf *gguf, const char *atte
                      : KVASIR_OK;
 }
 
-/* What the grammar can say and the runtime cannot do yet. */
-static kvasir_code check_specs(const kv_layer_spec *specs, size_t n, kvasir_error *err)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (specs[i].linear.kind != KV_LINEAR_NONE)
-            return kv_fail(err, KVASIR_ERR_ARGUMENT, "linear layers are not available yet (layer %zu)", i);
-    }
-    return KVASIR_OK;
-}
-
 static kvasir_code init_attention(kv_model *m, const kv_gguf *gguf, const char *attention, kvasir_error *err)
 {
     const size_t n = m->hp.n_layers;
@@ -46,13 +37,15 @@ static kvasir_code init_attention(kv_model *m, const kv_gguf *gguf, const char *
     kvasir_code code = m->attention && specs && dims
                            ? init_specs(m, gguf, attention, specs, dims, err)
                            : kv_fail_memory(err, n * sizeof *m->attention, "the attention table");
-    if (code == KVASIR_OK) code = check_specs(specs, n, err);
     for (size_t i = 0; i < n && code == KVASIR_OK; i++)
         m->attention[i] = (kv_attention){.spec = specs[i],
                                          .n_heads = (int)m->hp.layers[i].n_heads,
                                          .scale = m->hp.attn_scale,
                                          .softcap = m->hp.attn_softcap,
                                          .sinks = m->bound.w.layers[i].sinks};
+    for (size_t i = 0; i < n && code == KVASIR_OK; i++)
+        if (specs[i].linear.kind != KV_LINEAR_NONE)
+            code = kv_phi_init(&m->attention[i].phi, &specs[i].linear, (int)i, dims[i].d_k, m->attention[i].scale, err);
     kv_free(specs);
     kv_free(dims);
     return code;
@@ -105,6 +98,7 @@ void kv_model_deinit(kv_model *m)
 {
     for (int i = 0; i < 2; i++) kv_rope_deinit(&m->rope[i]);
     kv_free(m->alibi);
+    for (uint32_t i = 0; m->attention && i < m->hp.n_layers; i++) kv_phi_deinit(&m->attention[i].phi);
     kv_free(m->attention);
     kv_arena_deinit(&m->spec_memory);
     kv_bound_deinit(&m->bound);
@@ -119,7 +113,9 @@ kv_layer_shape kv_model_layer_shape(const kv_model *m, int layer)
                             .d_k = (int)m->hp.head_dim_k,
                             .d_v = (int)m->hp.head_dim_v,
                             .horizon = (int)kv_layer_spec_horizon(spec),
-                            .bounds = kv_layer_spec_has_pages(spec)};
+                            .bounds = kv_layer_spec_has_pages(spec),
+                            .state_bytes =
+                                kv_linear_state_bytes(&spec->linear, (int)m->hp.head_dim_k, (int)m->hp.head_dim_v)};
 }
 
 int kv_model_max_inputs(const kv_model *m)
