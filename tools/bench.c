@@ -430,8 +430,7 @@ int kv_tool_bench(int argc, char **argv)
                              kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
-        .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [--attention A --attention B] [--kernels "
-                 "all] [--profile] [-o "
+        .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [--attention A]... [--kernels all] [-o "
                  "md|csv|json|jsonl]",
         .about = "Tokens per second of reading and of writing, the median of the repeats, and how much that is of what "
                  "this machine "
