@@ -268,6 +268,26 @@ static void a_real_model_changes_no_bit(void **state) { real_model(*state, KVASI
 /* The fixtures' heads are too narrow for blocks of 32, so this type has only the real models. */
 static void int8_keys_and_values_change_no_bit(void **state) { real_model(*state, KVASIR_KV_Q8_0); }
 
+/* Every mechanism that some architecture has: experts, latent attention, sinks, parallel residuals, learned positions, windows. */
+static void no_architecture_changes_a_bit(void **state)
+{
+    static const char *const names[] = {"gpt2",   "gpt_bigcode", "falcon", "mistral",     "mixtral",          "phi3",
+                                        "qwen2",  "qwen3",       "gemma2", "deepseek_v2", "deepseek_v2_lite", "gpt_oss",
+                                        "smollm3"};
+    (void)state;
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char path[96];
+        snprintf(path, sizeof path, "build/fixtures/%s/model.gguf", names[i]);
+        subject s = open_subject(path, 300);
+        set_reference(&s, KVASIR_KV_F16);
+        try_split(&s, 0, ORACLE_ROUNDS(300, 80), 1, KVASIR_KV_F16);
+        try_split(&s, 130, 3, 3, KVASIR_KV_F16);
+        try_uneven_pieces(&s, KVASIR_KV_F16);
+        assert_true(try_kernel_sets(&s, 200, 3, KVASIR_KV_F16) >= 0);
+        close_subject(&s);
+    }
+}
+
 static char tiny_llama[] = TINY_LLAMA "/model.gguf", tiny_gemma3[] = TINY_GEMMA3 "/model.gguf";
 static char smollm2[] = SMOLLM2, gemma3[] = GEMMA3;
 
@@ -289,6 +309,7 @@ int main(void)
         ON(kernel_sets_agree_in_every_bit, tiny_gemma3),
         ON(many_pages_change_no_bit, tiny_llama),
         ON(many_pages_change_no_bit, tiny_gemma3),
+        cmocka_unit_test(no_architecture_changes_a_bit),
         ON(a_real_model_changes_no_bit, smollm2),
         ON(int8_keys_and_values_change_no_bit, smollm2),
         ON(a_real_model_changes_no_bit, gemma3),

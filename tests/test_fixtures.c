@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "tests/model_support.h"
 
@@ -84,6 +85,50 @@ static void outputs_are_those_of_transformers(void **state)
     free_fixture(&f);
 }
 
+/* ---- every architecture ------------------------------------------------------------------------------------- */
+
+static const char *const BUNDLE = "build/fixtures"; /* unpacked by make test (tests/support/fixtures.py) */
+
+/* The whole prompt at once and the greedy tokens, for the cases that the file can say (gguf_cases of the manifest). */
+static void check_gguf(const json_t *entry)
+{
+    const char *name = json_string_value(json_object_get(entry, "name"));
+    const json_t *valid = json_object_get(entry, "gguf_cases");
+    char dir[96];
+    snprintf(dir, sizeof dir, "%s/%s", BUNDLE, name);
+    fixture f = must_load_fixture(dir);
+    kvasir_model *model = must_open_model(f.path, KVASIR_GEMM_NATIVE, NULL);
+    double worst = 0;
+    for (size_t i = 0; i < json_array_size(valid); i++)
+        for (int j = 0; j < 2; j++) {
+            const fixture_case *c = &f.cases[j];
+            if (strcmp(c->name, json_string_value(json_array_get(valid, i))) != 0) continue;
+            kvasir_session *session = must_open_session(model, 2, 0, (int)(c->n_prompt + c->n_greedy), KVASIR_KV_F32);
+            must_eval(session, c->prompt, c->n_prompt);
+            worst = fmax(worst, check_rows(&f, c, session, 0, c->n_prompt));
+            check_greedy(&f, c, session, c->n_prompt - 1);
+            kvasir_session_close(session);
+        }
+    assert_true(json_array_size(valid) > 0);
+    print_message("%-18s %.2g (tolerance %.2g)\n", name, worst, fmax(1e-3, 2 * f.noise));
+    kvasir_model_close(model);
+    free_fixture(&f);
+}
+
+static void files_of_another_converter_give_what_transformers_gives(void **state)
+{
+    (void)state;
+    char path[96];
+    json_error_t error;
+    snprintf(path, sizeof path, "%s/manifest.json", BUNDLE);
+    json_t *manifest = json_load_file(path, 0, &error);
+    if (!manifest) fail_msg("%s: %s (python3 tests/support/fixtures.py unpacks it)", path, error.text);
+    const json_t *list = json_object_get(manifest, "fixtures");
+    assert_true(json_array_size(list) >= 15);
+    for (size_t i = 0; i < json_array_size(list); i++) check_gguf(json_array_get(list, i));
+    json_decref(manifest);
+}
+
 int main(void)
 {
     static setting llama_native = {TINY_LLAMA, KVASIR_GEMM_NATIVE}, llama_blas = {TINY_LLAMA, KVASIR_GEMM_BLAS},
@@ -93,6 +138,7 @@ int main(void)
         {"llama_blas_gives_what_transformers_gives", outputs_are_those_of_transformers, NULL, NULL, &llama_blas},
         {"gemma3_native_gives_what_transformers_gives", outputs_are_those_of_transformers, NULL, NULL, &gemma3_native},
         {"gemma3_blas_gives_what_transformers_gives", outputs_are_those_of_transformers, NULL, NULL, &gemma3_blas},
+        cmocka_unit_test(files_of_another_converter_give_what_transformers_gives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
