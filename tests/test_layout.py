@@ -1,6 +1,6 @@
 """The tree is what README.md says it is, and includes go in one direction only.
 
-    base <- gguf, quant <- kernels <- cache <- attention <- model <- engine <- tools;  text beside model (base, gguf)
+    base <- gguf, quant <- kernels <- cache <- attention <- model <- engine <- tools;  text and constraint (over text) beside model
 """
 import os, re, subprocess, sys
 
@@ -10,7 +10,8 @@ MAY_INCLUDE["kernels"] = ["base", "gguf", "quant"]
 for below, area in (("kernels", "cache"), ("cache", "attention"), ("attention", "model"), ("model", "engine")):
     MAY_INCLUDE[area] = MAY_INCLUDE[below] + [below]
 MAY_INCLUDE["text"] = ["base", "gguf"]
-MAY_INCLUDE["engine"] = MAY_INCLUDE["engine"] + ["text"]
+MAY_INCLUDE["constraint"] = ["base", "gguf", "text"]
+MAY_INCLUDE["engine"] = MAY_INCLUDE["engine"] + ["text", "constraint"]
 MAX_LINES = 600
 
 tracked = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True)

@@ -20,6 +20,7 @@ typedef struct run_options {
     kv_source source;
     int n_predict;
     bool ignore_eos;
+    const char *grammar, *grammar_file, *schema, *schema_file; /* at most one */
 } run_options;
 
 static const kv_opt RUN_ROWS[] = {
@@ -28,6 +29,14 @@ static const kv_opt RUN_ROWS[] = {
     {"--n-predict", NULL, KV_OPT_INT, offsetof(run_options, n_predict), "N", -1, INT_MAX, NULL, NULL},
     {"--ignore-eos", NULL, KV_OPT_FLAG, offsetof(run_options, ignore_eos), NULL, 0, 0, NULL,
      "Go on when the model ends its text."},
+    {"--grammar", NULL, KV_OPT_STRING, offsetof(run_options, grammar), "GBNF", 0, 0, NULL,
+     "Only texts of this grammar, in the notation of llama.cpp."},
+    {"--grammar-file", NULL, KV_OPT_STRING, offsetof(run_options, grammar_file), "FILE", 0, 0, NULL,
+     "The same from a file."},
+    {"--json-schema", "-j", KV_OPT_STRING, offsetof(run_options, schema), "SCHEMA", 0, 0, NULL,
+     "Only JSON that this schema allows; {} is any JSON."},
+    {"--json-schema-file", NULL, KV_OPT_STRING, offsetof(run_options, schema_file), "FILE", 0, 0, NULL,
+     "The same from a file."},
     {0},
 };
 
@@ -51,6 +60,7 @@ typedef struct run_state {
     kvasir_model *model;
     kvasir_session *session;
     kvasir_sampler *sampler;
+    kvasir_constraint *constraint; /* NULL: any text */
     kvasir_token *prompt;
     size_t n_prompt;
     char *piece; /* bytes of one token, grown as needed */
@@ -139,14 +149,23 @@ static kvasir_code generate(run_state *s, kvasir_error *err)
             r->finish = FINISH_INTERRUPTED;
             break;
         }
-        kvasir_token token = kvasir_sampler_sample(s->sampler, kvasir_session_logits(s->session, 0));
+        float *logits = kvasir_session_logits(s->session, 0);
+        if (s->constraint &&
+            (kvasir_constraint_must_end(s->constraint) || !kvasir_constraint_mask(s->constraint, logits))) {
+            if (!kvasir_constraint_may_end(s->constraint))
+                return kv_set_error(err, KVASIR_ERR_UNSUPPORTED, "no token of the model can go on in the grammar");
+            r->finish = FINISH_STOP;
+            break;
+        }
+        kvasir_token token = kvasir_sampler_sample(s->sampler, logits);
         if (token < 0)
             return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
-        if (!o->ignore_eos && kvasir_token_is_eog(s->model, token)) {
+        if ((!o->ignore_eos || s->constraint) && kvasir_token_is_eog(s->model, token)) {
             r->finish = FINISH_STOP;
             break;
         }
         kvasir_sampler_accept(s->sampler, token);
+        if (s->constraint) kvasir_constraint_accept(s->constraint, token);
         kvasir_code code = add_token(s, token, err);
         if (code != KVASIR_OK) return code;
         if (o->n_predict >= 0 && r->n_tokens == (size_t)o->n_predict) break;
@@ -161,6 +180,24 @@ static kvasir_code generate(run_state *s, kvasir_error *err)
     return emit(s, s->clean, len, err);
 }
 
+static kvasir_code open_constraint(const run_options *o, run_state *s, kvasir_error *err)
+{
+    const char *path = o->grammar_file ? o->grammar_file : o->schema_file, *text = o->grammar ? o->grammar : o->schema;
+    char *read = NULL;
+    size_t len = text ? strlen(text) : 0;
+    kvasir_grammar *grammar = NULL;
+    if (!path && !text) return KVASIR_OK;
+    kvasir_code code = path ? kv_tool_read_file(path, 4 << 20, &read, &len, err) : KVASIR_OK;
+    if (code == KVASIR_OK)
+        code = kvasir_grammar_compile(s->model,
+                                      o->grammar || o->grammar_file ? KVASIR_GRAMMAR_GBNF : KVASIR_GRAMMAR_JSON_SCHEMA,
+                                      read ? read : text, len, &grammar, err);
+    if (code == KVASIR_OK) code = kvasir_constraint_open(grammar, &s->constraint, err);
+    kvasir_grammar_close(grammar);
+    free(read);
+    return code;
+}
+
 static kvasir_code prepare(run_options *o, run_state *s, kvasir_error *err)
 {
     s->piece_cap = 256;
@@ -172,6 +209,7 @@ static kvasir_code prepare(run_options *o, run_state *s, kvasir_error *err)
     s->reply.load_ms = kvasir_model_get_info(s->model).load_ms;
     code = kv_source_tokens(&o->source, s->model, KVASIR_TOKENIZE_BOS | KVASIR_TOKENIZE_SPECIAL, &s->prompt,
                             &s->n_prompt, err);
+    if (code == KVASIR_OK) code = open_constraint(o, s, err);
     if (code == KVASIR_OK) code = kv_common_open_session(&o->common, s->model, &s->session, err);
     if (code == KVASIR_OK) code = kv_common_open_sampler(&o->common, s->model, &s->sampler, err);
     return code;
@@ -179,6 +217,7 @@ static kvasir_code prepare(run_options *o, run_state *s, kvasir_error *err)
 
 static void release(run_state *s)
 {
+    kvasir_constraint_close(s->constraint);
     kvasir_sampler_close(s->sampler);
     kvasir_session_close(s->session);
     kvasir_model_close(s->model);
@@ -241,6 +280,9 @@ int kv_tool_run(int argc, char **argv)
     if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
     if (status == KV_PARSED) status = kv_source_check(&o.source, &command);
     if (status != KV_PARSED) return status;
+    if ((o.grammar != NULL) + (o.grammar_file != NULL) + (o.schema != NULL) + (o.schema_file != NULL) > 1)
+        return kv_usage_error(
+            TOOL, "only one of --grammar, --grammar-file, --json-schema and --json-schema-file can be given");
 
     run_state s = {.options = &o};
     kvasir_error err = {0};

@@ -2,6 +2,9 @@
 #ifndef KV_ENGINE_ENGINE_H
 #define KV_ENGINE_ENGINE_H
 
+#include <pthread.h>
+
+#include "constraint/trie.h"
 #include "model/forward.h"
 #include "text/vocab.h"
 
@@ -18,6 +21,8 @@ struct kvasir_model {
     uint64_t n_params;
     size_t weight_bytes, decode_weight_bytes;
     double load_ms;
+    pthread_mutex_t trie_lock;
+    kv_trie *trie; /* of the vocabulary; NULL until a grammar needs it */
 };
 
 /* One sequence of an engine. */

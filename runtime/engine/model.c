@@ -94,6 +94,7 @@ kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *param
     kvasir_model *m = kv_calloc(1, sizeof *m);
     if (!m) return kv_fail_memory(err, sizeof *m, "the model");
     m->vocab_only = params->vocab_only;
+    pthread_mutex_init(&m->trie_lock, NULL);
     kvasir_code code = open_parts(m, path, params, err);
     if (code != KVASIR_OK) {
         kvasir_model_close(m);
@@ -107,6 +108,8 @@ kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *param
 void kvasir_model_close(kvasir_model *m)
 {
     if (!m) return;
+    kv_trie_close(m->trie);
+    pthread_mutex_destroy(&m->trie_lock);
     kv_vocab_close(m->vocab);
     kv_model_deinit(&m->model);
     if (m->use_blas) kv_blas_close(&m->blas);

@@ -1,0 +1,259 @@
+/* schema_merge.c - two schemas that both hold as one, and whether two exclude each other.
+ *
+ *     {"minimum": 0} and {"minimum": 5, "type": "integer"}   ->   {"minimum": 5, "type": "integer"}
+ *
+ * For allOf and for keywords beside $ref, anyOf and oneOf. What has no simple union is refused, by name. */
+#include "constraint/schema_internal.h"
+
+bool kv_schema_keep(kv_schema *s, json_t *made)
+{
+    return (made && json_array_append_new(s->made, made) == 0) || kv_build_fail_memory(s->b);
+}
+
+typedef enum rule { SAME, ANNOTATION, GREATER, LESS, BOTH, UNION, TYPES, VALUES, PROPERTIES, CLOSED } rule;
+static const struct {
+    const char *name;
+    rule rule;
+} rows[] = {
+    {"title", ANNOTATION},
+    {"description", ANNOTATION},
+    {"default", ANNOTATION},
+    {"examples", ANNOTATION},
+    {"deprecated", ANNOTATION},
+    {"$comment", ANNOTATION},
+    {"$defs", ANNOTATION},
+    {"definitions", ANNOTATION},
+    {"$id", ANNOTATION},
+    {"$schema", ANNOTATION},
+    {"minimum", GREATER},
+    {"exclusiveMinimum", GREATER},
+    {"maximum", LESS},
+    {"exclusiveMaximum", LESS},
+    {"minLength", GREATER},
+    {"maxLength", LESS},
+    {"minItems", GREATER},
+    {"maxItems", LESS},
+    {"items", BOTH},
+    {"required", UNION},
+    {"allOf", UNION},
+    {"type", TYPES},
+    {"enum", VALUES},
+    {"properties", PROPERTIES},
+    {"additionalProperties", CLOSED},
+};
+
+static rule rule_of(const char *name)
+{
+    for (size_t i = 0; i < KV_COUNT(rows); i++)
+        if (strcmp(rows[i].name, name) == 0) return rows[i].rule;
+    return SAME;
+}
+
+static json_t *both(json_t *x, json_t *y)
+{
+    return json_equal(x, y) ? json_incref(x) : json_pack("{s:[O, O]}", "allOf", x, y);
+}
+
+static json_t *as_list(json_t *x) { return json_is_array(x) ? json_incref(x) : json_pack("[O]", x); }
+
+static bool holds(const json_t *list, const json_t *value)
+{
+    for (size_t i = 0; i < json_array_size(list); i++)
+        if (json_equal(json_array_get(list, i), value)) return true;
+    return false;
+}
+
+/* A type that both lists allow; an integer is a number. */
+static json_t *common_types(json_t *x, json_t *y)
+{
+    json_t *xs = as_list(x), *ys = as_list(y), *out = json_array(), *number = json_string("number"),
+           *integer = json_string("integer");
+    for (size_t i = 0; i < json_array_size(xs); i++) {
+        json_t *t = json_array_get(xs, i);
+        if (holds(ys, t) || (json_equal(t, integer) && holds(ys, number)))
+            json_array_append(out, t);
+        else if (json_equal(t, number) && holds(ys, integer))
+            json_array_append(out, integer);
+    }
+    json_decref(xs), json_decref(ys), json_decref(number), json_decref(integer);
+    return out;
+}
+
+static json_t *in_both(json_t *x, json_t *y)
+{
+    json_t *out = json_array();
+    for (size_t i = 0; i < json_array_size(x); i++)
+        if (holds(y, json_array_get(x, i))) json_array_append(out, json_array_get(x, i));
+    return out;
+}
+
+static json_t *in_either(json_t *x, json_t *y)
+{
+    json_t *out = json_copy(x);
+    for (size_t i = 0; i < json_array_size(y); i++)
+        if (!holds(x, json_array_get(y, i))) json_array_append(out, json_array_get(y, i));
+    return out;
+}
+
+static json_t *all_properties(json_t *x, json_t *y)
+{
+    json_t *out = json_copy(x), *value;
+    const char *name;
+    json_object_foreach(y, name, value)
+    {
+        json_t *known = json_object_get(out, name);
+        json_object_set_new(out, name, known ? both(known, value) : json_incref(value));
+    }
+    return out;
+}
+
+static json_t *merged_value(const char *name, json_t *x, json_t *y)
+{
+    const rule how = rule_of(name);
+    if (how == ANNOTATION || json_equal(x, y)) return json_incref(x);
+    switch (how) {
+    case GREATER:
+    case LESS:
+        if (!json_is_number(x) || !json_is_number(y)) return NULL;
+        return json_incref((json_number_value(x) > json_number_value(y)) == (how == GREATER) ? x : y);
+    case BOTH:
+        return both(x, y);
+    case UNION:
+        return json_is_array(x) && json_is_array(y) ? in_either(x, y) : NULL;
+    case TYPES:
+        return common_types(x, y);
+    case VALUES:
+        return json_is_array(x) && json_is_array(y) ? in_both(x, y) : NULL;
+    case PROPERTIES:
+        return json_is_object(x) && json_is_object(y) ? all_properties(x, y) : NULL;
+    case CLOSED:
+        if (json_is_boolean(x) && json_is_boolean(y)) return json_false();
+        return NULL;
+    default:
+        return NULL;
+    }
+}
+
+/* Where one side says additionalProperties: false, a name that only the other declares is forbidden. */
+static void close_names(json_t *out, const json_t *closed, const json_t *open)
+{
+    const char *name;
+    json_t *value;
+    const json_t *known = json_object_get(closed, "properties");
+    if (!json_is_false(json_object_get(closed, "additionalProperties"))) return;
+    json_object_foreach(json_object_get(open, "properties"), name, value) if (!json_object_get(known, name))
+        json_object_del(json_object_get(out, "properties"), name);
+}
+
+json_t *kv_schema_merge(kv_schema *s, const json_t *x, const json_t *y, const char *path)
+{
+    if (s->b->failed != KVASIR_OK) return NULL;
+    if (json_is_false(x) || json_is_true(y)) return (json_t *)x;
+    if (json_is_false(y) || json_is_true(x)) return (json_t *)y;
+    json_t *out = json_copy((json_t *)x), *value;
+    const char *name;
+    if (!kv_schema_keep(s, out)) return NULL;
+    if (json_is_object(json_object_get(out, "properties"))) /* its own, so that closing takes from nobody else */
+        json_object_set_new(out, "properties", json_copy(json_object_get(out, "properties")));
+    json_object_foreach((json_t *)y, name, value)
+    {
+        json_t *known = json_object_get(out, name);
+        json_t *merged = known                             ? merged_value(name, known, value)
+                         : strcmp(name, "properties") == 0 ? json_copy(value)
+                                                           : json_incref(value);
+        const json_t *more = strcmp(name, "properties") == 0 ? json_object_get(out, "additionalProperties") : NULL;
+        if (!merged || json_is_object(more))
+            return kv_schema_fail(s, path, "'%.60s' cannot be combined with what stands beside it", name), NULL;
+        if (json_object_set_new(out, name, merged) != 0) return kv_build_fail_memory(s->b), NULL;
+    }
+    close_names(out, x, y);
+    close_names(out, y, x);
+    return out;
+}
+
+/* ---- what excludes each other ----------------------------------------------------------------------------- */
+
+/* Values of const and enum as a list, or NULL. */
+static json_t *values_of(kv_schema *s, const json_t *schema)
+{
+    json_t *constant = json_object_get(schema, "const"), *list = json_object_get(schema, "enum");
+    json_t *out = constant ? json_pack("[O]", constant) : json_is_array(list) ? json_incref(list) : NULL;
+    return out && kv_schema_keep(s, out) ? out : NULL;
+}
+
+static const char *type_of(const json_t *value)
+{
+    return json_is_string(value)    ? "string"
+           : json_is_integer(value) ? "integer"
+           : json_is_real(value)    ? "number"
+           : json_is_boolean(value) ? "boolean"
+           : json_is_null(value)    ? "null"
+           : json_is_object(value)  ? "object"
+                                    : "array";
+}
+
+static json_t *types_of(kv_schema *s, const json_t *schema)
+{
+    json_t *type = json_object_get(schema, "type"), *values = values_of(s, schema), *out = NULL;
+    if (type) {
+        out = as_list(type);
+    } else if (values) {
+        out = json_array();
+        for (size_t i = 0; i < json_array_size(values); i++)
+            json_array_append_new(out, json_string(type_of(json_array_get(values, i))));
+    } else if (json_object_get(schema, "properties") || json_object_get(schema, "required")) {
+        out = NULL; /* says nothing of what is no object */
+    }
+    return out && kv_schema_keep(s, out) ? out : NULL;
+}
+
+static bool values_differ(kv_schema *s, const json_t *x, const json_t *y)
+{
+    json_t *xs = values_of(s, x), *ys = values_of(s, y);
+    for (size_t i = 0; i < json_array_size(xs); i++)
+        if (holds(ys, json_array_get(xs, i))) return false;
+    return xs && ys;
+}
+
+static bool types_differ(kv_schema *s, const json_t *x, const json_t *y)
+{
+    json_t *xs = types_of(s, x), *ys = types_of(s, y);
+    if (!xs || !ys) return false;
+    json_t *shared = common_types(xs, ys);
+    const bool differ = json_array_size(shared) == 0;
+    json_decref(shared);
+    return differ;
+}
+
+static bool requires(const json_t *schema, const char *name)
+{
+    json_t *list = json_object_get(schema, "required");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *n = json_string_value(json_array_get(list, i));
+        if (n && strcmp(n, name) == 0) return true;
+    }
+    return false;
+}
+
+/* Both are objects, and a property that both require has values or types that differ; or one forbids what the other requires. */
+static bool properties_differ(kv_schema *s, const json_t *x, const json_t *y)
+{
+    json_t *px = json_object_get(x, "properties"), *py = json_object_get(y, "properties"), *value;
+    const char *name;
+    json_object_foreach(px, name, value)
+    {
+        json_t *mine = kv_schema_resolve(s, value, "#"), *other = json_object_get(py, name);
+        if (!requires(x, name)) continue;
+        if (!other && json_is_false(json_object_get(y, "additionalProperties"))) return true;
+        other = other ? kv_schema_resolve(s, other, "#") : NULL;
+        if (other && requires(y, name) && (values_differ(s, mine, other) || types_differ(s, mine, other))) return true;
+    }
+    return false;
+}
+
+bool kv_schema_disjoint(kv_schema *s, json_t *x, json_t *y, const char *path)
+{
+    x = kv_schema_resolve(s, x, path), y = kv_schema_resolve(s, y, path);
+    if (!x || !y) return false;
+    return types_differ(s, x, y) || values_differ(s, x, y) || properties_differ(s, x, y) || properties_differ(s, y, x);
+}

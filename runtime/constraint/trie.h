@@ -1,0 +1,31 @@
+/* trie.h - all tokens of a vocabulary as one tree of bytes, in preorder.
+ *
+ *     node     0  1  2  3  4  5          tokens: "a" "an" "ant" "b"
+ *     byte     -  a  n  t  b             A walk goes from node to node + 1; a subtree that cannot match is skipped
+ *     end      5  4  4  4  5             by going to its end.
+ *     token   -1  0  1  2  3             Several tokens of the same bytes are chained by `same`.
+ *
+ * Tokens without text (control, unknown, unused) are not in it. */
+#ifndef KV_CONSTRAINT_TRIE_H
+#define KV_CONSTRAINT_TRIE_H
+
+#include "text/vocab.h"
+
+typedef struct kv_trie {
+    uint32_t n_nodes;
+    uint8_t *byte;  /* [n_nodes] */
+    uint32_t *end;  /* [n_nodes] first node behind the subtree */
+    int32_t *token; /* [n_nodes] a token that ends here, or -1 */
+    int32_t *same;  /* [n_tokens] the next one with the same bytes, or -1 */
+    uint32_t n_tokens;
+    uint32_t max_len;  /* of a token, in bytes */
+    kvasir_token *eog; /* [n_eog] tokens that end a reply */
+    uint32_t n_eog;
+    size_t bytes; /* memory it takes */
+} kv_trie;
+
+/* Linearithmic. Errors: UNSUPPORTED (no vocabulary), MEMORY. */
+kvasir_code kv_trie_open(const kv_vocab *vocab, kv_trie **out, kvasir_error *err);
+void kv_trie_close(kv_trie *trie);
+
+#endif
