@@ -206,20 +206,60 @@ static void compute_scores(kv_selection *s)
 
 /* ---- topk(k): the k largest scores, of equal ones the later key -------------------------------------------------- */
 
-static void topk_row(kv_selection *s, int row, size_t k)
+/* Largest sort key of a page's 64 scores, seen or not: a bound that most pages of a long context fail. Signed order of the bits, so that
+ * the loop becomes vectors. */
+static uint32_t page_top(const float *x)
 {
-    size_t n = 0, n_equal;
+    int32_t top = INT32_MIN;
+    for (int t = 0; t < KV_PAGE; t++) {
+        int32_t bits;
+        const float value = x[t] + 0.0f;
+        memcpy(&bits, &value, sizeof bits);
+        bits ^= bits >> 31 & INT32_MAX;
+        top = bits > top ? bits : top;
+    }
+    return (uint32_t)top ^ 0x80000000u;
+}
+
+/* The sort key that the k largest of a row's visible scores reach, and how many of those equal to it belong to them; false when all of
+ * them do. Keys below what k others have already reached are not kept. */
+static bool topk_least(kv_selection *s, int row, size_t k, uint32_t *least, size_t *n_equal)
+{
+    const size_t room = pages_of(s->seq->max_tokens) * KV_PAGE / 2,
+                 enough = k < room / 4 ? 2 * k + 4 * KV_PAGE : SIZE_MAX;
+    size_t n = 0, n_seen = 0;
+    uint32_t floor_key = 0;
     for (int i = 0; i < s->n_pages; i++) {
         const float *x = scores_at(s, i, row);
-        for (uint64_t left = masks_at(s, i)[row]; left; left &= left - 1)
-            s->keys[n++] = sort_key(x[__builtin_ctzll(left)]);
+        const uint64_t mask = masks_at(s, i)[row];
+        n_seen += (size_t)__builtin_popcountll(mask);
+        if (mask == 0 || (floor_key > 0 && page_top(x) < floor_key)) continue;
+        for (uint64_t left = mask; left; left &= left - 1) {
+            s->keys[n] = sort_key(x[__builtin_ctzll(left)]);
+            n += s->keys[n] >= floor_key;
+        }
+        if (n < enough || n > room) continue;
+        size_t kept = 0;
+        memcpy(s->keys + room, s->keys, n * sizeof *s->keys);
+        floor_key = kth_largest(s->keys, n, k, n_equal);
+        for (size_t j = 0; j < n; j++)
+            if (s->keys[room + j] >= floor_key) s->keys[kept++] = s->keys[room + j];
+        n = kept;
     }
-    if (n <= k) return;
-    const uint32_t least = kth_largest(s->keys, n, k, &n_equal);
+    if (n_seen <= k) return false;
+    *least = kth_largest(s->keys, n, k, n_equal);
+    return true;
+}
+
+static void topk_row(kv_selection *s, int row, size_t k)
+{
+    uint32_t least;
+    size_t n_equal;
+    if (!topk_least(s, row, k, &least, &n_equal)) return;
     for (int i = s->n_pages - 1; i >= 0; i--) {
         uint64_t *mask = &masks_at(s, i)[row], kept = 0;
         const float *x = scores_at(s, i, row);
-        for (uint64_t left = *mask; left;) {
+        for (uint64_t left = *mask && page_top(x) >= least ? *mask : 0; left;) {
             const int t = 63 - __builtin_clzll(left);
             const uint32_t key = sort_key(x[t]);
             left &= ~((uint64_t)1 << t);
