@@ -5,6 +5,8 @@
 #include "base/pool.h"
 #include "convert/hf.h"
 #include "convert/recipe.h"
+#include "model/model.h"
+#include "text/vocab.h"
 
 typedef struct job {
     const char *dir;
@@ -102,6 +104,27 @@ static void forget_json(job *j)
     }
 }
 
+/* What was written must load: the architecture's own table says which tensors and shapes the keys ask for. */
+static kvasir_code check_result(const job *j, kvasir_error *err)
+{
+    kvasir_error inner = {0};
+    kv_gguf *gguf = NULL;
+    kv_model model;
+    kv_vocab *vocab = NULL;
+    kvasir_code code = kv_gguf_open(kv_gguf_writer_path(j->w), &gguf, &inner);
+    if (code == KVASIR_OK) code = kv_model_init(&model, gguf, NULL, &inner);
+    if (code == KVASIR_OK) {
+        code = kv_vocab_open(gguf, model.hp.n_vocab, &vocab, &inner);
+        kv_model_deinit(&model);
+    }
+    kv_vocab_close(vocab);
+    kv_gguf_close(gguf);
+    /* A file may be right, and more than this build can run. */
+    if (code == KVASIR_OK || code == KVASIR_ERR_UNSUPPORTED) return KVASIR_OK;
+    if (code == KVASIR_ERR_MEMORY) return kv_fail(err, code, "%s", inner.message);
+    return kv_fail(err, code, "config.json and the tensors do not fit together: %.300s", inner.message);
+}
+
 static kvasir_code write_file(job *j, const char *out, kvasir_error *err)
 {
     KV_TRY(kv_gguf_writer_open(out, &j->w, err));
@@ -112,6 +135,7 @@ static kvasir_code write_file(job *j, const char *out, kvasir_error *err)
         code = kv_hf_write_output(&j->model, j->st, kv_hf_plan_at(j->plan, i), j->pool, j->w, tell, j, err);
         j->done += j->of_tensor;
     }
+    if (code == KVASIR_OK) code = check_result(j, err);
     if (code == KVASIR_OK) code = kv_gguf_writer_finish(j->w, err);
     if (code != KVASIR_OK) kv_gguf_writer_abort(j->w);
     return code;

@@ -369,6 +369,16 @@ def keys_of_config_json_are_checked():
 
 
 @test
+def a_file_that_would_not_load_is_not_written():
+    for name, key, value in (("qwen2", "num_attention_heads", 2), ("qwen2", "intermediate_size", 64), ("qwen2", "num_key_value_heads", 4),
+                             ("gemma3_text", "head_dim", 32), ("gpt2", "n_inner", 64), ("mixtral", "num_experts_per_tok", 9),
+                             ("deepseek_v2", "kv_lora_rank", 16), ("gpt_oss", "num_local_experts", 8)):
+        folder = copy_of(name)
+        edit(folder, "config.json", lambda c: c.__setitem__(key, value))
+        refuses(folder, "")
+
+
+@test
 def tensors_that_are_missing_or_strange_are_named():
     arrays = read_safetensors(f"{OPEN}/llama/hf/model.safetensors")
     for name in ("model.layers.2.self_attn.v_proj.weight", "model.norm.weight", "model.embed_tokens.weight", "model.layers.0.mlp.down_proj.weight"):

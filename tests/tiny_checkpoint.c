@@ -74,7 +74,7 @@ void tiny_checkpoint_write(const char *folder)
     write_text(folder, "config.json",
                "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 16, \"intermediate_size\": 32, "
                "\"num_hidden_layers\": 1, "
-               "\"num_attention_heads\": 2, \"rms_norm_eps\": 1e-5, \"tie_word_embeddings\": true, \"rope_scaling\": "
+               "\"num_attention_heads\": 1, \"rms_norm_eps\": 1e-5, \"tie_word_embeddings\": true, \"rope_scaling\": "
                "{\"rope_type\": "
                "\"llama3\", \"factor\": 2.0, \"original_max_position_embeddings\": 64}}");
     write_text(folder, "tokenizer.json",

@@ -305,6 +305,8 @@ static void release(kv_gguf_writer *w)
     kv_free(w);
 }
 
+const char *kv_gguf_writer_path(const kv_gguf_writer *w) { return w->file.tmp_path; }
+
 kvasir_code kv_gguf_writer_finish(kv_gguf_writer *w, kvasir_error *err)
 {
     KV_TRY(check_state(w, true, err));

@@ -36,6 +36,8 @@ kvasir_code kv_gguf_writer_begin_data(kv_gguf_writer *w, kvasir_error *err);
 /* The next bytes of the data, tensor by tensor in the order added. A tensor may come in pieces; a piece may not reach
  * into the next tensor. Padding is the writer's business. Errors: ARGUMENT, IO. */
 kvasir_code kv_gguf_writer_write_tensor(kv_gguf_writer *w, const void *data, size_t bytes, kvasir_error *err);
+/* The file that the bytes are in until finish gives it its name: for looking at what was written, once every tensor is complete. */
+const char *kv_gguf_writer_path(const kv_gguf_writer *w);
 /* Every tensor must be complete. On success the writer is gone; otherwise call abort. Errors: ARGUMENT, IO. */
 kvasir_code kv_gguf_writer_finish(kv_gguf_writer *w, kvasir_error *err);
 /* Leaves nothing behind. NULL is fine. */
