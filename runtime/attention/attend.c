@@ -139,23 +139,33 @@ static void add_queries(const struct stage *s, const kv_segment *seg, int kv_hea
     t->q_end = kv_max_size(t->q_end, seg->pos0 + (size_t)(first + n));
 }
 
+/* Values that are the beginning of their keys: keys lie by dimension, values by token. All heads of the group share the turning. */
+static void values_of_keys(const kv_kernels *kernels, const kv_cache *cache, const tile *t, const void *k, int d_k,
+                           int d_v)
+{
+    kernels->keys_to_f32(cache->type_k, k, KV_PAGE / 16, d_k, t->k32);
+    for (int i = 0; i < d_v; i++)
+        for (int token = 0; token < KV_PAGE; token++) t->v32[token * d_v + i] = t->k32[i * KV_PAGE + token];
+}
+
 /* Points args at a page. Many rows: 16-bit pages are widened once, not once per block of rows; the numbers are the same. Values in
  * blocks are always widened. */
 static void read_page(const kv_kernels *kernels, const kv_cache *cache, const tile *t, const void *k, const void *v,
-                      kv_attend_args *args)
+                      bool v_in_k, kv_attend_args *args)
 {
     const bool widen = t->n_rows > WIDEN_ROWS;
+    if (v_in_k) values_of_keys(kernels, cache, t, k, args->d_k, args->d_v);
     args->k = k, args->type_k = cache->type_k;
     args->v = v, args->type_v = cache->type_v;
     if (widen && (cache->type_k == KV_ELEM_F16 || cache->type_k == KV_ELEM_BF16)) {
         kernels->to_f32(cache->type_k, k, t->k32, KV_PAGE * args->d_k);
         args->k = t->k32, args->type_k = KV_ELEM_F32;
     }
-    if (cache->type_v == KV_ELEM_Q8_0)
+    if (!v_in_k && cache->type_v == KV_ELEM_Q8_0)
         kernels->values_to_f32(v, KV_PAGE, args->d_v, t->v32);
-    else if (widen && cache->type_v != KV_ELEM_F32)
+    else if (!v_in_k && widen && cache->type_v != KV_ELEM_F32)
         kernels->to_f32(cache->type_v, v, t->v32, KV_PAGE * args->d_v);
-    else
+    else if (!v_in_k)
         return;
     args->v = t->v32, args->type_v = KV_ELEM_F32;
 }
@@ -175,7 +185,7 @@ static void set_next(const struct stage *s, const page_ref *next, int n_rows, kv
     if (!next->seg) return;
     const uint8_t *k = kv_seq_k(next->seg->seq, s->place, next->page, next->kv_head),
                   *v = kv_seq_v(next->seg->seq, s->place, next->page, next->kv_head);
-    args->next_k = k, args->next_v = v;
+    args->next_k = k, args->next_v = s->place->shape.v_in_k ? NULL : v;
     if (n_rows <= WIDEN_ROWS) return;
     for (size_t i = 0; i < s->place->k_head_bytes; i += 64) __builtin_prefetch(k + i, 0, 2);
     for (size_t i = 0; i < s->place->v_head_bytes; i += 64) __builtin_prefetch(v + i, 0, 2);
@@ -217,7 +227,7 @@ static size_t attend_split(const struct stage *s, const kv_segment *seg, int kv_
         for (int r = 0; s->layer->alibi && r < t->n_rows; r++)
             t->distance[r] = (float)(page * KV_PAGE) - (float)t->pos[r / t->group];
         read_page(s->c->kernels, cache, t, kv_seq_k(seg->seq, s->place, page, kv_head),
-                  kv_seq_v(seg->seq, s->place, page, kv_head), &args);
+                  kv_seq_v(seg->seq, s->place, page, kv_head), s->place->shape.v_in_k, &args);
         s->c->kernels->attend_page(&args);
     }
     return page;

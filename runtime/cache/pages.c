@@ -16,7 +16,7 @@ static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
         p->shape = shapes[i];
         p->group = g;
         p->k_head_bytes = kv_store_k_bytes(c->type_k, shapes[i].d_k);
-        p->v_head_bytes = kv_store_v_bytes(c->type_v, shapes[i].d_v);
+        p->v_head_bytes = shapes[i].v_in_k ? 0 : kv_store_v_bytes(c->type_v, shapes[i].d_v);
         p->k_at = c->groups[g].page_bytes;
         p->v_at = p->k_at + (size_t)shapes[i].n_kv_heads * p->k_head_bytes;
         p->state_at = p->v_at + (size_t)shapes[i].n_kv_heads * p->v_head_bytes;
@@ -283,6 +283,7 @@ void kv_seq_write(const kv_seq *seq, const kv_kernels *kernels, const kv_layer_p
     const int t = (int)(pos % KV_PAGE);
     for (int h = 0; h < s->n_kv_heads; h++) {
         kv_store_k(kernels, c->type_k, kv_seq_k(seq, place, page, h), t, k + (size_t)h * (size_t)s->d_k, s->d_k);
-        kv_store_v(kernels, c->type_v, kv_seq_v(seq, place, page, h), t, v + (size_t)h * (size_t)s->d_v, s->d_v);
+        if (!s->v_in_k)
+            kv_store_v(kernels, c->type_v, kv_seq_v(seq, place, page, h), t, v + (size_t)h * (size_t)s->d_v, s->d_v);
     }
 }

@@ -21,6 +21,7 @@ typedef struct kv_layer_shape {
     int n_kv_heads, d_k, d_v;
     int horizon;        /* tokens back (itself included) that a query can see: the window; 0: all */
     bool bounds;        /* full pages know the minimum and maximum of their keys (bounds.h) */
+    bool v_in_k;        /* a value is the first d_v numbers of its key and not stored again (latent attention) */
     size_t state_bytes; /* per KV head: what a linear layer keeps of all tokens before a page; a multiple of 64 */
 } kv_layer_shape;
 

@@ -38,6 +38,10 @@ static kvasir_code init_attention(kv_model *m, const kv_gguf *gguf, const char *
                            ? init_specs(m, gguf, attention, specs, dims, err)
                            : kv_fail_memory(err, n * sizeof *m->attention, "the attention table");
     for (size_t i = 0; i < n && code == KVASIR_OK; i++)
+        if (specs[i].linear.kind != KV_LINEAR_NONE && m->hp.mla.kv_lora)
+            code = kv_fail(err, KVASIR_ERR_ARGUMENT,
+                           "layer %zu: a linear layer needs keys and values, this checkpoint caches latents", i);
+    for (size_t i = 0; i < n && code == KVASIR_OK; i++)
         m->attention[i] = (kv_attention){.spec = specs[i],
                                          .n_heads = (int)m->hp.layers[i].n_heads,
                                          .scale = m->hp.attn_scale,
@@ -113,6 +117,7 @@ kv_layer_shape kv_model_layer_shape(const kv_model *m, int layer)
                             .d_k = (int)m->hp.head_dim_k,
                             .d_v = (int)m->hp.head_dim_v,
                             .horizon = (int)kv_layer_spec_horizon(spec),
+                            .v_in_k = m->hp.mla.kv_lora > 0,
                             .bounds = kv_layer_spec_has_pages(spec),
                             .state_bytes =
                                 kv_linear_state_bytes(&spec->linear, (int)m->hp.head_dim_k, (int)m->hp.head_dim_v)};
