@@ -17,10 +17,10 @@
 
 enum { N_LAYERS = 4, WINDOW = 100, N_CTX = 1000, D_K = 24, D_V = 16, N_KV = 2 };
 
-static const kv_layer_shape shapes[N_LAYERS] = {{N_KV, D_K, D_V, 0, false, 0},
-                                                {N_KV, D_K, D_V, WINDOW, false, 0},
-                                                {N_KV, D_K, D_V, 0, false, 0},
-                                                {N_KV, D_K, D_V, WINDOW, false, 0}};
+static const kv_layer_shape shapes[N_LAYERS] = {{N_KV, D_K, D_V, 0, false, false, 0},
+                                                {N_KV, D_K, D_V, WINDOW, false, false, 0},
+                                                {N_KV, D_K, D_V, 0, false, false, 0},
+                                                {N_KV, D_K, D_V, WINDOW, false, false, 0}};
 
 static kv_cache cache;
 static kv_seq seq;
@@ -130,8 +130,10 @@ static void layers_that_keep_tokens_equally_long_share_a_group(void **state)
 static void heads_of_a_page_never_overlap(void **state)
 {
     (void)state;
-    const kv_layer_shape odd[] = {
-        {3, 1, 16, 0, false, 0}, {1, 80, 48, 7, true, 0}, {5, 17, 32, 0, false, 0}, {2, 256, 256, 7, false, 0}};
+    const kv_layer_shape odd[] = {{3, 1, 16, 0, false, false, 0},
+                                  {1, 80, 48, 7, true, false, 0},
+                                  {5, 17, 32, 0, false, false, 0},
+                                  {2, 256, 256, 7, false, false, 0}};
     for (int type = 0; type < 3; type++) {
         assert_int_equal(kv_cache_init(&cache, odd, 4, (kv_elem)type, KV_ELEM_F16, 0, &err), KVASIR_OK);
         for (int g = 0; g < cache.n_groups; g++) {
@@ -164,7 +166,7 @@ static void more_different_windows_than_groups_are_refused(void **state)
 {
     (void)state;
     kv_layer_shape many[KV_MAX_GROUPS + 1];
-    for (int i = 0; i <= KV_MAX_GROUPS; i++) many[i] = (kv_layer_shape){1, 16, 16, 10 * i, false, 0};
+    for (int i = 0; i <= KV_MAX_GROUPS; i++) many[i] = (kv_layer_shape){1, 16, 16, 10 * i, false, false, 0};
     assert_int_equal(kv_cache_init(&cache, many, KV_MAX_GROUPS, KV_ELEM_F32, KV_ELEM_F32, 0, &err), KVASIR_OK);
     assert_int_equal(cache.n_groups, KV_MAX_GROUPS);
     kv_cache_deinit(&cache);
@@ -414,7 +416,7 @@ static void pages_return_to_the_pool(void **state)
 /* Most bytes held while n_ctx tokens come in chunks of n_batch, after `lead` tokens that came one by one. */
 static size_t peak_of(int window, size_t n_ctx, size_t n_batch, size_t lead)
 {
-    const kv_layer_shape shape = {1, 16, 16, window, false, 0};
+    const kv_layer_shape shape = {1, 16, 16, window, false, false, 0};
     assert_int_equal(kv_cache_init(&cache, &shape, 1, KV_ELEM_F32, KV_ELEM_F32, 0, &err), KVASIR_OK);
     size_t bound;
     assert_true(kv_cache_bytes_for(&cache, n_ctx, n_batch, &bound));
@@ -442,7 +444,7 @@ static void bytes_for_is_an_upper_bound_that_is_met(void **state)
             size_t most = 0, bound;
             for (size_t lead = 0; lead < 64 + (size_t)windows[w] % 64; lead += ORACLE_ROUNDS(1, 7))
                 most = kv_max_size(most, peak_of(windows[w], 2000, batches[b], lead));
-            const kv_layer_shape shape = {1, 16, 16, windows[w], false, 0};
+            const kv_layer_shape shape = {1, 16, 16, windows[w], false, false, 0};
             assert_int_equal(kv_cache_init(&cache, &shape, 1, KV_ELEM_F32, KV_ELEM_F32, 0, &err), KVASIR_OK);
             assert_true(kv_cache_bytes_for(&cache, 2000, batches[b], &bound));
             /* Some history needs all of it, give or take the one page that an awkward start costs. */
