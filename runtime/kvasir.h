@@ -120,6 +120,26 @@ KVASIR_API const char *kvasir_model_attention(const kvasir_model *model);
 KVASIR_API kvasir_code kvasir_inspect(const char *path, const char *attention, bool with_tensors, char **json,
                                       kvasir_error *err);
 
+typedef enum kvasir_kv_type { KVASIR_KV_F16 = 0, KVASIR_KV_F32, KVASIR_KV_BF16, KVASIR_KV_Q8_0 } kvasir_kv_type;
+/* "f16", "f32", "bf16", "q8_0" -> type; false when the name is none of these. */
+KVASIR_API bool kvasir_kv_type_parse(const char *name, kvasir_kv_type *out);
+
+typedef struct kvasir_attention_params {
+    const char *attention; /* specification over the checkpoint's own, or NULL */
+    int n_ctx;             /* tokens of context; 0: what the checkpoint declares */
+    kvasir_kv_type type_k, type_v;
+    double read_bytes_per_s, flops_per_s, int8_ops_per_s; /* this machine's limits, 0: not known */
+    int map_cells; /* also a map of each layer's pattern with so many cells a side; 0: none */
+} kvasir_attention_params;
+
+/* What attention costs, layer by layer, as a JSON object: {"ctx", "layers": [{"layer", "spec", "heads", "kv_heads", "kv_bytes_per_token", "kv_bytes",
+ * "prefill_flops", "decode_flops", "decode_bytes", "intensity", "bound"}], "total": {..}, "mha": {..}}. kv_bytes are held after n_ctx tokens; prefill
+ * reads them all, decode is the token after them; flops count a multiplication and an addition as two and are those of attention alone (scores,
+ * weighted values, states). "mha" is the same model with a KV head for every head and full attention. From the header alone. Errors: as
+ * kvasir_model_open; ARGUMENT for n_ctx. */
+KVASIR_API kvasir_code kvasir_attention_report(const char *path, const kvasir_attention_params *params, char **json,
+                                               kvasir_error *err);
+
 /* ---- text ---------------------------------------------------------------------------------- */
 
 enum {
@@ -189,10 +209,6 @@ KVASIR_API const char *kvasir_model_template(const kvasir_model *model);
 /* ---- session ------------------------------------------------------------------------------- */
 
 typedef struct kvasir_session kvasir_session;
-
-typedef enum kvasir_kv_type { KVASIR_KV_F16 = 0, KVASIR_KV_F32, KVASIR_KV_BF16, KVASIR_KV_Q8_0 } kvasir_kv_type;
-/* "f16", "f32", "bf16", "q8_0" -> type; false when the name is none of these. */
-KVASIR_API bool kvasir_kv_type_parse(const char *name, kvasir_kv_type *out);
 
 typedef struct kvasir_session_params {
     int n_ctx;     /* tokens the session can hold; 0: what the checkpoint declares */

@@ -27,6 +27,7 @@ static const kv_tool TOOLS[] = {
     {"tokenize", kv_tool_tokenize, "text to token ids"},
     {"detokenize", kv_tool_detokenize, "token ids to text"},
     {"template", kv_tool_template, "what a conversation looks like to the model"},
+    {"attention", kv_tool_attention, "what attention costs, layer by layer"},
     {"inspect", kv_tool_inspect, "what a GGUF file holds"},
 };
 enum { N_TOOLS = sizeof TOOLS / sizeof TOOLS[0] };

@@ -31,6 +31,7 @@ int kv_tool_tokenize(int argc, char **argv);
 int kv_tool_detokenize(int argc, char **argv);
 int kv_tool_template(int argc, char **argv);
 int kv_tool_inspect(int argc, char **argv);
+int kv_tool_attention(int argc, char **argv);
 int kv_tool_perplexity(int argc, char **argv);
 int kv_tool_bench(int argc, char **argv);
 int kv_tool_batched_bench(int argc, char **argv);

@@ -88,6 +88,25 @@ bool kv_cache_bytes_for(const kv_cache *cache, size_t n_ctx, size_t n_batch, siz
     return true;
 }
 
+/* First page that a sequence of n tokens keeps: the next query sees back to n - horizon + 1; one page more stays, so that a short rewind
+ * needs no second prefill. */
+static size_t first_kept(const kv_group *g, size_t n)
+{
+    const size_t horizon = (size_t)g->horizon;
+    return horizon == 0 || n + 1 < horizon + KV_PAGE ? 0 : (n + 1 - horizon - KV_PAGE) / KV_PAGE;
+}
+
+size_t kv_cache_pages_held(const kv_cache *cache, int layer, size_t n_tokens)
+{
+    return pages_of(n_tokens) - first_kept(&cache->groups[cache->layers[layer].group], n_tokens);
+}
+
+size_t kv_layer_page_bytes(const kv_layer_place *p)
+{
+    return (size_t)p->shape.n_kv_heads *
+           (p->k_head_bytes + p->v_head_bytes + p->bounds_head_bytes + p->shape.state_bytes);
+}
+
 /* NULL when memory or the budget is exhausted. */
 static kv_page *page_get(kv_cache *c, int group)
 {
@@ -243,10 +262,7 @@ void kv_seq_commit(kv_seq *seq, size_t n_new)
     seq->n_tokens += n_new;
     for (int g = 0; g < seq->cache->n_groups; g++) {
         struct kv_table *t = &seq->tables[g];
-        const size_t horizon = (size_t)seq->cache->groups[g].horizon;
-        /* The next query sees back to n_tokens - horizon + 1; one page more stays, so that a short rewind needs no second prefill. */
-        if (horizon == 0 || seq->n_tokens + 1 < horizon + KV_PAGE) continue;
-        const size_t first = (seq->n_tokens + 1 - horizon - KV_PAGE) / KV_PAGE;
+        const size_t first = first_kept(&seq->cache->groups[g], seq->n_tokens);
         if (first <= t->first) continue;
         drop_pages(seq, g, t->first, first);
         t->first = first;

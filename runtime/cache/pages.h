@@ -62,6 +62,10 @@ kvasir_code kv_cache_init(kv_cache *cache, const kv_layer_shape *shapes, int n_l
 void kv_cache_deinit(kv_cache *cache);
 /* Most bytes that one sequence of n_ctx tokens, prefilled in chunks of n_batch, can hold at once. False on overflow. */
 bool kv_cache_bytes_for(const kv_cache *cache, size_t n_ctx, size_t n_batch, size_t *bytes);
+/* Pages of a layer's group that a sequence of n_tokens holds. */
+size_t kv_cache_pages_held(const kv_cache *cache, int layer, size_t n_tokens);
+/* Bytes of a page that are one layer's. */
+size_t kv_layer_page_bytes(const kv_layer_place *place);
 
 /* A sequence: its tokens' pages, per group a table indexed by position / 64. */
 typedef struct kv_seq {

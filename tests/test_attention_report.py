@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""kvasir attention: the cost report, against formulas written out here, and against what a session really holds.
+
+    KVASIR=./kvasir python3 tests/test_attention_report.py [word in the test's name]
+"""
+import json, os, subprocess, tempfile
+import xml.etree.ElementTree as ET
+
+from support.runner import run_tests
+
+KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
+H, G, D, LAYERS = 4, 4, 64, 12
+KEYS = {"layer", "spec", "heads", "kv_heads", "kv_bytes_per_token", "kv_bytes", "prefill_flops", "decode_flops", "decode_bytes", "intensity"}
+MIXED = "0-3=full; 4-7=full|kv_heads(1); 8-11/2=window(256); 9-11/2=linear(elu)"
+FOLDER = tempfile.TemporaryDirectory(prefix="kvasir-report-")
+MODEL = os.path.join(FOLDER.name, "mha.gguf")
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def kvasir(*args, status=0):
+    done = subprocess.run([KVASIR, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == status, (args, done.returncode, done.stderr[-1000:])
+    return done
+
+
+def report(ctx, spec=None, *args):
+    if not os.path.exists(MODEL):
+        kvasir("synth", "-q", "--set", f"n_layers={LAYERS}", "--set", f"n_heads={H}", "--set", f"n_kv_heads={G}", MODEL)
+    extra = ["--attention", spec] if spec else []
+    return json.loads(kvasir("attention", "-q", "-m", MODEL, "--ctx", ctx, "-o", "json", *extra, *args).stdout)
+
+
+@test
+def the_shape_is_the_promised_one():
+    r = report(700)
+    assert set(r) == {"ctx", "layers", "total", "mha"} and len(r["layers"]) == LAYERS
+    for row in r["layers"]:
+        assert set(row) == KEYS, row
+    for name in ("total", "mha"):
+        assert KEYS - {"layer", "spec", "heads", "kv_heads"} <= set(r[name])
+    both = json.loads(kvasir("attention", "-q", "-m", MODEL, "--ctx", "64,700", "-o", "json").stdout)
+    assert [x["ctx"] for x in both] == [64, 700] and both[1] == r
+
+
+@test
+def plain_attention_costs_what_the_formulas_say():
+    n = 700
+    r = report(n)
+    token = G * 2 * D * 2  # f16 K and V
+    for row in r["layers"]:
+        assert (row["spec"], row["heads"], row["kv_heads"], row["kv_bytes_per_token"]) == ("full", H, G, token)
+        assert row["kv_bytes"] == token * 64 * -(-n // 64)
+        assert row["prefill_flops"] == H * 4 * D * n * (n + 1) / 2
+        assert row["decode_flops"] == H * 4 * D * (n + 1) and row["decode_bytes"] == token * (n + 1)
+        assert abs(row["intensity"] - 1) < 1e-9
+    for key in ("kv_bytes", "prefill_flops", "decode_flops", "decode_bytes"):  # the model is plain MHA
+        assert r["total"][key] == r["mha"][key] == LAYERS * r["layers"][0][key], key
+
+
+@test
+def what_is_not_seen_costs_nothing():
+    n, keys = 700, {"window(256)": 256, "strided(7)": 101, "global(5)": 6, "dilated(10, 3)": 10, "full|topk(9)": None, "full|pages(2)": None}
+    for spec, seen in keys.items():
+        row = report(n, "*=" + spec)["layers"][3]
+        if seen:
+            assert row["decode_flops"] == H * 4 * D * seen and row["decode_bytes"] == G * 4 * D * seen, (spec, row)
+    row = report(n, "*=full|topk(9)")["layers"][0]
+    assert row["decode_flops"] == H * 2 * D * (n + 1 + 9) and row["decode_bytes"] == G * 2 * D * (n + 1 + 9)
+    row = report(n, "*=full|pages(2)")["layers"][0]
+    assert row["decode_flops"] == H * (4 * D * 128 + 4 * D * 11)  # two pages, after the bounds of eleven
+    assert report(n, "*=full|kv_heads(2)")["layers"][0]["kv_bytes"] * 2 == report(n)["layers"][0]["kv_bytes"]
+    a, b = report(1000, "*=linear(elu)"), report(100000, "*=linear(elu)")
+    assert a["total"]["kv_bytes_per_token"] == 0 and a["total"]["decode_bytes"] == b["total"]["decode_bytes"]
+    assert b["total"]["kv_bytes"] <= 2 * LAYERS * G * (4 * D * (D + 1) + 64 + 64 * 2 * D * 2)  # states and two pages of keys and values, whatever n is
+
+
+@test
+def a_session_holds_what_the_report_says():
+    for spec in (None, MIXED, "*=linear(performer)", "*=full|pages(3)", "*=window(100)"):
+        for n in (1, 64, 65, 300, 1111):
+            said = report(n, spec)["total"]["kv_bytes"]
+            extra = ["--attention", spec] if spec else []
+            tokens = ",".join(str(300 + i % 100) for i in range(n))
+            held = json.loads(kvasir("run", "-q", "-m", MODEL, "--tokens", tokens, "-n", 1, "--ignore-eos", "-ub", 64, "-o", "json", *extra).stdout)["kv"]["bytes"]
+            assert abs(said - held) <= 0.02 * held, (spec, n, said, held)
+
+
+@test
+def the_drawing_has_every_layer():
+    out = os.path.join(FOLDER.name, "a.svg")
+    report(512, MIXED, "--svg", out)
+    root = ET.parse(out).getroot()
+    groups = root.findall("{http://www.w3.org/2000/svg}g")
+    assert len(groups) == LAYERS
+    cells = [len(g.findall("{http://www.w3.org/2000/svg}rect")) - 1 for g in groups]
+    assert cells[0] == 48 * 49 // 2 and 0 < cells[8] < cells[0] and cells[9] == 0, cells
+
+
+@test
+def the_table_folds_equal_layers():
+    lines = kvasir("attention", "-q", "-m", MODEL, "--ctx", 512, "--attention", MIXED).stdout.splitlines()
+    assert [l.split()[0] for l in lines[2:9]] == ["0-3", "4-7", "8", "9", "10", "11", "total"], lines
+
+
+@test
+def wrong_specifications_are_wrong_usage():
+    for args in (("--attention", "*=window(0)"), ("--attention", "99=full"), ("--ctx", "0"), ("--attention", "*=full|kv_heads(3)")):
+        done = kvasir("attention", "-m", MODEL, *args, status=2)
+        assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+
+
+if __name__ == "__main__":
+    run_tests(TESTS, [(KVASIR, "make")])
