@@ -76,11 +76,15 @@ const float *kv_importance_find(kv_importance *im, const kv_gguf_tensor *t, kvas
     }
     for (uint64_t m = 0; m < n_matrices; m++) {
         const float count = load(counts, (size_t)m);
+        float *values = im->values + m * n_in, largest = 0;
         for (uint64_t i = 0; i < n_in; i++) {
             const float mean = load(sums, (size_t)(m * n_in + i)) / count;
             /* An expert that no token chose says nothing: all its inputs are alike. */
-            im->values[m * n_in + i] = count > 0 && mean >= 0 && isfinite(mean) ? mean : 1.0f;
+            values[i] = count > 0 && mean >= 0 && isfinite(mean) ? mean : 1.0f;
+            largest = fmaxf(largest, values[i]);
         }
+        /* Only proportions matter: 1 at most, so that no product of them overflows, whatever the file says. */
+        for (uint64_t i = 0; i < n_in && largest > 0; i++) values[i] /= largest;
     }
     return im->values;
 }

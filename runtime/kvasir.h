@@ -229,7 +229,7 @@ typedef enum kvasir_want {
     KVASIR_LOGITS_NONE,
     KVASIR_LOGITS_LAST,
     KVASIR_LOGITS_ALL,
-    KVASIR_HIDDEN_LAST, /* engines only */
+    KVASIR_HIDDEN_LAST, /* read with kvasir_engine_hidden */
     KVASIR_HIDDEN_ALL,
 } kvasir_want;
 
@@ -265,6 +265,33 @@ typedef struct kvasir_stage_time {
     double ms;
 } kvasir_stage_time;
 KVASIR_API int kvasir_session_profile(kvasir_session *session, bool reset, kvasir_stage_time *out, int cap);
+
+/* ---- importance ------------------------------------------------------------------------------ */
+
+/* How much each input of each matrix matters: the mean of its square over a text, which kvasir_quantize takes (params.imatrix).
+ *
+ *     kvasir_imatrix_open(model, &im, &err);  kvasir_session_observe(session, im)
+ *     kvasir_session_eval(session, ..., KVASIR_HIDDEN_ALL, ...)      once per chunk of the text
+ *     kvasir_imatrix_save(im, "model.imatrix.gguf", &info, &err)
+ */
+typedef struct kvasir_imatrix kvasir_imatrix;
+
+/* Errors: ARGUMENT (opened for its vocabulary only), MEMORY. The model must outlive it. */
+KVASIR_API kvasir_code kvasir_imatrix_open(const kvasir_model *model, kvasir_imatrix **out, kvasir_error *err);
+KVASIR_API void kvasir_imatrix_close(kvasir_imatrix *imatrix);
+/* From now on what goes into the session's matrices is added to `imatrix` (of the same model; one session at a time), until NULL is
+ * given. Rows that want logits or hidden states are added to the output matrix; hidden states do so without multiplying. */
+KVASIR_API void kvasir_session_observe(kvasir_session *session, kvasir_imatrix *imatrix);
+
+typedef struct kvasir_imatrix_info {
+    const char *dataset; /* what was read */
+    uint32_t n_chunks, chunk_tokens;
+} kvasir_imatrix_info;
+
+/* Writes what was added up, in the layout of llama-imatrix: F32 tensors NAME.in_sum2 [n_matrices][n_in] and NAME.counts [n_matrices], for every
+ * matrix that had an input. Errors: IO, MEMORY, FORMAT (inputs that were not finite; names the tensor). */
+KVASIR_API kvasir_code kvasir_imatrix_save(const kvasir_imatrix *imatrix, const char *path,
+                                           const kvasir_imatrix_info *info, kvasir_error *err);
 
 /* ---- many sequences at once ------------------------------------------------------------------ */
 

@@ -3,8 +3,8 @@
 
     KVASIR=./kvasir python3 tests/test_quantize_tool.py [word in the test's name]
 
-References: the float checkpoint itself, numpy for reduced projections, gguf-py (an independent implementation) for what was written, and checkpoints
-whose heads are made to be images of one head, which svd must find again.
+References: the float checkpoint itself, numpy for reduced projections and for what goes into a matrix, gguf-py (an independent implementation) for what was
+written, and checkpoints whose heads are made to be images of one head, which svd must find again.
 """
 import json, os, subprocess, tempfile
 
@@ -12,6 +12,7 @@ import numpy as np
 from gguf import GGUFReader, GGUFWriter, GGUFValueType
 from gguf.quants import dequantize
 
+from support.fixtures import unpack
 from support.runner import run_tests
 
 KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
@@ -188,6 +189,179 @@ def svd_keeps_more_than_mean():
     assert all(s > m and 0 < m < 1 for a, b in zip(kept["svd"], kept["mean"]) for s, m in zip(a, b)), kept
 
 
+READ, OTHER = "tests/golden/text/apache-2.0.txt", "tests/golden/text/gpl-3.txt"
+
+
+def chunks_of(model, text, n_ctx, n):
+    """Token ids [n][n_ctx] as the tools read a text: BOS before it, and first in every chunk, when the model has one to add."""
+    fields = GGUFReader(model).fields
+    ids = json.loads(kvasir("tokenize", "-m", model, "-f", text, "--no-special").stdout)
+    rows = np.array(ids[:n * n_ctx]).reshape(n, n_ctx)
+    add = fields.get("tokenizer.ggml.add_bos_token")
+    if add and add.contents():
+        rows[:, 0] = fields["tokenizer.ggml.bos_token_id"].contents()
+    return rows
+
+
+def importance(model, text, *args):
+    """What kvasir imatrix wrote: sums of squares [n_matrices][n_in] and counts [n_matrices] by tensor, and the file's other fields."""
+    out = path("importance.gguf")
+    kvasir("imatrix", "-m", model, "-f", text, "-ctk", "f32", "-ctv", "f32", *args, out)
+    reader = GGUFReader(out)
+    parts = {t.name: np.array(t.data, dtype=np.float64) for t in reader.tensors}
+    names = {n[:-len(".counts")] for n in parts if n.endswith(".counts")}
+    assert len(parts) == 2 * len(names)
+    return {n: (parts[n + ".in_sum2"], parts[n + ".counts"].ravel()) for n in names}, {k: f.contents() for k, f in reader.fields.items()}
+
+
+def rms(x, weight, eps=1e-5):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+
+
+def uneven(source, target, logit_scale=1):
+    """Norm weights and embedding columns from 1/8 to 8: inputs that matter differently, as those of trained models do."""
+    rng = np.random.default_rng(9)
+
+    def change(name, x):
+        if "norm" not in name and name != "token_embd.weight":
+            return x
+        return x * np.exp2(rng.uniform(-3, 3, x.shape[-1])) * (logit_scale if name == "output_norm.weight" else 1)
+
+    rewrite(source, target, change, 2)
+    return target
+
+
+def inputs_of_one_layer(w, chunks, n_heads=4, n_kv=2, d=64):
+    """A Llama of one layer in numpy (double): what goes into each of its matrices, [rows][n_in]."""
+    x, seen = w["token_embd.weight"][chunks], {}
+    n_ctx = chunks.shape[1]
+    turn = np.exp(1j * np.arange(n_ctx)[:, None] * 10000.0 ** (-2 * np.arange(d // 2) / d))  # pairs (2i, 2i+1)
+
+    def heads(h, name, n, rotated):
+        y = (h @ w[f"blk.0.attn_{name}.weight"].T).reshape(-1, n_ctx, n, d)
+        if rotated:
+            z = (y[..., 0::2] + 1j * y[..., 1::2]) * turn[:, None]
+            y[..., 0::2], y[..., 1::2] = z.real, z.imag
+        return np.repeat(y, n_heads // n, 2)
+
+    h = rms(x, w["blk.0.attn_norm.weight"])
+    for name in "qkv":
+        seen[f"blk.0.attn_{name}.weight"] = h
+    q, k, v = heads(h, "q", n_heads, True), heads(h, "k", n_kv, True), heads(h, "v", n_kv, False)
+    scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(d) + np.triu(np.full((n_ctx, n_ctx), -np.inf), 1)
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    a = np.einsum("bhqk,bkhd->bqhd", p / p.sum(-1, keepdims=True), v).reshape(*x.shape[:2], n_heads * d)
+    seen["blk.0.attn_output.weight"] = a
+    x = x + a @ w["blk.0.attn_output.weight"].T
+    h = rms(x, w["blk.0.ffn_norm.weight"])
+    seen["blk.0.ffn_gate.weight"] = seen["blk.0.ffn_up.weight"] = h
+    gate = h @ w["blk.0.ffn_gate.weight"].T
+    f = gate / (1 + np.exp(-gate)) * (h @ w["blk.0.ffn_up.weight"].T)
+    seen["blk.0.ffn_down.weight"] = f
+    seen["output.weight"] = rms(x + f @ w["blk.0.ffn_down.weight"].T, w["output_norm.weight"])
+    return seen
+
+
+@test
+def importance_is_the_mean_square_of_the_inputs():
+    one = uneven(synth("one.gguf", "n_layers=1"), path("one-uneven.gguf"))
+    got, fields = importance(one, READ, "-c", 64, "--chunks", 5)
+    want = inputs_of_one_layer(weights(one), chunks_of(one, READ, 64, 5))
+    assert set(got) == set(want), set(got) ^ set(want)
+    for name, x in want.items():
+        sums, counts = got[name]
+        assert counts.tolist() == [5 * 64] and sums.shape == (1, x.shape[-1]), name
+        mean = (x.reshape(-1, x.shape[-1]) ** 2).mean(0)
+        # float32 sums along the layer against double: a few ulp each, and exp() of scores of some tens multiplies them by those
+        assert np.abs(sums[0] / counts[0] / mean - 1).max() < 2e-4, (name, np.abs(sums[0] / counts[0] / mean - 1).max())
+    assert fields["general.type"] == "imatrix" and fields["imatrix.datasets"] == [READ]
+    assert (fields["imatrix.chunk_count"], fields["imatrix.chunk_size"]) == (5, 64)
+
+
+@test
+def importance_sees_inputs_before_they_become_int8():
+    base, quantized = uneven(synth("base.gguf", "n_layers=3"), path("uneven.gguf")), path("int8.gguf")
+    kvasir("quantize", base, quantized, "Q8_0")
+    got, _ = importance(quantized, READ, "-c", 64, "--chunks", 2)
+    w = weights(quantized)
+    h = rms(w["token_embd.weight"][chunks_of(quantized, READ, 64, 2)], w["blk.0.attn_norm.weight"]).reshape(-1, 256)
+    want = (h ** 2).sum(0)
+    # In blocks of 32 whose largest is 64 times the smallest, int8 would be wrong by percents.
+    assert np.abs(got["blk.0.attn_q.weight"][0][0] / want - 1).max() < 1e-5
+
+
+@test
+def importance_of_experts_latents_and_fused_projections():
+    folder = unpack()
+    model = os.path.join(folder, "mixtral", "model.gguf")
+    got, _ = importance(model, READ, "-c", 64, "--chunks", 3)
+    n_rows = 3 * 64
+    for layer in range(3):
+        router, count = got[f"blk.{layer}.ffn_gate_inp.weight"]
+        up, counts = got[f"blk.{layer}.ffn_up_exps.weight"]
+        assert count.tolist() == [n_rows] and counts.shape == (4,) and counts.sum() == 2 * n_rows and len(set(counts)) > 1
+        assert np.array_equal(counts, got[f"blk.{layer}.ffn_down_exps.weight"][1])
+        # Every row goes to two of four experts, with the input that its router saw.
+        assert np.abs(up.sum(0) / (2 * router[0]) - 1).max() < 1e-5 and not np.allclose(up[0] / counts[0], up[1] / counts[1], rtol=0.01)
+        assert got[f"blk.{layer}.ffn_down_exps.weight"][0].shape == (4, 64)
+    # phi3 has q, k and v in one matrix, gate and up in one: each row counts once
+    got, _ = importance(os.path.join(folder, "phi3", "model.gguf"), READ, "-c", 64, "--chunks", 3)
+    assert all(got[f"blk.0.{name}.weight"][1].tolist() == [n_rows] for name in ("attn_qkv", "ffn_up", "ffn_down", "attn_output"))
+    # Latent attention: k_b turns the queries of a head, v_b what it attended to; where both are one matrix, as in the checkpoint, its input is the latent.
+    model = os.path.join(folder, "deepseek_v2_lite", "model.gguf")
+    got, _ = importance(model, READ, "-c", 64, "--chunks", 3)
+    w = weights(model)
+    h = rms(w["token_embd.weight"][chunks_of(model, READ, 64, 3)], w["blk.0.attn_norm.weight"], 1e-6).reshape(-1, 64)
+    q = (h @ w["blk.0.attn_q.weight"].T).reshape(-1, 4, 24)[..., :16]
+    sums, counts = got["blk.0.attn_k_b.weight"]
+    assert counts.tolist() == [n_rows] * 4 and np.abs(sums / (q ** 2).sum(0) - 1).max() < 1e-4
+    assert got["blk.0.attn_v_b.weight"][0].shape == (4, 32)
+    model = fused_latent(model, path("fused.gguf"))
+    got, _ = importance(model, READ, "-c", 64, "--chunks", 3)
+    latent = rms((h @ w["blk.0.attn_kv_a_mqa.weight"].T)[:, :32], w["blk.0.attn_kv_a_norm.weight"], 1e-6)
+    sums, counts = got["blk.0.attn_kv_b.weight"]
+    assert counts.tolist() == [n_rows] and np.abs(sums[0] / (latent ** 2).sum(0) - 1).max() < 1e-4
+
+
+def fused_latent(source, target):
+    """attn_k_b and attn_v_b as one attn_kv_b of [nope | v] rows per head over the latent."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, "deepseek2")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kind = field.types[0]
+            writer.add_key_value(name, field.contents(), kind, field.types[-1] if kind == GGUFValueType.ARRAY else None)
+    parts = {t.name: np.array(t.data, dtype=np.float32) for t in reader.tensors}
+    for name, x in parts.items():
+        if name.endswith("attn_k_b.weight"):
+            name, v = name.replace("attn_k_b", "attn_kv_b"), parts[name.replace("attn_k_b", "attn_v_b")]
+            x = np.concatenate([x.transpose(0, 2, 1), v], 1).reshape(-1, x.shape[1])
+        if not name.endswith("attn_v_b.weight"):
+            writer.add_tensor(name, np.ascontiguousarray(x))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+@test
+def importance_brings_the_outputs_closer():
+    # Random weights give logits of some tens, where a KL says little: a sixteenth is more like a language model.
+    base = uneven(synth("base.gguf", "n_layers=3"), path("uneven-soft.gguf"), 1 / 16)
+    importance(base, READ, "-c", 128)
+    kept = path("kept.gguf")
+    os.replace(path("importance.gguf"), kept)
+    score = ("perplexity", "-f", OTHER, "-c", 128, "--chunks", 8, "--kl-base", path("kl"), "--gemm", "blas", "-o", "json")
+    kvasir(*score, "-m", base)
+    for name in ("Q2_K", "Q3_K_S", "Q4_0", "Q4_1", "IQ4_XS", "IQ4_NL"):
+        kl = {}
+        for args in ((), ("--imatrix", kept)):
+            kvasir("quantize", base, path("q.gguf"), name, "--pure", "--tensor-type", "token_embd=F16", *args)
+            kl[bool(args)] = json.loads(kvasir(*score, "-m", path("q.gguf")).stdout)["kl_mean"]
+        assert kl[True] < 0.9 * kl[False], (name, kl)
+
+
 @test
 def perplexity_before_and_after():
     base, out = synth("mha.gguf", "n_heads=4", "n_kv_heads=4"), path("ppl.gguf")
@@ -202,13 +376,15 @@ def wrong_usage_is_one_line_and_leaves_nothing():
     gemma = synth("gemma.gguf", arch="gemma3")
     broken = path("nan.gguf")
     rewrite(base, broken, lambda name, x: np.where(np.arange(x.size).reshape(x.shape) == 7, np.nan, x) if "blk.1.ffn_up" in name else x, 4)
+    importance(synth("narrow.gguf", "n_embd=192", "n_ff=384"), READ, "-c", 64, "--chunks", 1)
+    other = path("importance.gguf")
     for args, status, says in (
             ((base, out, "Q9_K"), 2, "Q4_K_M"), ((base, out), 2, "TYPE"), ((base, out, "Q8_0", "--kv-heads", 3), 2, "divide"),
             ((base, out, "Q8_0", "--kv-heads", 0), 2, "--kv-heads"), ((base, out, "Q8_0", "--kv-method", "svd"), 2, "--kv-heads"),
             ((base, out, "Q8_0", "--tensor-type", "ffn"), 2, "NAME=TYPE"), ((base, out, "Q8_0", "--tensor-type", "ffn=Q77"), 2, "NAME=TYPE"),
             ((gemma, out, "Q8_0", "--kv-heads", 1, "--kv-method", "svd"), 0, ""), ((broken, out, "Q8_0"), 1, "blk.1.ffn_up.weight"),
             ((base, out, "Q8_0", "--imatrix", base), 1, "importance"), ((path("no.gguf"), out, "Q8_0"), 1, "no.gguf"),
-            ((base, path("no/folder.gguf"), "Q8_0"), 1, "no/folder")):
+            ((base, path("no/folder.gguf"), "Q8_0"), 1, "no/folder"), ((base, out, "Q8_0", "--imatrix", other), 1, "another shape")):
         if args[0] == gemma:  # one KV head already, but its heads are normed after the projection
             status, says = 1, "norms its heads"
         done = kvasir("quantize", *args, status=status)
@@ -216,6 +392,22 @@ def wrong_usage_is_one_line_and_leaves_nothing():
         assert not os.path.exists(out) and done.stdout == "", args
     assert not [f for f in os.listdir(FOLDER.name) if "never" in f]
 
+
+
+@test
+def importance_fails_in_one_line_and_leaves_nothing():
+    base, short, out = synth("mha.gguf", "n_heads=4", "n_kv_heads=4"), path("short.txt"), path("never.gguf")
+    with open(short, "w") as f:
+        f.write("too short")
+    broken = path("nan.gguf")
+    rewrite(base, broken, lambda name, x: x * np.nan if "blk.0.attn_output" in name else x, 4)
+    for args, status, says in (
+            (("-m", base, out), 2, "-f FILE"), (("-m", base, "-f", READ), 2, "OUT.gguf"), (("-m", base, "-f", short, out), 1, "one chunk"),
+            (("-m", base, "-f", READ, "--chunks", "-1", out), 2, "--chunks"), (("-m", base, "-f", path("no.txt"), out), 1, "no.txt"),
+            (("-m", base, "-f", READ, "--chunks", 1, path("no/folder.gguf")), 1, "no/folder"), (("-m", broken, "-f", READ, "-c", 64, out), 1, "not finite")):
+        done = kvasir("imatrix", *args, status=status)
+        assert says in done.stderr and done.stderr.count("\n") == 1 and done.stdout == "", (args, done.stderr)
+        assert not [f for f in os.listdir(FOLDER.name) if "never" in f], args
 
 if __name__ == "__main__":
     run_tests(TESTS, [(KVASIR, "make")])

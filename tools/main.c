@@ -22,6 +22,7 @@ static const kv_tool TOOLS[] = {
     {"synth", kv_tool_synth, "a random checkpoint of a given shape"},
     {"convert", kv_tool_convert, "a Hugging Face checkpoint as a GGUF file"},
     {"quantize", kv_tool_quantize, "a checkpoint with other types, or fewer KV heads"},
+    {"imatrix", kv_tool_imatrix, "which inputs matter, measured on a text, for quantize"},
     {"perplexity", kv_tool_perplexity, "how well a model predicts a text"},
     {"logits", kv_tool_logits, "what the model says about the next token"},
     {"tokenize", kv_tool_tokenize, "text to token ids"},

@@ -66,8 +66,8 @@ typedef struct perplexity_state {
     const char *attention; /* specification of `tested`; NULL: none */
     reader tested, base;   /* base.model NULL: none runs */
     size_t kv_bytes;       /* most that the tested session's cache held */
-    kvasir_token *tokens;
-    size_t n_tokens, n_ctx, n_chunks;
+    kv_chunks text;
+    size_t n_ctx;
     int n_vocab, n_threads;
     kv_kl_file kl;
     bool is_reading, is_writing; /* the --kl-base file */
@@ -154,10 +154,10 @@ static kvasir_code score_text(perplexity_state *s, kvasir_error *err)
     kv_bar bar;
     kvasir_code code = KVASIR_OK;
     kv_bar_start(&bar, "scoring", KV_UNIT_STEPS, 0, 300, s->options->common.quiet);
-    for (size_t i = 0; i < s->n_chunks && code == KVASIR_OK; i++) {
-        code = score_chunk(s, s->tokens + i * s->n_ctx, err);
+    for (size_t i = 0; i < s->text.n_chunks && code == KVASIR_OK; i++) {
+        code = score_chunk(s, s->text.tokens + i * s->n_ctx, err);
         snprintf(bar.label, sizeof bar.label, "ppl %.4f", exp(s->totals.nll / (double)(s->totals.n ? s->totals.n : 1)));
-        kv_bar_update(&bar, i + 1, s->n_chunks);
+        kv_bar_update(&bar, i + 1, s->text.n_chunks);
     }
     kv_bar_end(&bar);
     s->kv_bytes = kvasir_session_kv_stats(s->tested.session).peak_bytes;
@@ -173,45 +173,15 @@ static kvasir_code open_reader(const kv_common *c, reader *r, kvasir_error *err)
     return code == KVASIR_OK ? kv_common_open_session(c, r->model, &r->session, err) : code;
 }
 
-/* The text as tokens: BOS where the model adds it, special tokens not parsed, one newline at the end of the file cut off (all as
- * llama-perplexity does). Every chunk begins with BOS then. */
-static kvasir_code read_tokens(perplexity_state *s, kvasir_error *err)
-{
-    char *text;
-    size_t len;
-    kvasir_token *tokens = NULL;
-    kvasir_code code = kv_source_text(&s->options->source, &text, &len, err);
-    if (code != KVASIR_OK) return code;
-    if (!s->options->source.prompt && len > 0 && text[len - 1] == '\n') len--;
-    code = kvasir_tokenize(s->tested.model, text, len, KVASIR_TOKENIZE_BOS, &tokens, &s->n_tokens, err);
-    free(text);
-    if (code != KVASIR_OK) return code;
-    s->tokens = malloc((s->n_tokens + 1) * sizeof *s->tokens);
-    if (s->tokens && s->n_tokens > 0) memcpy(s->tokens, tokens, s->n_tokens * sizeof *tokens);
-    kvasir_free(tokens);
-    if (!s->tokens) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %zu tokens", s->n_tokens);
-    s->n_chunks = s->n_tokens / s->n_ctx;
-    if (s->n_chunks == 0)
-        return kv_set_error(err, KVASIR_ERR_ARGUMENT,
-                            "the text has %zu tokens, less than one chunk of %zu; give more text or a smaller -c",
-                            s->n_tokens, s->n_ctx);
-    if (s->options->max_chunks > 0 && s->n_chunks > (size_t)s->options->max_chunks)
-        s->n_chunks = (size_t)s->options->max_chunks;
-    kvasir_token bos = kvasir_special_token(s->tested.model, KVASIR_TOKEN_BOS);
-    bool adds_bos = bos >= 0 && s->tokens[0] == bos;
-    for (size_t i = 0; i < s->n_chunks && adds_bos; i++) s->tokens[i * s->n_ctx] = bos;
-    return KVASIR_OK;
-}
-
 static kvasir_code open_kl_file(perplexity_state *s, kvasir_error *err)
 {
     const char *path = s->options->kl_base;
     if (!path) return KVASIR_OK;
     kv_kl_shape shape = {.n_vocab = (uint32_t)s->n_vocab,
                          .n_ctx = (uint32_t)s->n_ctx,
-                         .n_chunks = (uint32_t)s->n_chunks,
-                         .tokens = s->tokens,
-                         .n_rows = s->n_chunks * rows_per_chunk(s)};
+                         .n_chunks = (uint32_t)s->text.n_chunks,
+                         .tokens = s->text.tokens,
+                         .n_rows = s->text.n_chunks * rows_per_chunk(s)};
     s->is_reading = access(path, F_OK) == 0;
     s->is_writing = !s->is_reading;
     if (s->is_writing) return kv_kl_create(&s->kl, path, &shape, err);
@@ -233,7 +203,7 @@ static kvasir_code prepare(perplexity_state *s, kvasir_error *err)
     s->n_ctx = kvasir_session_n_ctx(s->tested.session);
     if (s->n_ctx < MIN_CONTEXT)
         return kv_set_error(err, KVASIR_ERR_ARGUMENT, "-c: chunks have at least %d tokens", MIN_CONTEXT);
-    code = read_tokens(s, err);
+    code = kv_source_chunks(&o->source, s->tested.model, s->n_ctx, (size_t)o->max_chunks, &s->text, err);
     if (code == KVASIR_OK && o->kl_vs > 0) {
         kv_common other = o->common;
         other.gemm = o->kl_vs - 1; /* MODES begins with "none", then the modes in the order of kvasir_gemm */
@@ -252,7 +222,7 @@ static void release(perplexity_state *s)
     kvasir_model_close(s->base.model);
     kvasir_session_close(s->tested.session);
     kvasir_model_close(s->tested.model);
-    free(s->tokens);
+    free(s->text.tokens);
     free(s->codes);
 }
 
@@ -285,7 +255,7 @@ static json_t *result_json(const perplexity_state *s)
 {
     const result r = result_of(s);
     json_t *json = json_pack("{s:f, s:f, s:I, s:I, s:I, s:I}", "ppl", r.ppl, "stderr", r.error, "n_chunks",
-                             (json_int_t)s->n_chunks, "n_tokens", (json_int_t)s->n_tokens, "n_ctx",
+                             (json_int_t)s->text.n_chunks, "n_tokens", (json_int_t)s->text.n_tokens, "n_ctx",
                              (json_int_t)s->n_ctx, "n_scored", (json_int_t)s->totals.n);
     json_t *more = r.is_compared ? json_pack("{s:f, s:f, s:f, s:f}", "kl_mean", r.kl, "kl_stderr", r.kl_error,
                                              "same_top", r.same_top, "base_ppl", r.base_ppl)
@@ -307,8 +277,8 @@ static int print_result(const perplexity_state *s)
     const result r = result_of(s);
     if (s->options->common.output == KV_OUTPUT_JSON) return kv_json_print(TOOL, result_json(s), KV_EXIT_OK);
     printf("perplexity        %.4f +/- %.4f\n", r.ppl, r.error);
-    printf("text              %zu tokens, %zu chunks of %zu, %zu positions scored\n", s->n_tokens, s->n_chunks,
-           s->n_ctx, s->totals.n);
+    printf("text              %zu tokens, %zu chunks of %zu, %zu positions scored\n", s->text.n_tokens,
+           s->text.n_chunks, s->n_ctx, s->totals.n);
     if (r.is_compared) {
         printf("base perplexity   %.4f (%+.3f %%)\n", r.base_ppl, 100 * (r.ppl / r.base_ppl - 1));
         printf("KL to the base    %.6f +/- %.6f\n", r.kl, r.kl_error);

@@ -99,3 +99,35 @@ kvasir_code kv_source_tokens(const kv_source *source, const kvasir_model *model,
     *n_tokens = n;
     return KVASIR_OK;
 }
+
+kvasir_code kv_source_chunks(const kv_source *source, const kvasir_model *model, size_t n_ctx, size_t max_chunks,
+                             kv_chunks *out, kvasir_error *err)
+{
+    char *text;
+    size_t len;
+    kv_chunks c = {0};
+    kvasir_token *tokens = NULL;
+    kvasir_code code = kv_source_text(source, &text, &len, err);
+    if (code != KVASIR_OK) return code;
+    if (!source->prompt && len > 0 && text[len - 1] == '\n') len--;
+    code = kvasir_tokenize(model, text, len, KVASIR_TOKENIZE_BOS, &tokens, &c.n_tokens, err);
+    free(text);
+    if (code != KVASIR_OK) return code;
+    c.n_chunks = c.n_tokens / n_ctx;
+    if (c.n_chunks == 0) {
+        kvasir_free(tokens);
+        return kv_set_error(err, KVASIR_ERR_ARGUMENT,
+                            "the text has %zu tokens, less than one chunk of %zu; give more text or a smaller -c",
+                            c.n_tokens, n_ctx);
+    }
+    c.tokens = malloc(c.n_tokens * sizeof *c.tokens);
+    if (c.tokens) memcpy(c.tokens, tokens, c.n_tokens * sizeof *tokens);
+    kvasir_free(tokens);
+    if (!c.tokens) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %zu tokens", c.n_tokens);
+    if (max_chunks > 0 && c.n_chunks > max_chunks) c.n_chunks = max_chunks;
+    const kvasir_token bos = kvasir_special_token(model, KVASIR_TOKEN_BOS);
+    const bool adds_bos = bos >= 0 && c.tokens[0] == bos;
+    for (size_t i = 0; i < c.n_chunks && adds_bos; i++) c.tokens[i * n_ctx] = bos;
+    *out = c;
+    return KVASIR_OK;
+}

@@ -27,4 +27,15 @@ kvasir_code kv_source_text(const kv_source *source, char **text, size_t *len, kv
 kvasir_code kv_source_tokens(const kv_source *source, const kvasir_model *model, unsigned flags, kvasir_token **tokens,
                              size_t *n_tokens, kvasir_error *err);
 
+/* A text in chunks of as many tokens as a model reads at once, each from an empty context. */
+typedef struct kv_chunks {
+    kvasir_token *tokens; /* [n_tokens], malloc'd: chunk i begins at i * n_ctx */
+    size_t n_tokens, n_chunks;
+} kv_chunks;
+
+/* As llama-perplexity and llama-imatrix read a text: BOS where the model adds it, first token of every chunk then; special tokens not
+ * parsed; one newline at the end of a file cut off; what does not fill a chunk left out. At most max_chunks; 0: all. */
+kvasir_code kv_source_chunks(const kv_source *source, const kvasir_model *model, size_t n_ctx, size_t max_chunks,
+                             kv_chunks *out, kvasir_error *err);
+
 #endif

@@ -38,6 +38,7 @@ int kv_tool_batched_bench(int argc, char **argv);
 int kv_tool_synth(int argc, char **argv);
 int kv_tool_convert(int argc, char **argv);
 int kv_tool_quantize(int argc, char **argv);
+int kv_tool_imatrix(int argc, char **argv);
 
 /* ---- failing (tools/common.c) ------------------------------------------------------------------ */
 

@@ -57,6 +57,21 @@ struct kvasir_engine {
     uint64_t stage_ns[KV_N_STAGES]; /* when profiling */
 };
 
+/* One matrix, or a stack of them, whose inputs are added up. */
+typedef struct kv_importance_sums {
+    const kv_gguf_tensor *tensor;
+    double *sums;   /* [n_matrices][n_in] squares */
+    double *counts; /* [n_matrices] rows */
+} kv_importance_sums;
+
+struct kvasir_imatrix {
+    const kvasir_model *model;
+    kv_observer observer;
+    kv_importance_sums *tensors; /* [n_tensors], by address */
+    size_t n_tensors;
+    double *memory;
+};
+
 struct kvasir_session {
     kvasir_engine *engine;
 };

@@ -50,7 +50,10 @@ void kv_linear_run_groups(const kv_compute *c, kv_group_job *jobs, int n_jobs)
 {
     struct groups g = {.c = c, .jobs = jobs, .n_jobs = n_jobs};
     int total = 0, n_items = 0;
-    for (int j = 0; j < n_jobs; j++) total += jobs[j].n_rows > 0 ? jobs[j].w->packed.n_panels : 0;
+    for (int j = 0; j < n_jobs; j++) {
+        kv_observe(c, jobs[j].w, jobs[j].x, jobs[j].ldx, jobs[j].n_rows);
+        total += jobs[j].n_rows > 0 ? jobs[j].w->packed.n_panels : 0;
+    }
     const int per_item = total / (8 * kv_pool_n_threads(c->pool));
     g.panels_per_item = c->blas ? KV_BLAS_PANELS : kv_min_int(64, kv_max_int(2, per_item / 4 * 4));
     for (int j = 0; j < n_jobs; j++) {

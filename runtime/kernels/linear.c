@@ -120,7 +120,10 @@ void kv_linear_run(const kv_compute *c, const kv_linear_job *jobs, int n_jobs, c
 {
     struct run run = {.c = c, .jobs = jobs, .in = in, .n_jobs = n_jobs, .n_rows = n_rows};
     int total = 0;
-    for (int j = 0; j < n_jobs; j++) total += jobs[j].w->packed.n_panels;
+    for (int j = 0; j < n_jobs; j++) {
+        kv_observe(c, jobs[j].w, in->x, in->ldx, n_rows);
+        total += jobs[j].w->packed.n_panels;
+    }
     /* About eight items a thread, so that a slow core does not hold up the stage; a multiple of four panels keeps pairs whole. */
     int per_item = total / (8 * kv_pool_n_threads(c->pool));
     run.panels_per_item = c->blas ? KV_BLAS_PANELS : kv_min_int(64, kv_max_int(2, per_item / 4 * 4));

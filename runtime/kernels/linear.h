@@ -32,6 +32,12 @@ typedef struct kv_linear_job {
     size_t ldy;
 } kv_linear_job;
 
+/* Who is told what goes into each matrix, before it is multiplied (and before it is quantised). */
+typedef struct kv_observer {
+    void (*fn)(void *ctx, const kv_linear *w, const float *x, size_t ldx, int n_rows); /* x [n_rows][ldx] */
+    void *ctx;
+} kv_observer;
+
 /* Everything a stage needs; one per session. */
 typedef struct kv_compute {
     const kv_kernels *kernels;
@@ -39,8 +45,14 @@ typedef struct kv_compute {
     const struct kv_blas *blas; /* NULL: native */
     uint8_t **scratch;          /* [n_threads], each scratch_bytes, 64-byte aligned */
     size_t scratch_bytes;
-    uint64_t *stage_ns; /* NULL, or where kv_forward adds the time of its stages up */
+    uint64_t *stage_ns;          /* NULL, or where kv_forward adds the time of its stages up */
+    const kv_observer *observer; /* NULL: nobody */
 } kv_compute;
+
+static inline void kv_observe(const kv_compute *c, const kv_linear *w, const float *x, size_t ldx, int n_rows)
+{
+    if (c->observer) c->observer->fn(c->observer->ctx, w, x, ldx, n_rows);
+}
 
 /* Rows that one work item of a row-by-row stage takes: eight, fewer when there are few, and all up to four (n_rows >= 1): a single
  * item is run by the caller, without a barrier. */

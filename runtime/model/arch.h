@@ -154,6 +154,7 @@ typedef struct kv_layer {
     } moe;
     struct {
         kv_linear q_a, q_b, kv_a; /* kv_a: h -> [latent | rope key] */
+        kv_linear kv_b;           /* k_b and v_b as the file has them in one; never multiplied, only observed */
         kv_norm q_a_norm, kv_a_norm;
         kv_stack k_b; /* [n_heads] nope -> latent: a query meets the latent itself */
         kv_stack v_b; /* [n_heads] latent -> v_dim */

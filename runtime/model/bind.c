@@ -141,6 +141,7 @@ static kvasir_code bind_kv_b(binder *b, const kv_gguf_tensor *t, const kv_layer_
     const kv_mla_hparams *m = &b->hp->mla;
     const size_t nope = m->nope, lora = m->kv_lora, per_head = nope + m->v_dim;
     kv_stack *k_b = &layer->mla.k_b, *v_b = &layer->mla.v_b;
+    KV_TRY(bind_matrix(b, t, 0, t->dims[1], &layer->mla.kv_b));
     k_b->n = v_b->n = l->n_heads;
     k_b->each = own(b, l->n_heads, sizeof *k_b->each);
     v_b->each = k_b->each ? own(b, l->n_heads, sizeof *v_b->each) : NULL;

@@ -277,6 +277,7 @@ static void logits_of(kv_pass *p)
     for (int i = 0; i < b->n_hidden_rows; i++)
         kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, b->hidden_rows[i], n), n, hp->norm_eps,
                       kv_row(b->hidden, i, n));
+    if (b->n_hidden_rows > 0) kv_observe(p->c, &p->m->bound.w.output, b->hidden, (size_t)n, b->n_hidden_rows);
     if (b->n_logit_rows == 0) return;
     for (int i = 0; i < b->n_logit_rows; i++)
         kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, b->logit_rows[i], n), n, hp->norm_eps,

@@ -77,6 +77,7 @@ void kv_mla_project(kv_pass *p)
     per_head(p, &w->mla.k_b, ws->mla_q, head, ws->q, latent);
     kv_mark(p, KV_STAGE_QKV);
     kv_each_row(p, p->n_rows, row_store);
+    if (w->mla.kv_b.rows) kv_observe(p->c, &w->mla.kv_b, ws->k, latent, p->n_rows);
     kv_mark(p, KV_STAGE_WRITE);
 }
 
