@@ -81,6 +81,14 @@ class Chat:
         self.send(text)
         return self.cost()
 
+    def message_is_taken(self):
+        """What was typed may be on the screen twice, by the terminal's echo and the editor's; this comes once, when the editor is done."""
+        self.expect("\x1b[?2004l")
+
+    def reply_begins(self):
+        self.message_is_taken()
+        self.p.expect(r"\w+ \w+ ")
+
     def leave(self):
         self.p.send("\x04")
         self.p.expect(pexpect.EOF)
@@ -166,8 +174,7 @@ def undo_regen_clear_and_system_do_what_they_say():
 def ctrl_c_stops_the_reply_and_keeps_the_session():
     with Chat("--temp", "0", *ENDLESS) as chat:
         chat.send("Write a very long story about the sea.")
-        chat.expect("sea.")
-        chat.p.expect(r"\w+ \w+ ")
+        chat.reply_begins()
         chat.p.sendintr()
         start = time.time()
         chat.expect("stopped; the reply so far stays")
@@ -176,7 +183,7 @@ def ctrl_c_stops_the_reply_and_keeps_the_session():
         assert 0 < reply < 2000 and prompt + reply - used in (0, 1)
         unfed = prompt + reply - used
         chat.send("Go on.")
-        chat.p.expect(r"\w+ \w+ ")
+        chat.reply_begins()
         chat.p.sendintr()
         assert chat.cost()[0] == count_tokens(turn_text("Go on.")) + unfed, "the partial reply stayed in the session"
         chat.p.send("half a line")
@@ -202,6 +209,25 @@ def ctrl_c_while_reading_takes_the_message_back():
         chat.prompt()
         prompt = chat.say("Hello again")[0]
         assert prompt <= count_tokens(turn_text("Hello again")) + 1, prompt
+        chat.leave()
+
+
+def ctrl_c_in_the_only_chunk_takes_the_message_back_too():
+    """Nothing asks for Ctrl-C before that chunk is through, and then there is no token of a reply to keep."""
+    with Chat("-ub", "2048", "-c", "8192", *ENDLESS) as chat:
+        for _ in range(8):
+            chat.p.send("7 " * 100)
+            chat.drain()
+        chat.send("")
+        chat.message_is_taken()
+        chat.p.sendintr()
+        chat.expect("stopped before the reply began; the message is taken back")
+        chat.prompt()
+        chat.send("Hello again")
+        chat.reply_begins()
+        chat.p.sendintr()
+        prompt = chat.cost()[0]
+        assert count_tokens("Hello again") < prompt < 100, prompt
         chat.leave()
 
 
@@ -261,8 +287,7 @@ def sigterm_restores_the_terminal():
 def signals_end_a_reply_and_the_process():
     chat = Chat("--temp", "0", *ENDLESS)
     chat.send("Tell me a story.")
-    chat.expect("story.")
-    chat.p.expect(r"\w+ \w+ ")
+    chat.reply_begins()
     chat.p.kill(signal.SIGTERM)
     chat.p.expect(COST)
     chat.p.expect(pexpect.EOF)
@@ -356,6 +381,7 @@ TESTS = [
     undo_regen_clear_and_system_do_what_they_say,
     ctrl_c_stops_the_reply_and_keeps_the_session,
     ctrl_c_while_reading_takes_the_message_back,
+    ctrl_c_in_the_only_chunk_takes_the_message_back_too,
     a_full_context_is_said_and_nothing_is_cut_silently,
     pasted_and_continued_lines_are_one_message_and_history_keeps_them,
     sigterm_restores_the_terminal,

@@ -174,6 +174,13 @@ static kv_next leave_or_go_on(const kv_chat *chat)
     return is_over ? KV_NEXT_LEAVE : KV_NEXT_GO_ON;
 }
 
+/* Ctrl-C before there was any reply: the conversation is as it was before. */
+static void say_taken_back(const kv_chat *chat, bool is_message)
+{
+    kv_chat_note(chat, "stopped before the reply began; %s",
+                 is_message ? "the message is taken back" : "message and old reply are removed");
+}
+
 kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
 {
     if (chat->remote) return kv_chat_remote_turn(chat, message, len);
@@ -186,12 +193,10 @@ kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
     if (code == KVASIR_OK) code = prepare(chat, &t.err);
     if (code == KVASIR_OK) code = prefill(chat, &t);
     if (code != KVASIR_OK) {
-        if (code == KVASIR_ERR_CANCELLED) {
-            kv_chat_note(chat, "stopped before the reply began; %s",
-                         message ? "the message is taken back" : "message and old reply are removed");
-        } else {
+        if (code == KVASIR_ERR_CANCELLED)
+            say_taken_back(chat, message != NULL);
+        else
             kv_tool_fail("chat", "%s", t.err.message);
-        }
         if (is_added || !message) kv_conversation_undo(c);
         return leave_or_go_on(chat);
     }
@@ -215,6 +220,10 @@ kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
     if (t.stream.write_error) {
         kv_tool_fail("chat", "cannot write the reply to standard output: %s", strerror(t.stream.write_error));
         return KV_NEXT_FAIL;
+    }
+    if (t.end == END_INTERRUPTED && t.n_reply == 0) { /* it came while the prompt's only chunk was read */
+        say_taken_back(chat, message != NULL);
+        return leave_or_go_on(chat);
     }
     say_end(chat, &t);
     say_cost(chat, &t);

@@ -427,16 +427,21 @@ kvasir_code kv_scheduler_open(const kv_scheduler_params *params, kv_scheduler **
     return code;
 }
 
+void kv_scheduler_stop(kv_scheduler *s)
+{
+    if (!s || !s->has_thread) return;
+    pthread_mutex_lock(&s->lock);
+    s->is_closing = true;
+    pthread_cond_signal(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+    s->has_thread = false;
+}
+
 void kv_scheduler_close(kv_scheduler *s)
 {
     if (!s) return;
-    if (s->has_thread) {
-        pthread_mutex_lock(&s->lock);
-        s->is_closing = true;
-        pthread_cond_signal(&s->changed);
-        pthread_mutex_unlock(&s->lock);
-        pthread_join(s->thread, NULL);
-    }
+    kv_scheduler_stop(s);
     kv_slots_deinit(&s->slots);
     free(s->active);
     free(s->views);

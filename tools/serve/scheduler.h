@@ -38,7 +38,9 @@ typedef struct kv_scheduler_params {
 
 /* Starts the thread. */
 kvasir_code kv_scheduler_open(const kv_scheduler_params *params, kv_scheduler **out, kvasir_error *err);
-/* Ends every job that is left with an error, then the thread. */
+/* Ends every job that is left with an error, then the thread. Nothing may be submitted any more; waking stays harmless. */
+void kv_scheduler_stop(kv_scheduler *s);
+/* Stops, and frees. */
 void kv_scheduler_close(kv_scheduler *s);
 
 /* Takes a prepared job over; from any thread. False when the queue is full: the job stays the caller's. ACCEPTED is posted before

@@ -31,7 +31,7 @@
 #include "tools/serve/server.h"
 #include "tools/tools.h"
 
-enum { MAX_TEMPLATE_BYTES = 1 << 20, DRAIN_S = 7, SPARE_FDS = 64, MAX_GRAMMAR_MIB = 256 };
+enum { MAX_TEMPLATE_BYTES = 1 << 20, DRAIN_MS = 7000, CUT_MS = 2000, SPARE_FDS = 64, MAX_GRAMMAR_MIB = 256 };
 
 static const char TOOL[] = "serve";
 static const char *const POOLINGS[] = {"mean", "last", NULL}; /* in the order of kv_pooling */
@@ -160,22 +160,26 @@ static void on_wake(evutil_socket_t fd, short what, void *user)
     if (s->is_draining && s->n_jobs == 0 && TAILQ_EMPTY(&s->busy)) event_base_loopbreak(s->base);
 }
 
+/* What runs is ended; its streams get a last event. */
+static void cut(kv_server *s)
+{
+    if (s->is_cutting) return;
+    s->is_cutting = true;
+    s->cut_ms = kv_now_ms();
+    kv_jobs_cancel(s);
+}
+
 /* The last responses are on their way: looks again until they are out. */
 static void on_drain_check(evutil_socket_t fd, short what, void *user)
 {
     (void)fd, (void)what;
     kv_server *s = user;
+    const double now = kv_now_ms();
     kv_conns_close(s, false);
-    if (s->n_jobs == 0 && TAILQ_EMPTY(&s->busy)) {
+    if (now - s->drain_ms > DRAIN_MS) cut(s);
+    /* A reader that takes nothing does not hold up the end; from the cut on a step of the engine has its time too. */
+    if ((s->n_jobs == 0 && TAILQ_EMPTY(&s->busy)) || (s->is_cutting && now - s->cut_ms > CUT_MS))
         event_base_loopbreak(s->base);
-    } else if (kv_now_ms() - s->drain_ms > DRAIN_S * 1000) {
-        if (!s->is_cutting) { /* what runs is ended; its streams get a last event */
-            s->is_cutting = true;
-            kv_jobs_cancel(s);
-        } else if (kv_now_ms() - s->drain_ms > (DRAIN_S + 1) * 1000) {
-            event_base_loopbreak(s->base);
-        }
-    }
 }
 
 static void on_signal(evutil_socket_t number, short what, void *user)
@@ -183,8 +187,8 @@ static void on_signal(evutil_socket_t number, short what, void *user)
     (void)number, (void)what;
     kv_server *s = user;
     const struct timeval often = {.tv_usec = 50000};
-    if (s->is_draining) { /* a second time: at once */
-        s->drain_ms = -1e9;
+    if (s->is_draining) { /* a second time: now */
+        cut(s);
         return;
     }
     if (!s->options->common.quiet) fprintf(stderr, "stopping: %zu requests are still running\n", s->n_jobs);
@@ -216,13 +220,22 @@ static kvasir_code open_loop(kv_server *s, kvasir_error *err)
     return KVASIR_OK;
 }
 
+/* The jobs that came back only when the engine's thread ended: their streams end properly too, as far as sockets take it at once. */
+static void send_last_events(kv_server *s)
+{
+    enum { ROUNDS = 4 }; /* deliver, write, what writing calls back */
+    kv_jobs_deliver(s);
+    for (int i = 0; i < ROUNDS && !TAILQ_EMPTY(&s->busy); i++) event_base_loop(s->base, EVLOOP_NONBLOCK);
+}
+
 static void close_all(kv_server *s)
 {
     kv_listen_close(s);
     kv_preparer_close(s->preparer); /* first: it feeds the scheduler */
-    kv_scheduler_close(s->scheduler);
+    kv_scheduler_stop(s->scheduler);
+    if (s->has_mailbox && s->base) send_last_events(s);
     if (s->base) kv_conns_close(s, true);
-    if (s->has_mailbox) kv_jobs_deliver(s); /* whose jobs came back meanwhile */
+    kv_scheduler_close(s->scheduler); /* last: who has a job wakes it on leaving */
     struct event *const events[] = {s->wake, s->term, s->interrupt, s->drain_check};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i]) event_free(events[i]);

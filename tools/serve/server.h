@@ -60,7 +60,7 @@ struct kv_server {
     size_t n_conns, max_conns, body_bytes; /* body_bytes: held by all connections */
     struct event *wake, *term, *interrupt, *drain_check;
     bool is_draining, is_cutting, has_mailbox;
-    double drain_ms; /* when the signal came */
+    double drain_ms, cut_ms; /* when the signal came, and when what still ran was cancelled */
 
     kvasir_model *model;
     kvasir_engine *engine;
