@@ -57,11 +57,12 @@ static char *make_body(kv_chat *chat)
     for (size_t i = 0; messages && i < c->n_messages; i++)
         json_array_append_new(messages, json_pack("{s:s, s:o}", "role", c->messages[i].role, "content",
                                                   json_stringn(c->messages[i].content, c->messages[i].len)));
-    json_t *body = json_pack("{s:o, s:b, s:{s:b}, s:f, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "messages", messages,
-                             "stream", 1, "stream_options", "include_usage", 1, "temperature", (double)p->temperature,
-                             "top_k", p->top_k, "top_p", (double)p->top_p, "min_p", (double)p->min_p, "typical_p",
-                             (double)p->typical_p, "repeat_penalty", (double)p->repeat_penalty, "presence_penalty",
-                             (double)p->presence_penalty, "frequency_penalty", (double)p->frequency_penalty);
+    json_t *body =
+        json_pack("{s:o, s:s, s:b, s:{s:b}, s:f, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "messages", messages,
+                  "reasoning_format", "none", "stream", 1, "stream_options", "include_usage", 1, "temperature",
+                  (double)p->temperature, "top_k", p->top_k, "top_p", (double)p->top_p, "min_p", (double)p->min_p,
+                  "typical_p", (double)p->typical_p, "repeat_penalty", (double)p->repeat_penalty, "presence_penalty",
+                  (double)p->presence_penalty, "frequency_penalty", (double)p->frequency_penalty);
     if (body && chat->n_predict > 0) json_object_set_new(body, "max_tokens", json_integer(chat->n_predict));
     if (body && chat->common.seed.is_set)
         json_object_set_new(body, "seed",

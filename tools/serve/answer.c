@@ -10,6 +10,7 @@
 #include "tools/json_out.h"
 #include "tools/serve/base64.h"
 #include "tools/serve/logprobs.h"
+#include "tools/serve/tool_parser.h"
 
 typedef struct choice {
     bool has_role;
@@ -18,6 +19,7 @@ typedef struct choice {
     kv_token_record *records;
     size_t n_records;
     kv_finish finish;
+    kv_tool_parser *parser; /* where the reply may hold calls or thoughts */
 } choice;
 
 struct kv_answer {
@@ -50,6 +52,8 @@ void kv_answer_free(kv_answer *a)
     if (!a) return;
     for (size_t i = 0; i < a->n_choices; i++) {
         free(a->choices[i].text);
+        if (a->choices[i].parser) kv_tool_parser_deinit(a->choices[i].parser);
+        free(a->choices[i].parser);
         kv_records_free(a->choices[i].records, a->choices[i].n_records);
     }
     free(a->choices);
@@ -122,16 +126,6 @@ static char *chunk(const kv_answer *a, json_t *choices)
     return to_text(json);
 }
 
-char *kv_answer_role_chunk(kv_answer *a, int index, bool *is_due)
-{
-    choice *c = &a->choices[index];
-    *is_due = is_chat(a) && !c->has_role;
-    c->has_role = true;
-    if (!*is_due) return NULL;
-    return chunk(a, json_pack("[{s:i, s:{s:s, s:s}, s:n, s:n}]", "index", index, "delta", "role", "assistant",
-                              "content", "", "logprobs", "finish_reason"));
-}
-
 static size_t count_chars(const char *text, size_t len)
 {
     size_t n = 0;
@@ -139,20 +133,97 @@ static size_t count_chars(const char *text, size_t len)
     return n;
 }
 
-char *kv_answer_delta_chunk(kv_answer *a, kv_event *d, bool finish)
+/* One choice's part of a chunk; takes the values over. */
+static char *choice_chunk(const kv_answer *a, int index, const char *key, json_t *value, json_t *probs, json_t *reason)
+{
+    return chunk(
+        a, json_pack("[{s:i, s:o, s:o, s:o}]", "index", index, key, value, "logprobs", probs, "finish_reason", reason));
+}
+
+static json_t *text_delta(const char *key, const char *text, size_t len)
+{
+    return json_pack("{s:o}", key, json_stringn(text, len));
+}
+
+/* The parser of a choice, made when it is first needed; NULL: there is nothing to parse, or no memory. */
+static kv_tool_parser *parser_of(kv_answer *a, int index)
+{
+    choice *c = &a->choices[index];
+    const kv_call_spec *spec = &a->job->request.calls;
+    if (c->parser || !kv_calls_active(spec)) return c->parser;
+    c->parser = calloc(1, sizeof *c->parser);
+    if (c->parser && kv_tool_parser_init(c->parser, spec, a->job->id * 1000003u + (uint64_t)index)) return c->parser;
+    free(c->parser);
+    return c->parser = NULL;
+}
+
+static json_t *call_json(const kv_piece *p, const char *arguments, size_t len)
+{
+    return json_pack("{s:s, s:s, s:{s:s, s:o}}", "id", p->id, "type", "function", "function", "name", p->name,
+                     "arguments", json_stringn(arguments, len));
+}
+
+/* A call comes whole, but in two pieces as OpenAI's clients know it: who is called, then the arguments. */
+static json_t *call_delta(const kv_piece *p, bool is_head)
+{
+    json_t *call =
+        is_head ? call_json(p, "", 0) : json_pack("{s:{s:o}}", "function", "arguments", json_stringn(p->text, p->len));
+    if (call) json_object_set_new(call, "index", json_integer((json_int_t)p->index));
+    return json_pack("{s:[o]}", "tool_calls", call);
+}
+
+/* The log-probabilities that the next chunk takes along: only the first has any. */
+static json_t *take_logprobs(const kv_answer *a, const kv_event *d, bool *has_gone)
+{
+    json_t *probs = *has_gone || !d->n_records ? json_null() : logprobs(a, d->records, d->n_records, 0);
+    *has_gone = true;
+    return probs;
+}
+
+static void stream_pieces(kv_answer *a, const kv_event *d, kv_tool_parser *parser, kv_send_chunk *send, void *user)
+{
+    kv_piece p;
+    bool has_gone = false;
+    if (!kv_tool_parser_push(parser, d->text, d->len)) send(user, NULL);
+    if (d->finish) kv_tool_parser_finish(parser);
+    while (kv_tool_parser_next(parser, &p)) {
+        const bool is_call = p.kind == KV_PIECE_CALL;
+        json_t *delta = is_call ? call_delta(&p, true)
+                                : text_delta(p.kind == KV_PIECE_TEXT ? "content" : "reasoning_content", p.text, p.len);
+        send(user, choice_chunk(a, d->choice, "delta", delta, take_logprobs(a, d, &has_gone), json_null()));
+        if (is_call) send(user, choice_chunk(a, d->choice, "delta", call_delta(&p, false), json_null(), json_null()));
+    }
+    if (d->n_records && !has_gone) /* their text waits */
+        send(user, choice_chunk(a, d->choice, "delta", text_delta("content", "", 0), take_logprobs(a, d, &has_gone),
+                                json_null()));
+}
+
+static kv_finish reason_of(const choice *c, kv_finish finish)
+{
+    return finish == KV_FINISH_STOP && c->parser && c->parser->n_calls ? KV_FINISH_TOOLS : finish;
+}
+
+void kv_answer_stream(kv_answer *a, const kv_event *d, kv_send_chunk *send, void *user)
 {
     choice *c = &a->choices[d->choice];
-    json_t *probs = finish ? json_null() : logprobs(a, d->records, d->n_records, c->n_chars);
-    json_t *text = json_stringn(finish || !d->text ? "" : d->text, finish ? 0 : d->len);
-    json_t *reason = finish ? finish_name(d->finish) : json_null();
-    if (!finish) c->n_chars += count_chars(d->text, d->len);
-    if (!is_chat(a))
-        return chunk(a, json_pack("[{s:i, s:o, s:o, s:o}]", "index", d->choice, "text", text, "logprobs", probs,
-                                  "finish_reason", reason));
-    json_t *delta = finish ? json_object() : json_pack("{s:o}", "content", text);
-    if (finish) json_decref(text);
-    return chunk(a, json_pack("[{s:i, s:o, s:o, s:o}]", "index", d->choice, "delta", delta, "logprobs", probs,
-                              "finish_reason", reason));
+    const char *key = is_chat(a) ? "delta" : "text";
+    kv_tool_parser *parser = parser_of(a, d->choice);
+    if (is_chat(a) && !c->has_role)
+        send(user, choice_chunk(a, d->choice, key, json_pack("{s:s, s:s}", "role", "assistant", "content", ""),
+                                json_null(), json_null()));
+    c->has_role = true;
+    if (parser) {
+        stream_pieces(a, d, parser, send, user);
+    } else if (d->len || d->n_records) {
+        json_t *probs = logprobs(a, d->records, d->n_records, c->n_chars);
+        send(user, choice_chunk(a, d->choice, key,
+                                is_chat(a) ? text_delta("content", d->text, d->len) : json_stringn(d->text, d->len),
+                                probs, json_null()));
+        c->n_chars += count_chars(d->text, d->len);
+    }
+    if (d->finish)
+        send(user, choice_chunk(a, d->choice, key, is_chat(a) ? json_object() : json_string(""), json_null(),
+                                finish_name(reason_of(c, d->finish))));
 }
 
 char *kv_answer_progress_chunk(kv_answer *a, const kv_event *p)
@@ -199,16 +270,54 @@ bool kv_answer_collect(kv_answer *a, kv_event *d)
     return c->text != NULL;
 }
 
-static json_t *whole_choice(const kv_answer *a, size_t index)
+/* The text of a key so far, and more. */
+static void append_text(json_t *message, const char *key, const char *text, size_t len)
+{
+    const json_t *had = json_object_get(message, key);
+    const size_t n = json_string_length(had);
+    char *joined = malloc(n + len + 1);
+    if (!joined) return;
+    if (n) memcpy(joined, json_string_value(had), n);
+    memcpy(joined + n, text, len);
+    json_object_set_new(message, key, json_stringn(joined, n + len));
+    free(joined);
+}
+
+/* {"role", "content", "reasoning_content", "tool_calls"}; content is null beside calls. */
+static json_t *parsed_message(const choice *c, kv_tool_parser *parser)
+{
+    kv_piece p;
+    json_t *message = json_pack("{s:s, s:s}", "role", "assistant", "content", ""), *calls = json_array();
+    if (!kv_tool_parser_push(parser, c->text, c->len)) json_object_clear(message);
+    kv_tool_parser_finish(parser);
+    while (kv_tool_parser_next(parser, &p))
+        if (p.kind == KV_PIECE_CALL)
+            json_array_append_new(calls, call_json(&p, p.text, p.len));
+        else
+            append_text(message, p.kind == KV_PIECE_TEXT ? "content" : "reasoning_content", p.text, p.len);
+    if (json_array_size(calls) == 0) {
+        json_decref(calls);
+        return message;
+    }
+    if (json_string_length(json_object_get(message, "content")) == 0)
+        json_object_set_new(message, "content", json_null());
+    json_object_set_new(message, "tool_calls", calls);
+    return message;
+}
+
+static json_t *whole_choice(kv_answer *a, size_t index)
 {
     const choice *c = &a->choices[index];
-    json_t *text = json_stringn(c->text ? c->text : "", c->len), *probs = logprobs(a, c->records, c->n_records, 0),
-           *reason = finish_name(c->finish);
+    json_t *text = json_stringn(c->text ? c->text : "", c->len), *probs = logprobs(a, c->records, c->n_records, 0);
     if (!is_chat(a))
         return json_pack("{s:I, s:o, s:o, s:o}", "index", (json_int_t)index, "text", text, "logprobs", probs,
-                         "finish_reason", reason);
-    return json_pack("{s:I, s:{s:s, s:o}, s:o, s:o}", "index", (json_int_t)index, "message", "role", "assistant",
-                     "content", text, "logprobs", probs, "finish_reason", reason);
+                         "finish_reason", finish_name(c->finish));
+    kv_tool_parser *parser = parser_of(a, (int)index);
+    json_t *message =
+        parser ? parsed_message(c, parser) : json_pack("{s:s, s:O}", "role", "assistant", "content", text);
+    json_decref(text);
+    return json_pack("{s:I, s:o, s:o, s:o}", "index", (json_int_t)index, "message", message, "logprobs", probs,
+                     "finish_reason", finish_name(reason_of(c, c->finish)));
 }
 
 /* Vectors of unit length, as lists of numbers or as the bytes of little-endian floats in base64. */

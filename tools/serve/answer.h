@@ -20,10 +20,10 @@ bool kv_answer_collect(kv_answer *answer, kv_event *delta);
 /* {"id", "object", "choices", "usage", "timings"} or the list of embeddings, at END. */
 char *kv_answer_whole(kv_answer *answer);
 
-/* The chunk that gives a choice its role, or NULL when it has one (or is none of a chat): *is_due tells. */
-char *kv_answer_role_chunk(kv_answer *answer, int choice, bool *is_due);
-/* Text and log-probabilities of a DELTA; or, with `finish`, its finish_reason alone. */
-char *kv_answer_delta_chunk(kv_answer *answer, kv_event *delta, bool finish);
+/* The chunks of a DELTA, in order: the role (once per choice of a chat), text, thoughts and calls, log-probabilities with the first of
+ * them, and finish_reason alone. `send` takes each over; NULL: out of memory. */
+typedef void kv_send_chunk(void *user, char *text);
+void kv_answer_stream(kv_answer *answer, const kv_event *delta, kv_send_chunk *send, void *user);
 char *kv_answer_progress_chunk(kv_answer *answer, const kv_event *progress);
 /* Empty choices, usage and timings. */
 char *kv_answer_usage_chunk(kv_answer *answer);

@@ -63,17 +63,14 @@ void kv_jobs_cancel(kv_server *s)
 
 /* ---- events ---------------------------------------------------------------------------------------- */
 
+static void send_chunk(void *conn, char *text) { kv_stream_event(conn, text); }
+
 static void deliver_delta(kv_conn *c, kv_job *job, kv_event *d)
 {
-    bool is_due;
-    if (!job->request.stream) {
+    if (job->request.stream)
+        kv_answer_stream(job->answer, d, send_chunk, c);
+    else
         kv_answer_collect(job->answer, d);
-        return;
-    }
-    char *role = kv_answer_role_chunk(job->answer, d->choice, &is_due);
-    if (is_due) kv_stream_event(c, role);
-    if (d->len || d->n_records) kv_stream_event(c, kv_answer_delta_chunk(job->answer, d, false));
-    if (d->finish) kv_stream_event(c, kv_answer_delta_chunk(job->answer, d, true));
 }
 
 static void deliver_end(kv_conn *c, kv_job *job)

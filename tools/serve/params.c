@@ -228,6 +228,16 @@ bool kv_constraints_read(const json_t *body, const kv_request_defaults *defaults
                              KV_MAX_SEQUENCES);
     if (out->kind == KV_KIND_EMBEDDING) return true;
     bool ok = kv_constraint_read(body, &is_constrained, &kind, &text, &param, error);
+    if (ok && out->calls.schema) { /* the call that tool_choice requires is the whole reply */
+        if (is_constrained)
+            ok = kv_api_refuse(error, param, "%s cannot be given where tool_choice requires a call", param);
+        is_constrained = true;
+        kind = KVASIR_GRAMMAR_JSON_SCHEMA;
+        param = "tools";
+        free(text);
+        text = strdup(out->calls.schema);
+        ok = ok && (text || kv_api_fail(error, 500, "out_of_memory", "out of memory for the request"));
+    }
     if (ok && is_constrained) {
         out->constraints = calloc(n, sizeof *out->constraints);
         ok = out->constraints ? kv_constraints_open(defaults->grammars, defaults->model, kind, text, param,

@@ -106,7 +106,7 @@ static json_t *read_message(const json_t *message, size_t i, kv_api_error *error
     return NULL;
 }
 
-static char *read_messages(const json_t *body, kv_api_error *error)
+static char *read_messages(const json_t *body, const json_t *tools, const kv_dialect *dialect, kv_api_error *error)
 {
     const json_t *messages = kv_json_get(body, "messages");
     if (!json_is_array(messages) || json_array_size(messages) == 0) {
@@ -120,9 +120,21 @@ static char *read_messages(const json_t *body, kv_api_error *error)
         json_t *message = read_message(json_array_get(messages, i), i, error);
         ok = message && (json_array_append_new(list, message) == 0 || out_of_memory(error));
     }
+    ok = ok && (kv_tools_into_messages(list, tools, dialect) || out_of_memory(error));
     char *text = ok ? json_dumps(list, JSON_COMPACT) : NULL;
     if (ok && !text) out_of_memory(error);
     json_decref(list);
+    return text;
+}
+
+/* What the template gets beside the messages; NULL: out of memory. */
+static char *variables_of(const json_t *extra, const json_t *tools, const kv_dialect *dialect)
+{
+    json_t *all = extra ? json_copy((json_t *)extra) : json_object();
+    const bool ok = all && (!tools || !dialect->has_xml_tools || json_object_get(all, "xml_tools") ||
+                            json_object_set(all, "xml_tools", (json_t *)tools) == 0);
+    char *text = ok ? json_dumps(all, JSON_COMPACT) : NULL;
+    json_decref(all);
     return text;
 }
 
@@ -135,22 +147,24 @@ bool kv_chat_render(const json_t *body, const kv_request_defaults *defaults, cha
         return kv_api_refuse(error, "chat_template_kwargs", "chat_template_kwargs must be an object");
     if (prompt && !json_is_boolean(prompt))
         return kv_api_refuse(error, "add_generation_prompt", "add_generation_prompt must be true or false");
-    char *tools = NULL, *messages = NULL;
+    const json_t *tools;
+    const kv_dialect *dialect = &defaults->dialect;
     if (!kv_tools_read(body, &tools, error)) return false;
-    if (!(messages = read_messages(body, error))) {
-        free(tools);
-        return false;
-    }
-    char *extra_text = extra ? json_dumps(extra, JSON_COMPACT) : NULL;
+    char *messages = read_messages(body, tools, dialect, error);
+    if (!messages) return false;
+    char *extra_text = variables_of(extra, tools, dialect),
+         *tools_text = tools && dialect->knows_tools ? json_dumps(tools, JSON_COMPACT) : NULL;
     kvasir_template_params params = {.source = defaults->template_source,
                                      .messages_json = messages,
-                                     .tools_json = tools,
+                                     .tools_json = tools_text,
                                      .extra_json = extra_text,
                                      .add_generation_prompt = !prompt || json_is_true(prompt)};
-    kvasir_error err = {0};
-    const kvasir_code code = kvasir_template_render(defaults->model, &params, text, len, &err);
+    kvasir_error err = {.code = KVASIR_ERR_MEMORY};
+    const bool has_all = extra_text && (tools_text || !tools || !dialect->knows_tools);
+    const kvasir_code code =
+        has_all ? kvasir_template_render(defaults->model, &params, text, len, &err) : KVASIR_ERR_MEMORY;
     free(messages);
-    free(tools);
+    free(tools_text);
     free(extra_text);
     return code == KVASIR_OK || from_library(error, "messages", &err);
 }
@@ -278,6 +292,22 @@ static void make_prefix_key(kv_kind kind, const json_t *body, kv_request *r)
     snprintf(r->prefix_key, sizeof r->prefix_key, "%016llx", hash);
 }
 
+/* A call that must come begins in the prompt, behind the thought that the template may have begun. */
+static bool begin_call(kv_call_spec *calls, const kv_dialect *dialect, char **text, size_t *len, kv_api_error *error)
+{
+    if (!calls->begun) return true;
+    const char *close = calls->begins_in_thought ? dialect->thoughts->close : "",
+               *gap = calls->begins_in_thought ? "\n\n" : "";
+    const size_t more = strlen(close) + strlen(gap) + strlen(calls->begun);
+    char *grown = realloc(*text, *len + more + 1);
+    if (!grown) return out_of_memory(error);
+    stpcpy(stpcpy(stpcpy(grown + *len, close), gap), calls->begun);
+    *text = grown;
+    *len += more;
+    calls->begins_in_thought = false;
+    return true;
+}
+
 static bool read_chat(const json_t *body, const kv_request_defaults *defaults, kv_request *out, kv_api_error *error)
 {
     char *text = NULL;
@@ -286,7 +316,9 @@ static bool read_chat(const json_t *body, const kv_request_defaults *defaults, k
     if (!out->prompts) return out_of_memory(error);
     out->n_prompts = 1;
     if (!kv_chat_render(body, defaults, &text, &len, error)) return false;
-    const bool ok = tokenize(defaults->model, text, len, &out->prompts[0], "messages", error) &&
+    const bool ok = kv_calls_read(body, &defaults->dialect, text, len, &out->calls, error) &&
+                    begin_call(&out->calls, &defaults->dialect, &text, &len, error) &&
+                    tokenize(defaults->model, text, len, &out->prompts[0], "messages", error) &&
                     check_length(defaults, out->prompts[0].n_tokens, "messages", error);
     kvasir_free(text);
     return ok;
@@ -335,6 +367,7 @@ void kv_request_deinit(kv_request *r)
     for (size_t i = 0; i < r->n_stops; i++) free(r->stops[i].text);
     for (size_t i = 0; r->constraints && i < r->n_prompts * (size_t)r->n; i++)
         kvasir_constraint_close(r->constraints[i]);
+    kv_call_spec_deinit(&r->calls);
     free(r->constraints);
     free(r->prompts);
     free(r->logit_bias);

@@ -6,6 +6,7 @@
 #define KV_TOOLS_SERVE_REQUEST_H
 
 #include "tools/serve/constrain.h"
+#include "tools/serve/tool_calls.h"
 
 enum {
     KV_MAX_CHOICES = 128,
@@ -45,6 +46,7 @@ typedef struct kv_request {
     int n_logprobs; /* alternatives beside the chosen token */
     bool stream, include_usage, return_progress, cache_prompt, echo, ignore_eos;
     kvasir_constraint **constraints; /* [n_prompts * n], or NULL: free text */
+    kv_call_spec calls;              /* what the reply may hold beside text */
     bool is_base64;                  /* embeddings */
     kv_pooling pooling;
     char prefix_key[17]; /* hash of the prompt's beginning, for fronts that keep caches warm */
@@ -57,6 +59,7 @@ typedef struct kv_request_defaults {
     bool has_seed; /* otherwise each request without one draws its own */
     size_t n_ctx;
     const char *template_source; /* NULL: the model's own */
+    kv_dialect dialect;          /* how that template writes calls and thoughts */
     const char *template_stop;   /* text that ends a reply where the format has no token for it; or NULL */
     kv_pooling pooling;
     kv_grammar_cache *grammars;
@@ -72,8 +75,15 @@ void kv_request_deinit(kv_request *request);
 /* params.c: everything but prompts. */
 bool kv_params_read(kv_kind kind, const json_t *body, const kv_request_defaults *defaults, kv_request *out,
                     kv_api_error *error);
-/* tool_defs.c: "tools" as JSON for the template (malloc'd; NULL: none, or tool_choice "none"). */
-bool kv_tools_read(const json_t *body, char **text, kv_api_error *error);
+/* tool_defs.c: "tools", checked and borrowed; NULL: none, or tool_choice "none". */
+bool kv_tools_read(const json_t *body, const json_t **tools, kv_api_error *error);
+/* tool_defs.c: what the reply may hold or must begin with, behind this prompt. `out` is zero; on false it may be half filled. */
+bool kv_calls_read(const json_t *body, const kv_dialect *dialect, const char *prompt, size_t len, kv_call_spec *out,
+                   kv_api_error *error);
+/* tool_schema.c: one call of one of the tools as a schema (malloc'd); with `has_head` its arguments alone. */
+bool kv_tool_schema(const json_t *tools, const kv_call_format *format, bool has_head, char **out, kv_api_error *error);
+/* tool_prompt.c: changes the messages (copies) so that the template can render them. False: out of memory. */
+bool kv_tools_into_messages(json_t *messages, const json_t *tools, const kv_dialect *dialect);
 /* prompt.c: "messages" through the template. `*text` is malloc'd (kvasir_free). */
 bool kv_chat_render(const json_t *body, const kv_request_defaults *defaults, char **text, size_t *len,
                     kv_api_error *error);

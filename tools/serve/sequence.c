@@ -190,7 +190,11 @@ static bool score_prompt(kv_sequence *q, const kv_sampling *s, size_t step, size
 static bool push_text(kv_sequence *q, const kv_sampling *s, kvasir_token token, kv_token_record *record)
 {
     char small[256];
-    const size_t n = kvasir_token_bytes(s->model, token, false, small, sizeof small);
+    size_t n = kvasir_token_bytes(s->model, token, false, small, sizeof small);
+    if (n == 0 && kv_calls_active(&request_of(q)->calls)) { /* control tokens are text where they are markers */
+        n = kvasir_token_bytes(s->model, token, true, small, sizeof small);
+        if (n > sizeof small || !kv_calls_show(&request_of(q)->calls, small, n)) n = 0;
+    }
     if (n <= sizeof small) return kv_reply_push(&q->reply, small, n, record);
     char *large = malloc(n);
     const bool ok = large && kvasir_token_bytes(s->model, token, false, large, n) == n &&

@@ -72,6 +72,8 @@ static kvasir_code open_template(kv_server *s, kvasir_error *err)
         s->defaults.template_stop = format->stop;
         if (!o->common.quiet) fprintf(stderr, "note: %s\n", format->note);
     }
+    s->defaults.dialect =
+        kv_dialect_choose(s->defaults.template_source ? s->defaults.template_source : kvasir_model_template(s->model));
     return KVASIR_OK;
 }
 

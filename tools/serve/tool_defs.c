@@ -1,13 +1,20 @@
-/* tool_defs.c - the tools that a chat request offers, checked, on their way into the template.
+/* tool_defs.c - the tools that a chat request offers, and which of them the reply must call.
  *
- *     "tools": [{"type": "function", "function": {"name", "description", "parameters"}}], "tool_choice": "none" | "auto" | ...
+ *     "tools": [{"type": "function", "function": {"name", "description", "parameters"}}]
+ *     "tool_choice": "none" | "auto" | "required" | {"type": "function", "function": {"name"}}
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tools/serve/request.h"
 
-enum { MAX_TOOLS = 128 };
+enum { MAX_TOOLS = 128, MAX_NAME = 256 };
+
+static bool out_of_memory(kv_api_error *error)
+{
+    return kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
+}
 
 static const char *name_of_tool(const json_t *tool)
 {
@@ -23,7 +30,8 @@ static bool check_tool(const json_t *tool, size_t i, kv_api_error *error)
         return kv_api_refuse(error, path, "%s must be an object of type \"function\"", path);
     snprintf(path, sizeof path, "tools[%zu].function.name", i);
     const char *name = name_of_tool(tool);
-    if (!name || !name[0]) return kv_api_refuse(error, path, "%s must be a string", path);
+    if (!name || !name[0] || strlen(name) > MAX_NAME)
+        return kv_api_refuse(error, path, "%s must be a string of 1 to %d bytes", path, MAX_NAME);
     const json_t *parameters = kv_json_get(json_object_get(tool, "function"), "parameters");
     snprintf(path, sizeof path, "tools[%zu].function.parameters", i);
     return !parameters || json_is_object(parameters) || kv_api_refuse(error, path, "%s must be a JSON schema", path);
@@ -43,9 +51,15 @@ static bool check_choice(const json_t *choice, const json_t *tools, kv_api_error
                                 "tool_choice must be \"none\", \"auto\", \"required\" or one of the tools");
 }
 
-bool kv_tools_read(const json_t *body, char **text, kv_api_error *error)
+static bool is_word(const json_t *choice, const char *word)
+{
+    return json_is_string(choice) && strcmp(json_string_value(choice), word) == 0;
+}
+
+bool kv_tools_read(const json_t *body, const json_t **out, kv_api_error *error)
 {
     const json_t *tools = kv_json_get(body, "tools"), *choice = kv_json_get(body, "tool_choice");
+    *out = NULL;
     if (tools && !json_is_array(tools)) return kv_api_refuse(error, "tools", "tools must be an array");
     if (json_array_size(tools) > MAX_TOOLS)
         return kv_api_refuse(error, "tools", "tools has %zu entries, but must have 0 to %d", json_array_size(tools),
@@ -53,8 +67,85 @@ bool kv_tools_read(const json_t *body, char **text, kv_api_error *error)
     for (size_t i = 0; i < json_array_size(tools); i++)
         if (!check_tool(json_array_get(tools, i), i, error)) return false;
     if (choice && !check_choice(choice, tools, error)) return false;
-    const bool is_off = choice && json_is_string(choice) && strcmp(json_string_value(choice), "none") == 0;
-    if (json_array_size(tools) == 0 || is_off) return true;
-    *text = json_dumps(tools, JSON_COMPACT);
-    return *text || kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
+    if (json_array_size(tools) > 0 && !is_word(choice, "none")) *out = tools;
+    return true;
+}
+
+/* ---- what the reply may hold ----------------------------------------------------------------------------------- */
+
+static bool read_thoughts(const json_t *body, const kv_dialect *dialect, kv_call_spec *out, kv_api_error *error)
+{
+    static const char *const words[] = {"auto", "deepseek", "none"};
+    const json_t *format = kv_json_get(body, "reasoning_format");
+    bool is_known = !format;
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) is_known |= format && is_word(format, words[i]);
+    if (!is_known)
+        return kv_api_refuse(error, "reasoning_format", "reasoning_format must be \"auto\", \"deepseek\" or \"none\"");
+    if (!is_word(format, "none")) out->thoughts = dialect->thoughts;
+    return true;
+}
+
+static bool read_names(const json_t *tools, kv_call_spec *out, kv_api_error *error)
+{
+    out->names = calloc(json_array_size(tools), sizeof *out->names);
+    if (!out->names) return out_of_memory(error);
+    for (size_t i = 0; i < json_array_size(tools); i++) {
+        out->names[i] = strdup(name_of_tool(json_array_get(tools, i)));
+        if (!out->names[i]) return out_of_memory(error);
+        out->n_names++;
+    }
+    return true;
+}
+
+static char *joined(const char *a, const char *b, const char *c)
+{
+    char *text = malloc(strlen(a) + strlen(b) + strlen(c) + 1);
+    if (text) stpcpy(stpcpy(stpcpy(text, a), b), c);
+    return text;
+}
+
+/* The call that must come: its beginning goes into the prompt, a schema says how it goes on. With one function to choose from, and a
+ * format that has the name before the JSON, that is the beginning too. */
+static bool force(const json_t *tools, const json_t *choice, kv_call_spec *out, kv_api_error *error)
+{
+    const char *name = name_of_tool(choice);
+    const kv_call_format *f = out->format;
+    json_t *some = json_array();
+    for (size_t i = 0; some && i < json_array_size(tools); i++) {
+        json_t *tool = json_array_get(tools, i);
+        if (!name || strcmp(name, name_of_tool(tool)) == 0) json_array_append(some, tool);
+    }
+    const bool has_head = json_array_size(some) == 1 && f->force_head[0];
+    if (some)
+        out->begun = has_head ? joined(f->force_head[0], name_of_tool(json_array_get(some, 0)), f->force_head[1])
+                              : strdup(f->force);
+    const bool ok = out->begun ? kv_tool_schema(some, f, has_head, &out->schema, error) : out_of_memory(error);
+    json_decref(some);
+    return ok;
+}
+
+/* Whether the prompt leaves the model in the middle of a thought. */
+static bool ends_with(const char *text, size_t len, const char *marker)
+{
+    const size_t n = strlen(marker);
+    while (len && (text[len - 1] == ' ' || text[len - 1] == '\n')) len--;
+    return len >= n && memcmp(text + len - n, marker, n) == 0;
+}
+
+bool kv_calls_read(const json_t *body, const kv_dialect *dialect, const char *prompt, size_t len, kv_call_spec *out,
+                   kv_api_error *error)
+{
+    const json_t *tools, *choice = kv_json_get(body, "tool_choice"),
+                         *parallel = kv_json_get(body, "parallel_tool_calls");
+    if (parallel && !json_is_boolean(parallel))
+        return kv_api_refuse(error, "parallel_tool_calls", "parallel_tool_calls must be true or false");
+    if (!kv_tools_read(body, &tools, error) || !read_thoughts(body, dialect, out, error)) return false;
+    if (dialect->thoughts) out->begins_in_thought = ends_with(prompt, len, dialect->thoughts->open);
+    if (tools) {
+        out->format = dialect->calls;
+        out->max_calls = parallel && json_is_false(parallel) ? 1 : (size_t)-1;
+        if (!read_names(tools, out, error)) return false;
+    }
+    if (kv_calls_active(out)) out->silent = dialect->calls->silent;
+    return !tools || !choice || is_word(choice, "auto") || force(tools, choice, out, error);
 }
