@@ -253,8 +253,10 @@ KVASIR_API const kvasir_token *kvasir_session_tokens(const kvasir_session *sessi
 KVASIR_API size_t kvasir_session_rewind(kvasir_session *session, size_t n_tokens);
 
 typedef struct kvasir_kv_stats {
-    size_t pages, bytes;           /* pages in use now, and their bytes */
-    size_t peak_pages, peak_bytes; /* most so far */
+    size_t pages, bytes;               /* pages that are held now, and their bytes */
+    size_t peak_pages, peak_bytes;     /* most so far */
+    size_t cached_pages, cached_bytes; /* of those held, what only the prefix cache of an engine holds */
+    size_t evicted_pages;              /* given up by it so far, for room */
 } kvasir_kv_stats;
 KVASIR_API kvasir_kv_stats kvasir_session_kv_stats(const kvasir_session *session);
 KVASIR_API int kvasir_session_n_threads(const kvasir_session *session);
@@ -326,12 +328,16 @@ KVASIR_API size_t kvasir_engine_rewind(kvasir_engine *engine, int seq, size_t n_
 /* Sequence `to` becomes the first n_tokens tokens of `from`; pages are shared, copied when one of them writes. Returns how many tokens
  * `to` has: n_tokens, or 0 when window layers of `from` no longer hold what is needed. */
 KVASIR_API size_t kvasir_engine_share(kvasir_engine *engine, int from, int to, size_t n_tokens);
-/* Gives the empty sequence `seq` the longest prefix of tokens [n_tokens] whose pages are at hand: in the prefix cache or in another
- * sequence, busy or not. Returns how many tokens `seq` has now, less than n_tokens (so that the last one is evaluated and has logits);
- * 0 also when `seq` is not empty. The pages are shared; the bits are those of evaluating the tokens. */
+/* The prefix cache: a sequence that was begun by resume leaves its pages there as they fill, so that others share them while it runs;
+ * retire adds the last one. Pages that no sequence uses go, least recently used first, when the KV budget (0: what all sequences need at
+ * most) leaves no room for others.
+ *
+ * Gives the empty sequence `seq` the longest prefix of tokens [n_tokens] whose pages are at hand: in the cache or in another sequence, busy
+ * or not. Returns how many tokens `seq` has now, less than n_tokens (so that the last one is evaluated and has logits); 0 also when `seq`
+ * is not empty. The pages are shared; the bits are those of evaluating the tokens. */
 KVASIR_API size_t kvasir_engine_resume(kvasir_engine *engine, int seq, const kvasir_token *tokens, size_t n_tokens);
-/* Sequence `seq` is done: it becomes empty, and its pages go to the prefix cache, where kvasir_engine_resume finds them until their
- * room is needed. */
+/* Sequence `seq` is done: it becomes empty, and its pages stay in the prefix cache. (kvasir_engine_rewind to 0: only those that are there
+ * already.) */
 KVASIR_API void kvasir_engine_retire(kvasir_engine *engine, int seq);
 KVASIR_API kvasir_kv_stats kvasir_engine_kv_stats(const kvasir_engine *engine);
 

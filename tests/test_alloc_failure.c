@@ -387,6 +387,35 @@ static void a_decode_step_allocates_nothing_but_pages(void **state)
     kvasir_model_close(model);
 }
 
+/* The same in an engine whose prefix cache is filled and gives up older texts all the time: a page may be a new one for its group, nothing
+ * else is. */
+static void a_decode_step_beside_a_full_prefix_cache_allocates_nothing_but_pages(void **state)
+{
+    kvasir_model *model = must_open_model(*state, KVASIR_GEMM_NATIVE, NULL);
+    kvasir_session_params p = kvasir_session_params_default();
+    kvasir_engine *e = NULL;
+    kvasir_token tokens[N_CTX];
+    p.n_ctx = N_CTX, p.n_batch = 64, p.n_threads = 2;
+    assert_int_equal(kvasir_engine_open(model, &p, 2, &e, NULL), KVASIR_OK);
+    for (int round = 0; round < 8; round++) {
+        fill(tokens, N_CTX);
+        tokens[0] = round;
+        assert_int_equal(kvasir_engine_resume(e, 0, tokens, N_CTX), 0);
+        for (size_t pos = 0; pos < N_CTX; pos++) {
+            const kvasir_step step = {.tokens = tokens + pos, .n_tokens = 1, .want = KVASIR_LOGITS_LAST};
+            watch(0);
+            kvasir_code code = kvasir_engine_eval(e, &step, 1, NULL);
+            const size_t n = unwatch();
+            assert_int_equal(code, KVASIR_OK);
+            if (pos % 64 != 0 && pos % 64 != 63) assert_int_equal(n, 0); /* takes a page, leaves a page to the cache */
+        }
+        kvasir_engine_retire(e, 0);
+    }
+    assert_true(kvasir_engine_kv_stats(e).evicted_pages > 20);
+    kvasir_engine_close(e);
+    kvasir_model_close(model);
+}
+
 static kvasir_code open_sampler(void *ctx, uint64_t *result, kvasir_error *err)
 {
     (void)result; /* an object; nothing of it may be missing */
@@ -526,6 +555,8 @@ int main(void)
         cmocka_unit_test_prestate(an_eval_that_fails_changes_nothing, tiny_gemma3),
         cmocka_unit_test_prestate(a_decode_step_allocates_nothing_but_pages, tiny_llama),
         cmocka_unit_test_prestate(a_decode_step_allocates_nothing_but_pages, tiny_gemma3),
+        cmocka_unit_test_prestate(a_decode_step_beside_a_full_prefix_cache_allocates_nothing_but_pages, tiny_llama),
+        cmocka_unit_test_prestate(a_decode_step_beside_a_full_prefix_cache_allocates_nothing_but_pages, tiny_gemma3),
         cmocka_unit_test(opening_a_sampler_survives_every_failure),
         cmocka_unit_test(tokenizing_survives_every_failure),
         cmocka_unit_test(rendering_survives_every_failure),

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "cache/bounds.h"
+#include "cache/prefix.h"
 #include "cache/store.h"
 
 static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
@@ -49,21 +50,6 @@ kvasir_code kv_cache_init(kv_cache *cache, const kv_layer_shape *shapes, int n_l
     return KVASIR_OK;
 }
 
-void kv_cache_deinit(kv_cache *cache)
-{
-    for (int g = 0; g < cache->n_groups; g++) {
-        kv_page *page = cache->groups[g].free_pages;
-        while (page) {
-            kv_page *next = page->next_free;
-            kv_free(page->data);
-            kv_free(page);
-            page = next;
-        }
-    }
-    kv_free(cache->layers);
-    *cache = (kv_cache){0};
-}
-
 /* Pages of n tokens; does not wrap, whatever n is. */
 static size_t pages_of(size_t n) { return n / KV_PAGE + (n % KV_PAGE != 0); }
 
@@ -88,17 +74,21 @@ bool kv_cache_bytes_for(const kv_cache *cache, size_t n_ctx, size_t n_batch, siz
     return true;
 }
 
-/* First page that a sequence of n tokens keeps: the next query sees back to n - horizon + 1; one page more stays, so that a short rewind
- * needs no second prefill. */
-static size_t first_kept(const kv_group *g, size_t n)
+size_t kv_group_first_kept(const kv_group *g, size_t n)
 {
     const size_t horizon = (size_t)g->horizon;
     return horizon == 0 || n + 1 < horizon + KV_PAGE ? 0 : (n + 1 - horizon - KV_PAGE) / KV_PAGE;
 }
 
+size_t kv_group_first_needed(const kv_group *g, size_t n)
+{
+    const size_t horizon = (size_t)g->horizon;
+    return horizon == 0 || n + 1 < horizon ? 0 : (n + 1 - horizon) / KV_PAGE;
+}
+
 size_t kv_cache_pages_held(const kv_cache *cache, int layer, size_t n_tokens)
 {
-    return pages_of(n_tokens) - first_kept(&cache->groups[cache->layers[layer].group], n_tokens);
+    return pages_of(n_tokens) - kv_group_first_kept(&cache->groups[cache->layers[layer].group], n_tokens);
 }
 
 size_t kv_layer_page_bytes(const kv_layer_place *p)
@@ -107,26 +97,67 @@ size_t kv_layer_page_bytes(const kv_layer_place *p)
            (p->k_head_bytes + p->v_head_bytes + p->bounds_head_bytes + p->shape.state_bytes);
 }
 
-/* NULL when memory or the budget is exhausted. */
+static void page_free(kv_cache *c, kv_group *g)
+{
+    kv_page *page = g->free_pages;
+    g->free_pages = page->next_free;
+    c->held_bytes -= g->page_bytes;
+    kv_free(page->data);
+    kv_free(page);
+}
+
+void kv_cache_deinit(kv_cache *cache)
+{
+    for (int g = 0; g < cache->n_groups; g++)
+        while (cache->groups[g].free_pages) page_free(cache, &cache->groups[g]);
+    kv_free(cache->layers);
+    *cache = (kv_cache){0};
+}
+
+/* Pages that wait on the lists of other groups count as memory too: they go before more is asked for than the limit. */
+static void shrink_lists(kv_cache *c, size_t bytes, size_t limit)
+{
+    for (int g = 0; g < c->n_groups; g++)
+        while (c->held_bytes + bytes > limit && c->groups[g].free_pages) page_free(c, &c->groups[g]);
+}
+
+static kv_page *page_new(kv_cache *c, const kv_group *g)
+{
+    const size_t limit = c->budget_bytes ? c->budget_bytes : c->soft_bytes;
+    if (limit) shrink_lists(c, g->page_bytes, limit);
+    kv_page *page = kv_calloc(1, sizeof *page);
+    if (!page) return NULL;
+    page->data = kv_alloc_aligned(g->page_bytes);
+    if (!page->data) {
+        kv_free(page);
+        return NULL;
+    }
+    /* A tile reads 16 tokens at a time, also those not written yet: they must be numbers. */
+    memset(page->data, 0, g->page_bytes);
+    c->held_bytes += g->page_bytes;
+    return page;
+}
+
+static kv_page *take_free(kv_group *g)
+{
+    kv_page *page = g->free_pages;
+    if (page) g->free_pages = page->next_free;
+    return page;
+}
+
+static bool is_beyond(const kv_cache *c, size_t bytes, size_t limit) { return limit && c->bytes + bytes > limit; }
+
+/* NULL when memory or the budget is exhausted, and nothing idle is left to give up for it. */
 static kv_page *page_get(kv_cache *c, int group)
 {
     kv_group *g = &c->groups[group];
-    if (c->budget_bytes && c->bytes + g->page_bytes > c->budget_bytes) return NULL;
-    kv_page *page = g->free_pages;
-    if (page) {
-        g->free_pages = page->next_free;
-    } else {
-        page = kv_calloc(1, sizeof *page);
-        if (!page) return NULL;
-        page->data = kv_alloc_aligned(g->page_bytes);
-        if (!page->data) {
-            kv_free(page);
-            return NULL;
-        }
-        /* A tile reads 16 tokens at a time, also those not written yet: they must be numbers. */
-        memset(page->data, 0, g->page_bytes);
-        c->held_bytes += g->page_bytes;
-    }
+    while (is_beyond(c, g->page_bytes, c->budget_bytes) || is_beyond(c, g->page_bytes, c->soft_bytes))
+        if (!c->prefix || !kv_prefix_evict(c->prefix)) break;
+    if (is_beyond(c, g->page_bytes, c->budget_bytes)) return NULL;
+    kv_page *page = take_free(g);
+    if (!page) page = page_new(c, g);
+    while (!page && c->prefix && kv_prefix_evict(c->prefix)) page = take_free(g);
+    if (!page) return NULL;
     page->refs = 1;
     c->bytes += g->page_bytes;
     c->pages++;
@@ -135,13 +166,49 @@ static kv_page *page_get(kv_cache *c, int group)
     return page;
 }
 
-static void page_put(kv_cache *c, int group, kv_page *page)
+static bool is_idle(const kv_page *page) { return page->in_prefix && page->refs == 1; }
+
+static void count_idle(kv_cache *c, int group)
 {
-    if (--page->refs > 0) return;
+    c->idle_pages++;
+    c->idle_bytes += c->groups[group].page_bytes;
+}
+
+static void uncount_idle(kv_cache *c, int group)
+{
+    c->idle_pages--;
+    c->idle_bytes -= c->groups[group].page_bytes;
+}
+
+void kv_page_ref(kv_cache *c, int group, kv_page *page)
+{
+    if (is_idle(page)) uncount_idle(c, group);
+    page->refs++;
+}
+
+void kv_page_put(kv_cache *c, int group, kv_page *page)
+{
+    if (--page->refs > 0) {
+        if (is_idle(page)) count_idle(c, group);
+        return;
+    }
     page->next_free = c->groups[group].free_pages;
     c->groups[group].free_pages = page;
     c->bytes -= c->groups[group].page_bytes;
     c->pages--;
+}
+
+void kv_page_keep(kv_cache *c, int group, kv_page *page)
+{
+    kv_page_ref(c, group, page);
+    page->in_prefix = true;
+}
+
+void kv_page_give_up(kv_cache *c, int group, kv_page *page)
+{
+    if (is_idle(page)) uncount_idle(c, group);
+    page->in_prefix = false;
+    kv_page_put(c, group, page);
 }
 
 /* ---- sequences -------------------------------------------------------------------------------------- */
@@ -165,7 +232,7 @@ static void drop_pages(kv_seq *seq, int group, size_t from, size_t to)
 {
     struct kv_table *t = &seq->tables[group];
     for (size_t i = from; i < to; i++) {
-        if (t->pages[i]) page_put(seq->cache, group, t->pages[i]);
+        if (t->pages[i]) kv_page_put(seq->cache, group, t->pages[i]);
         t->pages[i] = NULL;
     }
 }
@@ -189,7 +256,7 @@ static bool own_tail_page(kv_seq *seq, int group)
     kv_page *copy = page_get(seq->cache, group);
     if (!copy) return false;
     memcpy(copy->data, t->pages[tail]->data, seq->cache->groups[group].page_bytes);
-    page_put(seq->cache, group, t->pages[tail]);
+    kv_page_put(seq->cache, group, t->pages[tail]);
     t->pages[tail] = copy;
     return true;
 }
@@ -230,19 +297,18 @@ kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err)
     return KVASIR_OK;
 }
 
-/* First position that continuing at n would look at, in a group. */
-static size_t oldest_needed(const kv_group *g, size_t n)
+bool kv_seq_can_continue(const kv_seq *seq, size_t n)
 {
-    const size_t horizon = (size_t)g->horizon;
-    return horizon != 0 && n + 1 > horizon ? n + 1 - horizon : 0;
+    for (int g = 0; g < seq->cache->n_groups; g++)
+        if (seq->tables[g].first > kv_group_first_needed(&seq->cache->groups[g], n)) return false;
+    return true;
 }
 
 size_t kv_seq_share(kv_seq *to, const kv_seq *from, size_t n)
 {
     n = kv_min_size(n, kv_min_size(from->n_tokens, to->max_tokens));
     const size_t end = pages_of(n);
-    for (int g = 0; g < to->cache->n_groups; g++)
-        if (from->tables[g].first * KV_PAGE > oldest_needed(&to->cache->groups[g], n)) return 0;
+    if (!kv_seq_can_continue(from, n)) return 0;
     for (int g = 0; g < to->cache->n_groups; g++) {
         const struct kv_table *src = &from->tables[g];
         struct kv_table *dst = &to->tables[g];
@@ -250,7 +316,7 @@ size_t kv_seq_share(kv_seq *to, const kv_seq *from, size_t n)
         dst->end = end;
         for (size_t i = dst->first; i < end; i++) {
             dst->pages[i] = src->pages[i];
-            dst->pages[i]->refs++;
+            kv_page_ref(to->cache, g, dst->pages[i]);
         }
     }
     to->n_tokens = n;
@@ -262,7 +328,7 @@ void kv_seq_commit(kv_seq *seq, size_t n_new)
     seq->n_tokens += n_new;
     for (int g = 0; g < seq->cache->n_groups; g++) {
         struct kv_table *t = &seq->tables[g];
-        const size_t first = first_kept(&seq->cache->groups[g], seq->n_tokens);
+        const size_t first = kv_group_first_kept(&seq->cache->groups[g], seq->n_tokens);
         if (first <= t->first) continue;
         drop_pages(seq, g, t->first, first);
         t->first = first;
@@ -272,9 +338,7 @@ void kv_seq_commit(kv_seq *seq, size_t n_new)
 size_t kv_seq_rewind(kv_seq *seq, size_t n)
 {
     n = kv_min_size(n, seq->n_tokens);
-    for (int g = 0; g < seq->cache->n_groups; g++) {
-        if (seq->tables[g].first * KV_PAGE > oldest_needed(&seq->cache->groups[g], n)) n = 0;
-    }
+    if (!kv_seq_can_continue(seq, n)) n = 0;
     for (int g = 0; g < seq->cache->n_groups; g++) {
         struct kv_table *t = &seq->tables[g];
         const size_t end = pages_of(n);

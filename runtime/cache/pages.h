@@ -3,6 +3,8 @@
  *   group 0 (full layers)     table: [p0][p1][p2][p3]...          keeps every page
  *   group 1 (window layers)   table: [  ][  ][p2][p3]...          pages behind the horizon went back to the pool
  *
+ *   a page is shared by any number of sequences, and kept by at most one node of the prefix tree (prefix.h)
+ *
  *   one page of a group:  layer a: K heads | V heads    layer b: K heads | V heads ...
  *                         a linear layer's page has the state at its start behind them (attention/linear.h)
  *     K of a head: tokens in SIMD lanes, the order that the dot product reads; V of a head: row by row (store.h)
@@ -27,6 +29,7 @@ typedef struct kv_layer_shape {
 
 typedef struct kv_page {
     int refs;
+    bool in_prefix; /* one of them is the prefix tree's */
     struct kv_page *next_free;
     uint8_t *data;
 } kv_page;
@@ -53,8 +56,11 @@ typedef struct kv_cache {
     kv_layer_place *layers;
     kv_elem type_k, type_v;
     size_t budget_bytes;                         /* 0: unlimited */
-    size_t bytes, pages, peak_bytes, peak_pages; /* in use by sequences */
+    size_t bytes, pages, peak_bytes, peak_pages; /* in use by sequences or kept by the prefix tree */
+    size_t idle_bytes, idle_pages;               /* of these, what only the prefix tree keeps */
     size_t held_bytes;                           /* in use or on a free list */
+    struct kv_prefix *prefix;                    /* gives idle pages up; NULL: there is none */
+    size_t soft_bytes; /* it does so beyond this, though the budget may allow more; 0: only for the budget */
 } kv_cache;
 
 kvasir_code kv_cache_init(kv_cache *cache, const kv_layer_shape *shapes, int n_layers, kv_elem type_k, kv_elem type_v,
@@ -64,6 +70,17 @@ void kv_cache_deinit(kv_cache *cache);
 bool kv_cache_bytes_for(const kv_cache *cache, size_t n_ctx, size_t n_batch, size_t *bytes);
 /* Pages of a layer's group that a sequence of n_tokens holds. */
 size_t kv_cache_pages_held(const kv_cache *cache, int layer, size_t n_tokens);
+/* First page that a sequence of n tokens keeps: what the next query sees, and a page more, so that a short rewind needs no second
+ * prefill. */
+size_t kv_group_first_kept(const kv_group *group, size_t n_tokens);
+/* First page that continuing at n_tokens cannot do without. */
+size_t kv_group_first_needed(const kv_group *group, size_t n_tokens);
+/* One more, one less that holds a page; the last puts it back. */
+void kv_page_ref(kv_cache *cache, int group, kv_page *page);
+void kv_page_put(kv_cache *cache, int group, kv_page *page);
+/* The same for the prefix tree, which holds a page once. */
+void kv_page_keep(kv_cache *cache, int group, kv_page *page);
+void kv_page_give_up(kv_cache *cache, int group, kv_page *page);
 /* Bytes of a page that are one layer's. */
 size_t kv_layer_page_bytes(const kv_layer_place *place);
 
@@ -83,6 +100,8 @@ void kv_seq_deinit(kv_seq *seq);
 kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err);
 /* The n_new tokens are written: they count, and pages that no later query can see go back. */
 void kv_seq_commit(kv_seq *seq, size_t n_new);
+/* Whether everything is held that continuing at n <= n_tokens needs. */
+bool kv_seq_can_continue(const kv_seq *seq, size_t n);
 /* Gives `to` (empty) the first n tokens of `from`: pages are shared until one of the two writes into a partly filled one. Returns n, or 0
  * when window layers of `from` no longer hold what continuing at n would need. */
 size_t kv_seq_share(kv_seq *to, const kv_seq *from, size_t n);

@@ -4,8 +4,8 @@
  *   pass 0  [seq 0: rows 0..511]
  *   pass 1  [seq 0: rows 512..699][seq 1][seq 2]          logits of the wanted rows go straight to their place
  *
- * Everything is allocated at open; a step allocates nothing but KV pages as they fill (and room for logits when more rows than
- * sequences are asked for). */
+ * Everything is allocated at open; a step allocates nothing but KV pages as they fill, with their nodes in the prefix cache (and room for
+ * logits when more rows than sequences are asked for). */
 #include "engine/engine.h"
 
 #include <string.h>
@@ -99,6 +99,16 @@ static kvasir_code open_scratch(kvasir_engine *e, kvasir_error *err)
     return KVASIR_OK;
 }
 
+/* The prefix cache may take what the sequences may: the budget, or what all of them need when they are full. */
+static void open_prefix(kvasir_engine *e, size_t n_seqs)
+{
+    size_t bytes;
+    if (!kv_cache_bytes_for(&e->cache, e->n_ctx, (size_t)e->n_batch, &bytes) || !kv_mul_size(bytes, n_seqs, &bytes))
+        bytes = SIZE_MAX;
+    if (!e->cache.budget_bytes) e->cache.soft_bytes = bytes;
+    kv_prefix_init(&e->prefix, &e->cache);
+}
+
 static kvasir_code open_seqs(kvasir_engine *e, int n_seqs, kvasir_error *err)
 {
     e->seqs = kv_calloc((size_t)n_seqs, sizeof *e->seqs);
@@ -121,6 +131,7 @@ static kvasir_code open_parts(kvasir_engine *e, const kvasir_session_params *p, 
     e->compute = (kv_compute){.kernels = m->kernels, .pool = e->pool, .blas = m->use_blas ? &m->blas : NULL};
     KV_TRY(open_scratch(e, err));
     KV_TRY(kv_session_cache(&m->model, p, &e->cache, err));
+    open_prefix(e, (size_t)n_seqs);
     KV_TRY(open_seqs(e, n_seqs, err));
     KV_TRY(kv_workspace_init(&e->ws, &m->model, e->n_batch, n_seqs, e->n_ctx, err));
     const size_t rows = (size_t)e->n_batch;
@@ -168,6 +179,7 @@ void kvasir_engine_close(kvasir_engine *e)
         kv_free(e->seqs[i].tokens);
     }
     kv_free(e->seqs);
+    kv_prefix_deinit(&e->prefix);
     kv_cache_deinit(&e->cache);
     kv_workspace_deinit(&e->ws);
     kv_free(e->pass_tokens);
@@ -240,10 +252,20 @@ typedef struct cursor {
     size_t step, done, logit_row, hidden_row;
 } cursor;
 
+/* The rows of a pass are written. Pages that have filled go to the prefix cache before window layers let go of others. */
+static void commit(kvasir_engine *e, kv_engine_seq *seq, size_t n_new)
+{
+    const size_t n = seq->kv.n_tokens + n_new;
+    if (seq->is_cached && n / KV_PAGE > seq->kv.n_tokens / KV_PAGE)
+        kv_prefix_insert(&e->prefix, &seq->kv, seq->tokens, n, false);
+    kv_seq_commit(&seq->kv, n_new);
+}
+
 /* One pass: as many rows as fit, from the cursor on. Steps are taken in order, so wanted rows come in the order of the logits. */
 static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, cursor *at, kvasir_error *err)
 {
     const size_t n_vocab = e->model->model.hp.n_vocab;
+    const kvasir_step *first = &steps[at->step]; /* whose rows the first segment has; one step after the other */
     kv_batch batch = {.tokens = e->pass_tokens,
                       .segments = e->segments,
                       .logit_rows = e->logit_rows,
@@ -271,8 +293,7 @@ static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n
         if (at->done == s->n_tokens) at->step++, at->done = 0;
     }
     kv_forward(&e->model->model, &e->compute, e->cache.layers, &e->ws, &batch);
-    for (int i = 0; i < batch.n_segments; i++)
-        kv_seq_commit((kv_seq *)e->segments[i].seq, (size_t)e->segments[i].n_rows);
+    for (int i = 0; i < batch.n_segments; i++) commit(e, &e->seqs[first[i].seq], (size_t)e->segments[i].n_rows);
     at->logit_row += (size_t)batch.n_logit_rows;
     at->hidden_row += (size_t)batch.n_hidden_rows;
     return KVASIR_OK;
@@ -337,35 +358,68 @@ size_t kvasir_engine_n_tokens(const kvasir_engine *e, int seq)
 
 size_t kvasir_engine_rewind(kvasir_engine *e, int seq, size_t n_tokens)
 {
-    return seq >= 0 && seq < e->n_seqs ? kv_seq_rewind(&e->seqs[seq].kv, n_tokens) : 0;
+    if (seq < 0 || seq >= e->n_seqs) return 0;
+    const size_t n = kv_seq_rewind(&e->seqs[seq].kv, n_tokens);
+    if (n == 0) e->seqs[seq].is_cached = false;
+    return n;
 }
 
 size_t kvasir_engine_share(kvasir_engine *e, int from, int to, size_t n_tokens)
 {
     if (from < 0 || from >= e->n_seqs || to < 0 || to >= e->n_seqs || from == to) return 0;
-    kv_seq_rewind(&e->seqs[to].kv, 0);
+    kvasir_engine_rewind(e, to, 0);
     const size_t n = kv_seq_share(&e->seqs[to].kv, &e->seqs[from].kv, n_tokens);
     memcpy(e->seqs[to].tokens, e->seqs[from].tokens, n * sizeof(kvasir_token));
     return n;
 }
 
+/* The sequence that holds most of the tokens and can be continued from there; -1: none. */
+static int find_sequence(const kvasir_engine *e, const kvasir_token *tokens, size_t n_tokens, size_t *n_best)
+{
+    int best = -1;
+    *n_best = 0;
+    for (int i = 0; i < e->n_seqs; i++) {
+        const kv_engine_seq *s = &e->seqs[i];
+        const size_t most = kv_min_size(s->kv.n_tokens, n_tokens);
+        size_t n = 0;
+        while (n < most && s->tokens[n] == tokens[n]) n++;
+        if (n > *n_best && kv_seq_can_continue(&s->kv, n)) *n_best = n, best = i;
+    }
+    return best;
+}
+
 size_t kvasir_engine_resume(kvasir_engine *e, int seq, const kvasir_token *tokens, size_t n_tokens)
 {
     if (seq < 0 || seq >= e->n_seqs || e->seqs[seq].kv.n_tokens != 0 || n_tokens == 0) return 0;
-    size_t best = 0;
-    int from = -1;
-    for (int i = 0; i < e->n_seqs; i++) {
-        const size_t most = kv_min_size(e->seqs[i].kv.n_tokens, n_tokens - 1);
-        size_t n = 0;
-        while (n < most && e->seqs[i].tokens[n] == tokens[n]) n++;
-        if (n > best) best = n, from = i;
+    kv_engine_seq *s = &e->seqs[seq];
+    size_t n, n_kept = kv_prefix_match(&e->prefix, tokens, n_tokens - 1);
+    const int from = find_sequence(e, tokens, n_tokens - 1, &n);
+    if (n > n_kept) {
+        n = kvasir_engine_share(e, from, seq, n);
+    } else {
+        n = kv_prefix_resume(&e->prefix, &s->kv, tokens, n_tokens - 1);
+        memcpy(s->tokens, tokens, n * sizeof *tokens);
     }
-    return from < 0 ? 0 : kvasir_engine_share(e, from, seq, best);
+    s->is_cached = true;
+    return n;
 }
 
-void kvasir_engine_retire(kvasir_engine *e, int seq) { kvasir_engine_rewind(e, seq, 0); }
+void kvasir_engine_retire(kvasir_engine *e, int seq)
+{
+    if (seq < 0 || seq >= e->n_seqs) return;
+    kv_engine_seq *s = &e->seqs[seq];
+    kv_prefix_insert(&e->prefix, &s->kv, s->tokens, s->kv.n_tokens, true);
+    kvasir_engine_rewind(e, seq, 0);
+}
 
 kvasir_kv_stats kvasir_engine_kv_stats(const kvasir_engine *e)
 {
-    return (kvasir_kv_stats){e->cache.pages, e->cache.bytes, e->cache.peak_pages, e->cache.peak_bytes};
+    const kv_cache *c = &e->cache;
+    return (kvasir_kv_stats){.pages = c->pages,
+                             .bytes = c->bytes,
+                             .peak_pages = c->peak_pages,
+                             .peak_bytes = c->peak_bytes,
+                             .cached_pages = c->idle_pages,
+                             .cached_bytes = c->idle_bytes,
+                             .evicted_pages = e->prefix.n_evicted_pages};
 }

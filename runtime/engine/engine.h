@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "cache/prefix.h"
 #include "constraint/trie.h"
 #include "model/forward.h"
 #include "text/vocab.h"
@@ -30,6 +31,7 @@ typedef struct kv_engine_seq {
     kv_seq kv;
     kvasir_token *tokens; /* [n_ctx] */
     size_t before;        /* tokens before the eval that is running */
+    bool is_cached;       /* its pages go to the prefix cache as they fill */
 } kv_engine_seq;
 
 struct kvasir_engine {
@@ -37,6 +39,7 @@ struct kvasir_engine {
     kv_pool *pool;
     kv_compute compute;
     kv_cache cache;
+    kv_prefix prefix;
     kv_workspace ws;
     kv_engine_seq *seqs; /* [n_seqs] */
     int n_seqs, n_batch;
