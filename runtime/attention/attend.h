@@ -33,7 +33,7 @@ typedef struct kv_attention {
         alibi; /* [n_heads] slopes (Press 2021) or NULL: slope * (k_pos - q_pos) joins the scaled score, before soft-cap */
     const float *
         sinks; /* [n_heads] logits (gpt-oss) or NULL: weight without a value, one partial (sink, 1, 0) before all others */
-    kv_phi phi;    /* linear layers: the feature map */
+    kv_phi phi; /* linear layers: the feature map */
 } kv_attention;
 
 /* Rows [row, row + n_rows) of the batch are positions pos0.. of one sequence; their K and V are written already. */
@@ -43,18 +43,26 @@ typedef struct kv_segment {
     int row, n_rows;
 } kv_segment;
 
+/* A split of one segment for one KV head. */
+typedef struct kv_split_item {
+    uint32_t split, kv_head;
+} kv_split_item;
+
 /* How one segment is cut into items: tiles (n_splits 0) or splits. */
 typedef struct kv_plan {
-    int first_item, n_tiles;
-    size_t first_split, n_splits;
-    size_t partials_at; /* floats */
-    size_t
-        n_weighed; /* stage pages(k): bounds of this many pages per query and KV head lie at partials_at; 0: of none */
-    /* Splits [first_split, own_split) are items of segment `owner`, which has the same pages there. */
+    int first_item, n_items;
+    size_t n_weighed; /* stage pages(k): bounds of this many pages per query and KV head are known beforehand */
+    float *weights;
+    /* Splits (decode.h): partials of [first_split, first_split + n_splits), of which those that some row sees are marked and computed.
+     * [first_split, own_split) are items of segment `owner`, which has the same pages there. */
+    size_t first_split, own_split, n_splits;
     int owner;
-    size_t own_split;
     int n_queries;        /* of this segment and those that it is the owner of */
     const kv_span *spans; /* of the segment's queries */
+    float *partials;
+    uint64_t *visible;
+    kv_split_item *items;
+    struct kv_selection *selections; /* [n_kv_heads]; NULL: a layer without stages */
 } kv_plan;
 
 /* Space for the plans and decode partials of one stage. A segment whose partials do not fit is tiled instead: the same bits. */

@@ -329,14 +329,23 @@ static float page_bound(const kv_kernels *kernels, const kv_seq *seq, const kv_l
 }
 
 /* Bounds of pages lie a page apart, and are found through the page table: both are asked for ahead. */
-static void prefetch_bounds(const kv_seq *seq, const kv_layer_place *place, size_t page, int head, int n_heads,
-                            size_t end)
+enum { TABLE_AHEAD = 24, BOUNDS_AHEAD = 12 };
+
+static void prefetch_bounds(const kv_seq *seq, const kv_layer_place *place, size_t page, int head, int n_heads)
 {
-    enum { TABLE_AHEAD = 24, BOUNDS_AHEAD = 12 };
-    if (page + TABLE_AHEAD < end) __builtin_prefetch(seq->tables[place->group].pages[page + TABLE_AHEAD]);
-    if (page + BOUNDS_AHEAD >= end) return;
-    const uint8_t *at = kv_seq_bounds(seq, place, page + BOUNDS_AHEAD, head);
+    const uint8_t *at = kv_seq_bounds(seq, place, page, head);
     for (size_t i = 0; i < (size_t)n_heads * place->bounds_head_bytes; i += 64) __builtin_prefetch(at + i);
+}
+
+/* Before page `page` of a run that ends at `end` is asked: the first one asks for all that lie within reach. */
+static void prefetch_ahead(const kv_seq *seq, const kv_layer_place *place, size_t begin, size_t page, size_t end,
+                           int head, int n_heads)
+{
+    if (page == begin)
+        for (size_t p = begin; p < kv_min_size(begin + BOUNDS_AHEAD, end); p++)
+            prefetch_bounds(seq, place, p, head, n_heads);
+    if (page + TABLE_AHEAD < end) __builtin_prefetch(seq->tables[place->group].pages[page + TABLE_AHEAD]);
+    if (page + BOUNDS_AHEAD < end) prefetch_bounds(seq, place, page + BOUNDS_AHEAD, head, n_heads);
 }
 
 void kv_select_weigh(const kv_kernels *kernels, const kv_attention *layer, const kv_layer_place *place,
@@ -349,7 +358,7 @@ void kv_select_weigh(const kv_kernels *kernels, const kv_attention *layer, const
     for (int h = 0; h < layer->n_heads; h++)
         split_signs(q + (ptrdiff_t)h * d_k, layer->scale, d_k, scratch + (ptrdiff_t)h * 2 * d_k);
     for (size_t page = begin; page < end; page++) {
-        prefetch_bounds(seq, place, page, 0, n_kv, end);
+        prefetch_ahead(seq, place, begin, page, end, 0, n_kv);
         for (int h = 0; h < n_kv; h++)
             out[(size_t)h * step + page] =
                 page_bound(kernels, seq, place, page, h, scratch + (ptrdiff_t)h * group * 2 * d_k, group);
@@ -364,7 +373,7 @@ static void bound_keys(kv_selection *s, int query, size_t own)
     for (int g = 0; !given && g < s->group; g++)
         split_signs(s->q + (ptrdiff_t)(query * s->group + g) * d_k, 1.0f, d_k, s->q_signed + (ptrdiff_t)g * 2 * d_k);
     for (size_t p = 0; p < own; p++) {
-        if (!given) prefetch_bounds(s->seq, s->place, p, s->kv_head, 1, own);
+        if (!given) prefetch_ahead(s->seq, s->place, 0, p, own, s->kv_head, 1);
         s->keys[p] =
             sort_key(given ? given[p] : page_bound(s->kernels, s->seq, s->place, p, s->kv_head, s->q_signed, s->group));
     }
@@ -425,8 +434,8 @@ static void run_stage(kv_selection *s, const kv_attn_stage *stage, int first_que
 void kv_select(kv_selection *s, uint8_t *scratch)
 {
     const size_t pages = pages_of(s->seq->max_tokens), rows = (size_t)s->n_rows;
-    s->pages = carve(&scratch, pages * sizeof *s->pages);
-    s->keep = carve(&scratch, pages * rows * sizeof *s->keep);
+    if (!s->pages) s->pages = carve(&scratch, pages * sizeof *s->pages);
+    if (!s->keep) s->keep = carve(&scratch, pages * rows * sizeof *s->keep);
     s->keys = carve(&scratch, pages * KV_PAGE * sizeof *s->keys);
     s->words = words_of(pages);
     s->chosen = carve(&scratch, (size_t)s->n_queries * s->words * sizeof *s->chosen);

@@ -31,7 +31,7 @@ typedef struct kv_selection {
     const kv_span *const *spans; /* [n_queries] */
     const float *weights;        /* [n_queries][weights_step], from kv_select_weigh for this KV head; NULL: not there */
     size_t weights_step;
-    /* Result: visible pages in ascending order and the masks of their rows. */
+    /* Result: visible pages in ascending order and the masks of their rows. Where the caller says, or NULL: in scratch. */
     int n_pages;
     size_t *pages;
     uint64_t *keep; /* [n_pages][n_rows] */
