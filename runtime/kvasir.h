@@ -114,8 +114,8 @@ KVASIR_API const char *kvasir_model_kernels(const kvasir_model *model);
  * the model; "" for one that was opened for its vocabulary only. */
 KVASIR_API const char *kvasir_model_attention(const kvasir_model *model);
 
-/* What a file holds, as a JSON object (architecture, sizes, types, tokenizer, attention per layer, what is
- * not supported). Works from the header alone, also for files that cannot be run. `attention` as in kvasir_model_params;
+/* What a file holds, as a JSON object (architecture, sizes, types, tokenizer, attention per layer). Works from the header alone, also for
+ * files that cannot be run: "not_supported" lists what they need, [{"what": "tensor type", "name": "IQ2_XS", "note": ...}]. `attention` as in kvasir_model_params;
  * `with_tensors` lists every tensor. Errors: IO, FORMAT, MEMORY, ARGUMENT (the specification). */
 KVASIR_API kvasir_code kvasir_inspect(const char *path, const char *attention, bool with_tensors, char **json,
                                       kvasir_error *err);

@@ -13,7 +13,7 @@
 #include "tools/tools.h"
 
 static const char TOOL[] = "inspect";
-enum { KEY_COLUMN = 26, MAX_COLUMNS = 16, MAX_SHOWN = 16, MAX_CELL = 60, MAX_DEPTH = 8 };
+enum { KEY_COLUMN = 26, MAX_COLUMNS = 16, MAX_SHOWN = 16, MAX_CELL = 60, LONGEST_CELL = 640, MAX_DEPTH = 8 };
 
 typedef struct inspect_options {
     kv_common common;
@@ -91,7 +91,7 @@ static void print_table(const json_t *rows, int indent)
     int widths[MAX_COLUMNS], n_columns = 0;
     const char *key;
     json_t *value;
-    char cell[4 * MAX_CELL];
+    char cell[LONGEST_CELL];
     json_object_foreach(json_array_get(rows, 0), key, value)
     {
         if (n_columns == MAX_COLUMNS) break;

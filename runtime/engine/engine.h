@@ -79,6 +79,17 @@ struct kvasir_session {
     kvasir_engine *engine;
 };
 
+/* Something that a file asks for and this build does not have. */
+enum { KV_MAX_NEEDS = 32 };
+typedef struct kv_need {
+    const char *what; /* "architecture", "tensor type", "rope scaling", ... */
+    char name[96];    /* "mamba", "IQ2_XS", "dynamic" */
+    char note[600];
+} kv_need;
+/* All of them, in the order of the load; the first *n_running keep the model from running, the others concern its text. `g` may be one
+ * of kv_gguf_open_any. */
+size_t kv_needs_find(const kv_gguf *g, kv_need list[KV_MAX_NEEDS], size_t *n_running);
+
 /* Opens the cache of a session with these parameters, or only measures it. */
 kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *params, kv_cache *cache,
                              kvasir_error *err);

@@ -161,34 +161,61 @@ static char *dump(const json_t *root)
     return text;
 }
 
+/* `n` things, then what the load itself stumbled over when none of them explains it. */
+static void add_needs(const kv_need *list, size_t n, const kvasir_error *why, json_t *root, bool *ok)
+{
+    json_t *rows = json_array();
+    for (size_t i = 0; i < n + (why != NULL); i++) {
+        json_t *row = json_object();
+        const kv_need *need = i < n ? &list[i] : NULL;
+        const char *note = need ? need->note : why->message;
+        put(ok, row, "what", json_string(need ? need->what : why->code == KVASIR_ERR_UNSUPPORTED ? "model" : "file"));
+        put(ok, row, "name", need ? json_str(kv_str_from(need->name)) : json_string(""));
+        put(ok, row, "note", json_str(kv_str_from(note)));
+        append(ok, rows, row);
+    }
+    if (json_array_size(rows) > 0)
+        put(ok, root, "not_supported", rows);
+    else
+        json_decref(rows);
+}
+
+static kvasir_code describe(const kv_gguf *g, const char *attention, bool with_tensors, json_t *root, bool *ok,
+                            kvasir_error *err)
+{
+    kv_need needs[KV_MAX_NEEDS];
+    size_t n_running = 0;
+    const size_t n = kv_needs_find(g, needs, &n_running);
+    kv_model m = {0};
+    kvasir_error why = {0};
+    bool is_readable = true;
+    for (size_t i = 0; i < kv_gguf_n_tensors(g); i++)
+        is_readable &= kv_type_get((uint32_t)kv_gguf_tensor_at(g, i)->type) != NULL;
+    const kvasir_code code = is_readable ? kv_model_init(&m, g, attention, &why) : KVASIR_ERR_UNSUPPORTED;
+    if (code == KVASIR_ERR_ARGUMENT) return kv_fail(err, code, "%s", why.message); /* the caller's specification */
+    const bool runs = code == KVASIR_OK;
+    *ok &= code != KVASIR_ERR_MEMORY;
+    add_general(g, root, ok);
+    add_types(g, root, with_tensors, ok);
+    put(ok, root, "supported", json_boolean(runs));
+    add_needs(needs, n, runs || n_running > 0 ? NULL : &why, root, ok);
+    if (runs) add_model(&m, root, ok);
+    add_tokenizer(g, runs ? m.hp.n_vocab : 0, root, ok);
+    kv_model_deinit(&m);
+    return KVASIR_OK;
+}
+
 kvasir_code kvasir_inspect(const char *path, const char *attention, bool with_tensors, char **json, kvasir_error *err)
 {
     kv_gguf *g = NULL;
-    KV_TRY(kv_gguf_open(path, &g, err));
+    KV_TRY(kv_gguf_open_any(path, &g, err));
     json_t *root = json_object();
-    kv_model m = {0};
-    kvasir_error why = {0};
     bool ok = root != NULL;
-    add_general(g, root, &ok);
-    add_types(g, root, with_tensors, &ok);
-    const kvasir_code code = kv_model_init(&m, g, attention, &why);
-    const bool runs = code == KVASIR_OK;
-    if (code == KVASIR_ERR_ARGUMENT) { /* the caller's specification, not the file */
-        json_decref(root);
-        kv_gguf_close(g);
-        return kv_fail(err, code, "%s", why.message);
-    }
-    ok &= code != KVASIR_ERR_MEMORY;
-    put(&ok, root, "supported", json_boolean(runs));
-    if (runs)
-        add_model(&m, root, &ok);
-    else
-        put(&ok, root, "not_supported", json_str((kv_str){why.message, strlen(why.message)}));
-    add_tokenizer(g, runs ? m.hp.n_vocab : 0, root, &ok);
-    kv_model_deinit(&m);
+    const kvasir_code code = describe(g, attention, with_tensors, root, &ok, err);
     kv_gguf_close(g);
-    char *text = ok ? dump(root) : NULL;
+    char *text = ok && code == KVASIR_OK ? dump(root) : NULL;
     json_decref(root);
+    if (code != KVASIR_OK) return code;
     if (!text) return kv_fail_memory(err, 0, "the description");
     *json = text;
     return KVASIR_OK;

@@ -39,6 +39,7 @@ typedef struct kv_gguf_cursor {
     const uint8_t *data;
     size_t size, pos;
     kvasir_error *err;
+    bool any_type; /* tensors of types that nobody here can read are no error */
 } kv_gguf_cursor;
 
 static inline size_t kv_gguf_remaining(const kv_gguf_cursor *c) { return c->size - c->pos; }

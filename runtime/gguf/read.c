@@ -288,9 +288,9 @@ static kvasir_code read_alignment(kv_gguf *g, kvasir_error *err)
     return KVASIR_OK;
 }
 
-static kvasir_code parse(kv_gguf *g, kvasir_error *err)
+static kvasir_code parse(kv_gguf *g, bool any_type, kvasir_error *err)
 {
-    kv_gguf_cursor c = {.data = g->map.data, .size = g->map.size, .err = err};
+    kv_gguf_cursor c = {.data = g->map.data, .size = g->map.size, .err = err, .any_type = any_type};
     KV_TRY(read_header(g, &c));
     KV_TRY(read_keys(g, &c));
     KV_TRY(read_alignment(g, err));
@@ -300,7 +300,7 @@ static kvasir_code parse(kv_gguf *g, kvasir_error *err)
 /* ---- open, close ---------------------------------------------------------------------------- */
 
 /* Takes the mapping over, also when it fails. */
-static kvasir_code open_mapping(kv_mapped map, kv_gguf **out, kvasir_error *err)
+static kvasir_code open_mapping(kv_mapped map, bool any_type, kv_gguf **out, kvasir_error *err)
 {
     kv_gguf *g = kv_calloc(1, sizeof(*g));
     if (!g) {
@@ -308,7 +308,7 @@ static kvasir_code open_mapping(kv_mapped map, kv_gguf **out, kvasir_error *err)
         return kv_fail_memory(err, sizeof(*g), "a GGUF file");
     }
     g->map = map;
-    kvasir_code code = parse(g, err);
+    kvasir_code code = parse(g, any_type, err);
     if (code != KVASIR_OK) {
         kv_gguf_close(g);
         return code;
@@ -317,20 +317,30 @@ static kvasir_code open_mapping(kv_mapped map, kv_gguf **out, kvasir_error *err)
     return KVASIR_OK;
 }
 
-kvasir_code kv_gguf_open(const char *path, kv_gguf **out, kvasir_error *err)
+static kvasir_code open_path(const char *path, bool any_type, kv_gguf **out, kvasir_error *err)
 {
     kv_mapped map;
     KV_TRY(kv_map_open(path, &map, err));
-    kvasir_code code = open_mapping(map, out, err);
+    kvasir_code code = open_mapping(map, any_type, out, err);
     if (code == KVASIR_OK || !err) return code;
     /* The end of a long path says more than its beginning, and the fault must still fit the line. */
     size_t len = strlen(path), shown = kv_min_size(len, 160);
     return kv_fail(err, code, "%s%s: %s", shown < len ? "..." : "", path + len - shown, err->message);
 }
 
+kvasir_code kv_gguf_open(const char *path, kv_gguf **out, kvasir_error *err)
+{
+    return open_path(path, false, out, err);
+}
+
+kvasir_code kv_gguf_open_any(const char *path, kv_gguf **out, kvasir_error *err)
+{
+    return open_path(path, true, out, err);
+}
+
 kvasir_code kv_gguf_open_memory(const void *data, size_t size, kv_gguf **out, kvasir_error *err)
 {
-    return open_mapping((kv_mapped){.data = data, .size = size}, out, err);
+    return open_mapping((kv_mapped){.data = data, .size = size}, false, out, err);
 }
 
 void kv_gguf_close(kv_gguf *g)

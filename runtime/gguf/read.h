@@ -53,7 +53,9 @@ typedef struct kv_gguf kv_gguf;
 
 /* Errors: IO, FORMAT (with what and where), UNSUPPORTED (a tensor type this build does not know), MEMORY. */
 kvasir_code kv_gguf_open(const char *path, kv_gguf **out, kvasir_error *err);
-/* The same over bytes that the caller keeps alive (fuzzing, tests). */
+/* The same for looking at alone: tensors of any type are let through; where kv_type_get does not know it, `bytes` is 0. */
+kvasir_code kv_gguf_open_any(const char *path, kv_gguf **out, kvasir_error *err);
+/* kv_gguf_open over bytes that the caller keeps alive (fuzzing, tests). */
 kvasir_code kv_gguf_open_memory(const void *data, size_t size, kv_gguf **out, kvasir_error *err);
 void kv_gguf_close(kv_gguf *gguf);
 

@@ -40,7 +40,7 @@ static kvasir_code take_type(kv_gguf_cursor *c, kv_gguf_tensor *t)
     size_t at = c->pos;
     uint32_t id = 0;
     KV_TRY(kv_gguf_take_u32(c, "a tensor type", &id));
-    if (!kv_type_get(id)) {
+    if (!kv_type_get(id) && !c->any_type) {
         char name[24];
         return kv_fail(c->err, KVASIR_ERR_UNSUPPORTED,
                        "tensor '" KV_STR_FMT "': its type, %s at byte %zu, is not supported by this build",
@@ -54,7 +54,7 @@ static kvasir_code take_type(kv_gguf_cursor *c, kv_gguf_tensor *t)
 static kvasir_code size_tensor(kv_gguf_cursor *c, kv_gguf_tensor *t)
 {
     const kv_type_info *info = kv_type_get(t->type);
-    if (t->dims[0] % (uint64_t)info->block_size != 0) {
+    if (info && t->dims[0] % (uint64_t)info->block_size != 0) {
         return kv_fail(c->err, KVASIR_ERR_FORMAT,
                        "tensor '" KV_STR_FMT "': rows of %llu weights are not whole %s blocks of %d",
                        KV_STR_ARG(t->name), (unsigned long long)t->dims[0], info->name, info->block_size);
@@ -62,7 +62,7 @@ static kvasir_code size_tensor(kv_gguf_cursor *c, kv_gguf_tensor *t)
     uint64_t n = t->dims[0];
     bool fits = true;
     for (int i = 1; i < t->n_dims; i++) fits = fits && !__builtin_mul_overflow(n, t->dims[i], &n);
-    if (!fits || n > INT64_MAX || !kv_type_bytes(info, n, &t->bytes)) {
+    if (!fits || n > INT64_MAX || (info && !kv_type_bytes(info, n, &t->bytes))) {
         return kv_fail(c->err, KVASIR_ERR_FORMAT,
                        "tensor '" KV_STR_FMT "': its dimensions %llu x %llu x %llu x %llu are too large",
                        KV_STR_ARG(t->name), (unsigned long long)t->dims[0], (unsigned long long)t->dims[1],

@@ -15,6 +15,23 @@ static kvasir_code per_layer_u32(const kv_gguf *g, const char *key, bool require
     return kv_gguf_get_u32_per_layer(g, name, required, 1, max, values, n, err);
 }
 
+bool kv_rope_scaling_find(kv_str name, kv_rope_scaling *out)
+{
+    static const struct {
+        const char *name;
+        kv_rope_scaling scaling;
+    } known[] = {{"none", KV_SCALING_NONE},
+                 {"linear", KV_SCALING_LINEAR},
+                 {"yarn", KV_SCALING_YARN},
+                 {"longrope", KV_SCALING_LONGROPE}};
+    for (size_t i = 0; i < KV_COUNT(known); i++)
+        if (kv_str_eq(name, kv_str_from(known[i].name))) {
+            *out = known[i].scaling;
+            return true;
+        }
+    return false;
+}
+
 static kvasir_code read_rope_scaling(const kv_gguf *g, kv_rope_params *rope, uint32_t n_ctx_train, kvasir_error *err)
 {
     rope->factor = 1.0f, rope->attn_factor = 1.0f, rope->beta_fast = 32.0f, rope->beta_slow = 1.0f,
@@ -25,13 +42,7 @@ static kvasir_code read_rope_scaling(const kv_gguf *g, kv_rope_params *rope, uin
     KV_TRY(kv_hparam_name(g, "rope.scaling.type", name, err));
     kv_str type = KV_STR("none");
     KV_TRY(kv_gguf_get_str(g, name, false, &type, err));
-    if (kv_str_eq(type, KV_STR("linear")))
-        rope->scaling = KV_SCALING_LINEAR;
-    else if (kv_str_eq(type, KV_STR("yarn")))
-        rope->scaling = KV_SCALING_YARN;
-    else if (kv_str_eq(type, KV_STR("longrope")))
-        rope->scaling = KV_SCALING_LONGROPE;
-    else if (!kv_str_eq(type, KV_STR("none")))
+    if (!kv_rope_scaling_find(type, &rope->scaling))
         return kv_fail(err, KVASIR_ERR_UNSUPPORTED,
                        "%s: '" KV_STR_FMT "' is not supported (none, linear, yarn, longrope are)", name,
                        KV_STR_ARG(type));
@@ -100,7 +111,7 @@ static kvasir_code read_heads(const kv_gguf *g, kv_hparams *hp, kvasir_error *er
     return KVASIR_OK;
 }
 
-static kvasir_code read_activation(const kv_gguf *g, kv_hparams *hp, kvasir_error *err)
+bool kv_activation_find(kv_str name, kv_activation *out)
 {
     static const struct {
         const char *name;
@@ -111,16 +122,31 @@ static kvasir_code read_activation(const kv_gguf *g, kv_hparams *hp, kvasir_erro
                  {"gelu_fast", KV_ACT_GELU_TANH},
                  {"gelu_pytorch_tanh", KV_ACT_GELU_TANH},
                  {"relu2", KV_ACT_RELU2}};
-    kv_str name = {NULL, 0};
-    KV_TRY(kv_hparam_str(g, "hidden_activation", &name, err));
-    if (!name.data) return KVASIR_OK;
     for (size_t i = 0; i < KV_COUNT(known); i++)
         if (kv_str_eq(name, kv_str_from(known[i].name))) {
-            hp->activation = known[i].activation;
-            return KVASIR_OK;
+            *out = known[i].activation;
+            return true;
         }
+    return false;
+}
+
+static kvasir_code read_activation(const kv_gguf *g, kv_hparams *hp, kvasir_error *err)
+{
+    kv_str name = {NULL, 0};
+    KV_TRY(kv_hparam_str(g, "hidden_activation", &name, err));
+    if (!name.data || kv_activation_find(name, &hp->activation)) return KVASIR_OK;
     return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "hidden_activation: '" KV_STR_FMT "' is not supported",
                    KV_STR_ARG(name));
+}
+
+/* An encoder's attention looks ahead; ours does not. */
+static kvasir_code check_causal(const kv_gguf *g, kvasir_error *err)
+{
+    bool is_causal = true;
+    KV_TRY(kv_hparam_bool(g, "attention.causal", false, &is_causal, err));
+    return is_causal ? KVASIR_OK
+                     : kv_fail(err, KVASIR_ERR_UNSUPPORTED,
+                               "attention.causal is false: bidirectional attention is not supported");
 }
 
 static kvasir_code validate(const kv_hparams *hp, kvasir_error *err)
@@ -153,6 +179,7 @@ static kvasir_code read_common(const kv_gguf *g, const kv_arch *a, kv_hparams *h
     KV_TRY(read_heads(g, h, err));
     KV_TRY(read_rope_scaling(g, &h->rope[0], h->n_ctx_train, err));
     KV_TRY(read_activation(g, h, err));
+    KV_TRY(check_causal(g, err));
     h->rope[0].use_factors = kv_gguf_find_tensor(g, "rope_freqs.weight") != NULL;
     h->rope[1] = h->rope[0];
     h->attn_scale = 1.0f / sqrtf((float)h->head_dim_k);
@@ -164,8 +191,21 @@ static kvasir_code read_common(const kv_gguf *g, const kv_arch *a, kv_hparams *h
     return validate(h, err);
 }
 
+/* What llama-gguf-split made has its tensors in several files. */
+static kvasir_code check_whole(const kv_gguf *g, kvasir_error *err)
+{
+    uint32_t n_parts = 1;
+    KV_TRY(kv_gguf_get_u32(g, "split.count", false, 0, UINT32_MAX, &n_parts, err));
+    return n_parts <= 1 ? KVASIR_OK
+                        : kv_fail(err, KVASIR_ERR_UNSUPPORTED,
+                                  "split.count %u: the file is a part of a model; join the parts first "
+                                  "(llama-gguf-split --merge FIRST OUT.gguf)",
+                                  n_parts);
+}
+
 kvasir_code kv_hparams_read(const kv_gguf *g, const kv_arch **arch, kv_hparams *hp, kvasir_error *err)
 {
+    KV_TRY(check_whole(g, err));
     kv_str name = {"", 0};
     KV_TRY(kv_gguf_get_str(g, "general.architecture", true, &name, err));
     char known[512];

@@ -322,6 +322,18 @@ static kvasir_code open_spm(const kv_gguf *gguf, kv_vocab *vocab, kvasir_error *
     return KVASIR_OK;
 }
 
+/* tokenizer.ggml.model -> which of ours. */
+static int kind_of(kv_str model)
+{
+    if (model.len == 0 || kv_str_eq(model, KV_STR("none")) || kv_str_eq(model, KV_STR("no_vocab")))
+        return KV_VOCAB_NONE;
+    if (kv_str_eq(model, KV_STR("gpt2"))) return KV_VOCAB_BPE;
+    if (kv_str_eq(model, KV_STR("llama"))) return KV_VOCAB_SPM;
+    return kv_str_eq(model, KV_STR("t5")) ? KV_VOCAB_UNIGRAM : KV_VOCAB_UNSUPPORTED;
+}
+
+bool kv_vocab_model_is_known(kv_str model) { return kind_of(model) != KV_VOCAB_UNSUPPORTED; }
+
 static kvasir_code read_all(const kv_gguf *gguf, uint32_t n_vocab, kv_vocab *vocab, kvasir_error *err)
 {
     kv_str source = KV_STR("");
@@ -333,15 +345,12 @@ static kvasir_code read_all(const kv_gguf *gguf, uint32_t n_vocab, kv_vocab *voc
     kv_str model = KV_STR("");
     KV_TRY(kv_gguf_get_str(gguf, "tokenizer.ggml.model", false, &model, err));
     KV_TRY(find_strings(gguf, "tokenizer.ggml.tokens", &vocab->tokens, err));
-    if (model.len == 0 || kv_str_eq(model, KV_STR("none")) || kv_str_eq(model, KV_STR("no_vocab"))) {
+    vocab->kind = kind_of(model);
+    if (vocab->kind == KV_VOCAB_NONE) {
         snprintf(vocab->describe, sizeof vocab->describe, "none");
         vocab->tokens = NULL;
         return KVASIR_OK;
     }
-    vocab->kind = kv_str_eq(model, KV_STR("gpt2"))    ? KV_VOCAB_BPE
-                  : kv_str_eq(model, KV_STR("llama")) ? KV_VOCAB_SPM
-                  : kv_str_eq(model, KV_STR("t5"))    ? KV_VOCAB_UNIGRAM
-                                                      : KV_VOCAB_UNSUPPORTED;
     if (vocab->tokens == NULL) {
         if (vocab->kind != KV_VOCAB_UNSUPPORTED) {
             return kv_fail(err, KVASIR_ERR_FORMAT,

@@ -15,6 +15,9 @@ typedef struct kv_vocab kv_vocab;
 kvasir_code kv_vocab_open(const kv_gguf *gguf, uint32_t n_vocab, kv_vocab **out, kvasir_error *err);
 void kv_vocab_close(kv_vocab *vocab);
 
+/* Whether a tokenizer.ggml.model is one of ours, or none. */
+bool kv_vocab_model_is_known(kv_str model);
+
 kvasir_code kv_vocab_tokenize(const kv_vocab *vocab, const char *text, size_t len, unsigned flags,
                               kvasir_token **tokens, size_t *n_tokens, kvasir_error *err);
 kvasir_code kv_vocab_detokenize(const kv_vocab *vocab, const kvasir_token *tokens, size_t n_tokens, bool special,
