@@ -172,10 +172,43 @@ def a_schema_is_kept_and_parsed(c):
     r = c.chat.completions.create(model=MODEL, messages=ask, max_tokens=50, temperature=1,
                                   response_format={"type": "json_schema", "json_schema": {"name": "c", "strict": True, "schema": schema}})
     assert json.loads(r.choices[0].message.content)["colour"] in ("red", "green")
-    r = c.chat.completions.create(model=MODEL, messages=ask, max_tokens=400, temperature=1, seed=1, response_format={"type": "json_object"}, stop=["\n\n\n\n"])
+    r = c.chat.completions.create(model=MODEL, messages=ask, max_tokens=150, temperature=1, seed=1, response_format={"type": "json_object"}, stop=["\n\n\n\n"])
     assert r.choices[0].finish_reason == "length" or isinstance(json.loads(r.choices[0].message.content), dict)
     odd = {"type": "json_schema", "json_schema": {"name": "c", "schema": {"type": "object", "unevaluatedProperties": False}}}
     assert "unevaluatedProperties" in raises(openai.BadRequestError, 400, c.chat.completions.create, model=MODEL, messages=ask, response_format=odd).message
+
+
+class GetWeather(BaseModel):
+    """Current weather in a city."""
+    city: str
+    days: int
+
+
+@both
+def tools_are_called_and_their_results_read(c):
+    """With a forced choice the small model calls what it must, and the client's own schema holds."""
+    tools = [openai.pydantic_function_tool(GetWeather, name="get_weather"),
+             {"type": "function", "function": {"name": "now", "strict": True, "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}}]
+    messages = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    force = {"type": "function", "function": {"name": "get_weather"}}
+    named = dict(model=MODEL, tools=tools, max_tokens=300, temperature=1, seed=2)
+    r = c.chat.completions.parse(messages=messages, tool_choice=force, **named).choices[0]
+    call = r.message.tool_calls[0]
+    assert r.finish_reason == "tool_calls" and call.type == "function" and call.id and call.function.name == "get_weather"
+    assert isinstance(call.function.parsed_arguments, GetWeather) and json.loads(call.function.arguments) == call.function.parsed_arguments.model_dump()
+    with c.chat.completions.stream(messages=messages, tool_choice=force, **named) as stream:
+        pieces = [e for e in stream if e.type == "tool_calls.function.arguments.delta"]
+        last = stream.get_final_completion().choices[0]
+    assert last.message.tool_calls[0].function.arguments == call.function.arguments == "".join(e.arguments_delta for e in pieces)
+    any_of = c.chat.completions.parse(messages=messages, tool_choice="required", **named).choices[0].message.tool_calls[0]
+    assert any_of.function.name in ("get_weather", "now")
+    # The conversation goes on with what the tool said.
+    messages += [{"role": "assistant", "content": None, "tool_calls": [call.model_dump(include={"id": True, "type": True, "function": {"name", "arguments"}})]},
+                 {"role": "tool", "tool_call_id": call.id, "content": "snow"}]
+    assert c.chat.completions.create(messages=messages, tool_choice="none", **dict(named, max_tokens=8)).choices[0].message.content is not None
+    wrong = raises(openai.BadRequestError, 400, c.chat.completions.create, messages=messages,
+                   tool_choice={"type": "function", "function": {"name": "nothing"}}, **named)
+    assert wrong.param == "tool_choice"
 
 
 # ---- errors -----------------------------------------------------------------------------------------------
@@ -228,7 +261,7 @@ def keys_hosts_and_full_queues_are_its_own_exceptions_too():
 
 
 TESTS = [models_are_listed, a_chat_is_answered, streams_are_the_answer_in_pieces, the_streaming_helper_collects_the_answer, log_probabilities_are_probabilities,
-         n_stop_seed_and_bias_mean_what_they_say, completions_take_text_tokens_and_lists, embeddings_are_unit_vectors, a_schema_is_kept_and_parsed,
+         n_stop_seed_and_bias_mean_what_they_say, completions_take_text_tokens_and_lists, embeddings_are_unit_vectors, a_schema_is_kept_and_parsed, tools_are_called_and_their_results_read,
          errors_are_its_own_exceptions, keys_hosts_and_full_queues_are_its_own_exceptions_too]
 
 if __name__ == "__main__":
