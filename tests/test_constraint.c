@@ -215,6 +215,12 @@ static void objects_follow_their_schema(void **state)
     SCHEMA("{\"properties\":{\"ab\":{\"type\":\"null\"}},\"additionalProperties\":{\"type\":\"integer\"}}", "{}",
            "{\"ab\":null}", "{\"x\":1}", "{\"ab\":null,\"abc\":2,\"a\":3}", NULL, "{\"ab\":1}", "{\"x\":null}",
            "{\"x\":1,\"ab\":null}", "{\"\\u0061b\":1}");
+    SCHEMA("{\"properties\":{\"a\":{\"const\":1}},\"minProperties\":1,\"maxProperties\":3,\"additionalProperties\":{"
+           "\"const\":2}}",
+           "{\"a\":1}", "{\"b\":2}", "{\"b\":2,\"c\":2}", "{\"a\":1,\"b\":2,\"c\":2}", NULL, "{}", "{ }",
+           "{\"a\":1,\"b\":2,\"c\":2,\"d\":2}", "{\"b\":2,\"c\":2,\"d\":2}");
+    SCHEMA("{\"properties\":{\"a\":{\"const\":1},\"b\":{\"const\":2}},\"minProperties\":1}", "{\"a\":1}", "{\"b\":2}",
+           "{\"a\":1,\"b\":2}", NULL, "{}", "{\"b\":2,\"a\":1}");
     SCHEMA("{\"type\":\"object\"}", "{}", "{\"a\":[1,{\"b\":null}],\"c\":\"\\u00e9\"}", NULL, "[]", "{\"a\":}",
            "{\"a\":tru}");
 }
@@ -299,6 +305,10 @@ static void wrong_schemas_say_what(void **state)
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"properties\":{\"x\":{\"not\":{}}}}", "#/properties/x: the keyword 'not'");
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"type\":\"array\",\"uniqueItems\":true}", "uniqueItems");
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"type\":\"strin\"}", "strin");
+    refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"type\":\"object\",\"minProperties\":2}", "minProperties");
+    refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"type\":\"object\",\"minProperties\":1,\"maxProperties\":0}",
+           "maxProperties");
+    refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"properties\":{\"a\":{},\"b\":{}},\"maxProperties\":1}", "maxProperties");
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"$ref\":\"#\"}", "nothing can satisfy");
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA,
            "{\"$ref\":\"#/$defs/a\",\"$defs\":{\"a\":{\"$ref\":\"#/$defs/b\"},\"b\":{\"$ref\":\"#/$defs/a\"}}}", "");

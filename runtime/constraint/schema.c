@@ -16,29 +16,12 @@ static const char *const annotations[] = {
     "title",    "description",   "default",          "examples",        "$schema",  "$id",
     "$comment", "$defs",         "definitions",      "deprecated",      "readOnly", "writeOnly",
     "example",  "discriminator", "contentMediaType", "contentEncoding", "$anchor"};
-static const char *const keywords[] = {"type",
-                                       "enum",
-                                       "const",
-                                       "properties",
-                                       "required",
-                                       "additionalProperties",
-                                       "items",
-                                       "prefixItems",
-                                       "minItems",
-                                       "maxItems",
-                                       "anyOf",
-                                       "oneOf",
-                                       "allOf",
-                                       "$ref",
-                                       "minLength",
-                                       "maxLength",
-                                       "pattern",
-                                       "format",
-                                       "minimum",
-                                       "maximum",
-                                       "exclusiveMinimum",
-                                       "exclusiveMaximum",
-                                       "multipleOf"};
+static const char *const keywords[] = {
+    "type",          "enum",          "const",   "properties",  "required",         "additionalProperties",
+    "minProperties", "maxProperties", "items",   "prefixItems", "minItems",         "maxItems",
+    "anyOf",         "oneOf",         "allOf",   "$ref",        "minLength",        "maxLength",
+    "pattern",       "format",        "minimum", "maximum",     "exclusiveMinimum", "exclusiveMaximum",
+    "multipleOf"};
 
 static bool is_in(const char *name, const char *const *list, size_t n)
 {
@@ -333,12 +316,12 @@ static const char *implied_type(const json_t *schema)
 {
     static const struct {
         const char *keyword, *type;
-    } about[] = {{"properties", "object"}, {"required", "object"},         {"additionalProperties", "object"},
-                 {"items", "array"},       {"prefixItems", "array"},       {"minItems", "array"},
-                 {"maxItems", "array"},    {"pattern", "string"},          {"format", "string"},
-                 {"minLength", "string"},  {"maxLength", "string"},        {"minimum", "number"},
-                 {"maximum", "number"},    {"exclusiveMinimum", "number"}, {"exclusiveMaximum", "number"},
-                 {"multipleOf", "number"}};
+    } about[] = {{"properties", "object"},       {"required", "object"},         {"additionalProperties", "object"},
+                 {"minProperties", "object"},    {"maxProperties", "object"},    {"items", "array"},
+                 {"prefixItems", "array"},       {"minItems", "array"},          {"maxItems", "array"},
+                 {"pattern", "string"},          {"format", "string"},           {"minLength", "string"},
+                 {"maxLength", "string"},        {"minimum", "number"},          {"maximum", "number"},
+                 {"exclusiveMinimum", "number"}, {"exclusiveMaximum", "number"}, {"multipleOf", "number"}};
     for (size_t i = 0; i < KV_COUNT(about); i++)
         if (json_object_get(schema, about[i].keyword)) return about[i].type;
     return NULL;

@@ -32,6 +32,8 @@ static const struct {
     {"minLength", GREATER},
     {"maxLength", LESS},
     {"minItems", GREATER},
+    {"minProperties", GREATER},
+    {"maxProperties", LESS},
     {"maxItems", LESS},
     {"items", BOTH},
     {"required", UNION},

@@ -36,6 +36,7 @@ typedef struct object {
     json_t *properties, *required, *others; /* others: schema of further properties, or NULL */
     const char *path, *at;                  /* at: path of the properties */
     int32_t other_key, other_value;
+    uint32_t min, max_others;
 } object;
 
 static bool is_required(const object *o, const char *name)
@@ -109,6 +110,17 @@ static void comma(object *o)
     kv_schema_ws(o->s);
 }
 
+static void others_behind(object *o, uint32_t most)
+{
+    kv_builder *b = o->s->b;
+    if (!o->others || most == 0) return;
+    kv_build_open(b);
+    comma(o);
+    other(o);
+    kv_build_close(b);
+    kv_build_repeat(b, 0, most);
+}
+
 /* Until the first property is written. jumps[i]: where to go on with property i; the last entry: to the end. */
 static void write_first(object *o, uint32_t *jumps, size_t n)
 {
@@ -125,13 +137,17 @@ static void write_first(object *o, uint32_t *jumps, size_t n)
         if (needed) return;
         kv_build_aim(b, split, b->n_code);
     }
-    if (o->others) {
+    if (o->others && o->max_others > 0) {
         const uint32_t split = kv_build_raw(b, KV_OP_SPLIT);
         other(o);
+        others_behind(o, o->max_others == KV_REPEAT_FOREVER ? KV_REPEAT_FOREVER : o->max_others - 1);
         jumps[n + 1] = kv_build_raw(b, KV_OP_JUMP);
         kv_build_aim(b, split, b->n_code);
     }
-    jumps[n + 2] = kv_build_raw(b, KV_OP_JUMP);
+    if (o->min > 0) /* not one is not enough */
+        kv_build_raw(b, KV_OP_FAIL);
+    else
+        jumps[n + 2] = kv_build_raw(b, KV_OP_JUMP);
 }
 
 /* Jumps are stored as they are; index 0 of the code is "{", never a jump. */
@@ -159,14 +175,8 @@ static void write_rest(object *o, const uint32_t *jumps, size_t n)
         i++;
     }
     if (n > 0) aim_here(b, jumps[n]);
+    others_behind(o, o->max_others);
     aim_here(b, jumps[n + 1]);
-    if (o->others) {
-        kv_build_open(b);
-        comma(o);
-        other(o);
-        kv_build_close(b);
-        kv_build_repeat(b, 0, KV_REPEAT_FOREVER);
-    }
     aim_here(b, jumps[n + 2]);
 }
 
@@ -198,6 +208,38 @@ static bool add_required(object *o, json_t *schema)
     return true;
 }
 
+static bool read_count(kv_schema *s, const json_t *schema, const char *path, const char *name, uint32_t *out)
+{
+    const json_t *value = json_object_get(schema, name);
+    if (!value) return true;
+    const double x = json_number_value(value);
+    if (!json_is_number(value) || x < 0 || x != floor(x))
+        return kv_schema_fail(s, path, "%s must be a whole number", name);
+    *out = x < INT32_MAX ? (uint32_t)x : INT32_MAX;
+    return true;
+}
+
+/* How many properties: a key could be written twice, so more than one counts only where `required` names as many. At most: those that
+ * are declared all find room, and the rest is for others. */
+static bool read_counts(object *o, const json_t *schema)
+{
+    const uint32_t n = (uint32_t)json_object_size(o->properties);
+    uint32_t max = KV_REPEAT_FOREVER, n_required = 0;
+    const char *name;
+    json_t *value;
+    if (!read_count(o->s, schema, o->path, "minProperties", &o->min) ||
+        !read_count(o->s, schema, o->path, "maxProperties", &max))
+        return false;
+    json_object_foreach(o->properties, name, value) n_required += is_required(o, name);
+    if (o->min > 1 && o->min > n_required)
+        return kv_schema_fail(o->s, o->path, "minProperties above 1 is not supported where fewer are required");
+    if (o->min > max) return kv_schema_fail(o->s, o->path, "minProperties %u is above maxProperties %u", o->min, max);
+    if (max < n)
+        return kv_schema_fail(o->s, o->path, "maxProperties is not supported below the number of declared properties");
+    o->max_others = max == KV_REPEAT_FOREVER ? max : max - n;
+    return true;
+}
+
 void kv_schema_object(kv_schema *s, json_t *schema, const char *path)
 {
     kv_builder *b = s->b;
@@ -211,7 +253,8 @@ void kv_schema_object(kv_schema *s, json_t *schema, const char *path)
         return;
     }
     o.properties = declared ? json_copy(declared) : json_object(); /* shallow: the subschemas stay who they are */
-    if (!o.properties || !kv_schema_keep(s, o.properties) || !add_required(&o, schema) || !read_others(&o, schema))
+    if (!o.properties || !kv_schema_keep(s, o.properties) || !add_required(&o, schema) || !read_others(&o, schema) ||
+        !read_counts(&o, schema))
         return;
     if (o.others) {
         o.other_key = other_key(&o);
@@ -232,17 +275,6 @@ void kv_schema_object(kv_schema *s, json_t *schema, const char *path)
 }
 
 /* ---- arrays ----------------------------------------------------------------------------------------------- */
-
-static bool read_count(kv_schema *s, const json_t *schema, const char *path, const char *name, uint32_t *out)
-{
-    const json_t *value = json_object_get(schema, name);
-    if (!value) return true;
-    const double x = json_number_value(value);
-    if (!json_is_number(value) || x < 0 || x != floor(x))
-        return kv_schema_fail(s, path, "%s must be a whole number", name);
-    *out = x < INT32_MAX ? (uint32_t)x : INT32_MAX;
-    return true;
-}
 
 static void element(kv_schema *s, int32_t rule, bool with_comma)
 {
