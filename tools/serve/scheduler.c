@@ -1,4 +1,4 @@
-/* scheduler.c - the engine's thread: see scheduler.h for the picture. slots.c finds prefixes, batch.c cuts chunks, sequence.c
+/* scheduler.c - the engine's thread: see scheduler.h for the picture. The engine finds prefixes, batch.c cuts chunks, sequence.c
  * makes text.
  *
  * One lock guards what other threads see: the inbox and the published state. Everything else belongs to the thread. */
@@ -15,8 +15,8 @@ enum { WAIT_FOR_PREFIX = 64 }; /* tokens that somebody else is about to read are
 struct kv_scheduler {
     kv_scheduler_params params;
     kv_sampling sampling;
-    kv_slots slots;
-    kv_sequence **active; /* [n_slots] */
+    kv_sequence **slots;  /* [n_slots], who is in each; NULL: free */
+    kv_sequence **active; /* [n_slots], in the order of admission */
     size_t n_active;
     kv_work *works, **works_end; /* in the order of arrival */
     kv_batch_plan plan;
@@ -38,6 +38,7 @@ struct kv_scheduler {
 
 /* ---- jobs end --------------------------------------------------------------------------------------- */
 
+/* `keep`: the pages go to the prefix cache, the last one, too. */
 static void leave_slot(kv_scheduler *s, kv_sequence *q, bool keep)
 {
     for (size_t i = 0; i < s->n_active; i++)
@@ -45,8 +46,11 @@ static void leave_slot(kv_scheduler *s, kv_sequence *q, bool keep)
             memmove(s->active + i, s->active + i + 1, (--s->n_active - i) * sizeof *s->active);
             break;
         }
-    kv_slots_release(&s->slots, q->slot, keep ? q->tokens : NULL);
-    if (keep) q->tokens = NULL;
+    if (keep)
+        kvasir_engine_retire(s->params.engine, q->slot);
+    else
+        kvasir_engine_rewind(s->params.engine, q->slot, 0);
+    s->slots[q->slot] = NULL;
     q->slot = -1;
     q->work->n_active--;
     s->is_full = false; /* preempt() says otherwise */
@@ -88,7 +92,7 @@ static void end_work(kv_scheduler *s, kv_work *work, const kv_api_error *error, 
     kv_job *job = work->job;
     for (size_t i = 0; i < work->n_sequences; i++) {
         kv_sequence *q = &work->sequences[i];
-        if (q->state == KV_SEQ_ACTIVE) leave_slot(s, q, job->request.cache_prompt && !kv_sequence_scores_prompt(q));
+        if (q->state == KV_SEQ_ACTIVE) leave_slot(s, q, kv_sequence_is_cached(q));
         q->state = KV_SEQ_DONE;
     }
     for (kv_work **at = &s->works; *at; at = &(*at)->next)
@@ -108,14 +112,22 @@ static void end_work(kv_scheduler *s, kv_work *work, const kv_api_error *error, 
 
 /* ---- admission -------------------------------------------------------------------------------------- */
 
+static size_t common_prefix(const kvasir_token *a, size_t n_a, const kvasir_token *b, size_t n_b)
+{
+    const size_t most = n_a < n_b ? n_a : n_b;
+    size_t n = 0;
+    while (n < most && a[n] == b[n]) n++;
+    return n;
+}
+
 /* Whether a sequence that is reading its prompt will soon hold much more of this one's beginning than now. */
 static bool is_worth_waiting(const kv_scheduler *s, const kv_prompt *p)
 {
     for (size_t i = 0; i < s->n_active; i++) {
         const kv_sequence *q = s->active[i];
         const size_t have = kvasir_engine_n_tokens(s->params.engine, q->slot);
-        if (q->has_begun || kv_sequence_scores_prompt(q)) continue;
-        const size_t common = kv_common_prefix(q->tokens, q->n_tokens, p->tokens, p->n_tokens - 1);
+        if (q->has_begun || !kv_sequence_is_cached(q)) continue;
+        const size_t common = common_prefix(q->tokens, q->n_tokens, p->tokens, p->n_tokens - 1);
         if (common > have && (common >= have + WAIT_FOR_PREFIX || common + 1 == q->n_tokens)) return true;
     }
     return false;
@@ -127,8 +139,7 @@ static kv_sequence *next_of(const kv_scheduler *s, kv_work *work)
         work->first_waiting++;
     if (work->first_waiting == work->n_sequences) return NULL;
     kv_sequence *q = &work->sequences[work->first_waiting];
-    const bool may_share = work->job->request.cache_prompt && !kv_sequence_scores_prompt(q) && !q->tokens;
-    return may_share && is_worth_waiting(s, q->prompt) ? NULL : q;
+    return kv_sequence_is_cached(q) && !q->tokens && is_worth_waiting(s, q->prompt) ? NULL : q;
 }
 
 /* The job that has least gets the next slot; of equals the one that came first. So nobody's list of prompts starves others. */
@@ -167,9 +178,29 @@ static void post_progress(const kv_scheduler *s, const kv_sequence *q)
     kv_job_post(q->work->job, event, false);
 }
 
+/* Into a free slot (there is one), with the beginning of its tokens that the engine still has. */
+static void take_slot(kv_scheduler *s, kv_sequence *q, bool is_first)
+{
+    q->slot = 0;
+    while (s->slots[q->slot]) q->slot++;
+    s->slots[q->slot] = q;
+    s->active[s->n_active++] = q;
+    q->state = KV_SEQ_ACTIVE;
+    q->admitted = s->n_admitted++;
+    q->work->n_active++;
+    if (!kv_sequence_is_cached(q)) return;
+    const size_t n = kvasir_engine_resume(s->params.engine, q->slot, q->tokens, q->n_tokens);
+    if (!is_first) return; /* it had to give its pages back */
+    q->n_cached = n;
+    pthread_mutex_lock(&s->lock);
+    s->stats.n_lookups++;
+    s->stats.n_hits += n > 0;
+    pthread_mutex_unlock(&s->lock);
+}
+
 static void admit(kv_scheduler *s)
 {
-    while (kv_slots_has_free(&s->slots) && !s->is_full) {
+    while (s->n_active < (size_t)s->params.n_slots && !s->is_full) {
         kv_sequence *q = choose_waiting(s);
         if (!q) return;
         kv_api_error error;
@@ -179,15 +210,7 @@ static void admit(kv_scheduler *s)
             end_work(s, q->work, &error, false);
             continue;
         }
-        size_t n_cached;
-        const bool use_cache = q->work->job->request.cache_prompt && !kv_sequence_scores_prompt(q);
-        q->slot =
-            kv_slots_acquire(&s->slots, (const kvasir_token *const *)&q->tokens, q->n_tokens, use_cache, &n_cached);
-        if (is_first) q->n_cached = n_cached;
-        q->state = KV_SEQ_ACTIVE;
-        q->admitted = s->n_admitted++;
-        q->work->n_active++;
-        s->active[s->n_active++] = q;
+        take_slot(s, q, is_first);
         if (is_first) post_progress(s, q);
     }
 }
@@ -211,10 +234,9 @@ static void preempt(kv_scheduler *s)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* The step did not fit. Makes room, dearest last: cached pages, the youngest sequence, and what is alone must end. */
+/* The step did not fit, though no idle page is left. Makes room: the youngest sequence goes, and what is alone must end. */
 static void make_room(kv_scheduler *s, const kvasir_error *err)
 {
-    if (kv_slots_evict(&s->slots)) return;
     if (s->n_active > 1) {
         preempt(s);
         return;
@@ -250,7 +272,7 @@ static bool keep_vectors(kv_scheduler *s, kv_sequence *q)
 static void sequence_ended(kv_scheduler *s, kv_sequence *q)
 {
     kv_work *work = q->work;
-    leave_slot(s, q, work->job->request.cache_prompt && !kv_sequence_scores_prompt(q));
+    leave_slot(s, q, kv_sequence_is_cached(q));
     q->state = KV_SEQ_DONE;
     kv_sequence_end(q);
     if (++work->n_done == work->n_sequences) end_work(s, work, NULL, false);
@@ -318,18 +340,18 @@ static void publish(kv_scheduler *s)
 {
     kv_scheduler_stats *t = &s->stats;
     t->n_slots = s->params.n_slots;
-    t->n_busy = s->slots.n_busy;
+    t->n_busy = (int)s->n_active;
     t->n_queued_jobs = s->n_queued;
     t->kv = kvasir_engine_kv_stats(s->params.engine);
     t->n_waiting = 0;
     for (const kv_work *work = s->works; work; work = work->next)
         t->n_waiting += (int)(work->n_sequences - work->n_done) - work->n_active;
     memset(s->views, 0, (size_t)s->params.n_slots * sizeof *s->views);
-    for (int i = 0; i < s->params.n_slots; i++) s->views[i].n_tokens = kvasir_engine_n_tokens(s->params.engine, i);
     for (size_t i = 0; i < s->n_active; i++) {
         const kv_sequence *q = s->active[i];
         kv_slot_view *view = &s->views[q->slot];
         view->is_busy = true;
+        view->n_tokens = kvasir_engine_n_tokens(s->params.engine, q->slot);
         view->is_prefill = !q->has_begun;
         view->job_id = q->work->job->id;
         view->n_prompt = q->prompt->n_tokens;
@@ -392,6 +414,7 @@ static kvasir_code open_parts(kv_scheduler *s, kvasir_error *err)
     const kvasir_model_info info = kvasir_model_get_info(s->params.model);
     s->works_end = &s->works;
     s->inbox_end = &s->inbox;
+    s->slots = calloc(n, sizeof *s->slots);
     s->active = calloc(n, sizeof *s->active);
     s->views = calloc(n, sizeof *s->views);
     s->plan.steps = calloc(n, sizeof *s->plan.steps);
@@ -403,8 +426,8 @@ static kvasir_code open_parts(kv_scheduler *s, kvasir_error *err)
                                 .n_embd = info.n_embd,
                                 .n_ctx = s->params.n_ctx,
                                 .logits = malloc((size_t)info.n_vocab * sizeof(float))};
-    if (!kv_slots_init(&s->slots, s->params.engine, s->params.n_slots) || !s->active || !s->views || !s->plan.steps ||
-        !s->plan.sequences || !s->plan.from || !s->sampling.logits)
+    if (!s->slots || !s->active || !s->views || !s->plan.steps || !s->plan.sequences || !s->plan.from ||
+        !s->sampling.logits)
         return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the scheduler");
     if (pthread_create(&s->thread, NULL, run, s) != 0)
         return kv_set_error(err, KVASIR_ERR_MEMORY, "the system refuses a thread");
@@ -442,7 +465,7 @@ void kv_scheduler_close(kv_scheduler *s)
 {
     if (!s) return;
     kv_scheduler_stop(s);
-    kv_slots_deinit(&s->slots);
+    free(s->slots);
     free(s->active);
     free(s->views);
     free(s->plan.steps);

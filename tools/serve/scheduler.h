@@ -24,6 +24,7 @@ typedef struct kv_scheduler_stats {
     int n_queued_jobs;
     kvasir_kv_stats kv;
     uint64_t n_requests, n_cancelled, n_failed, n_preempted;
+    uint64_t n_lookups, n_hits; /* sequences that looked for their prompt's beginning; that found some of it */
     uint64_t prompt_tokens, cached_tokens, predicted_tokens, steps;
     double prefill_ms, decode_ms; /* time of steps that read prompts, and of the others */
 } kv_scheduler_stats;

@@ -47,6 +47,11 @@ bool kv_sequence_scores_prompt(const kv_sequence *q)
     return r->kind == KV_KIND_EMBEDDING || (r->echo && r->wants_logprobs);
 }
 
+bool kv_sequence_is_cached(const kv_sequence *q)
+{
+    return request_of(q)->cache_prompt && !kv_sequence_scores_prompt(q);
+}
+
 static bool push_token(kv_sequence *q, kvasir_token token)
 {
     if (q->n_tokens == q->cap_tokens) {

@@ -9,7 +9,6 @@
 #define KV_TOOLS_SERVE_SEQUENCE_H
 
 #include "tools/serve/reply.h"
-#include "tools/serve/slots.h"
 
 typedef enum kv_sequence_state { KV_SEQ_WAITING, KV_SEQ_ACTIVE, KV_SEQ_DONE } kv_sequence_state;
 
@@ -60,6 +59,8 @@ void kv_sequence_end(kv_sequence *q); /* frees what begin made */
 kvasir_want kv_sequence_want(const kv_sequence *q, size_t have, size_t n);
 /* Whether its rows must all be looked at: no cache, small chunks. */
 bool kv_sequence_scores_prompt(const kv_sequence *q);
+/* Whether it begins with pages of others and leaves its own to them. */
+bool kv_sequence_is_cached(const kv_sequence *q);
 
 typedef enum kv_advance { KV_GOES_ON, KV_HAS_ENDED, KV_HAS_FAILED } kv_advance;
 /* Step `step` of the last eval was this sequence's, n rows from position `from` on: samples, emits events. */

@@ -7,7 +7,7 @@
  *                        POST: jobs.c makes a kv_job ------------> prepare.c: json_in.c
  *                        GET:  info.c answers                        params.c prompt.c -> kv_request
  *                                                                    error, text_api.c: END
- *                                                                    or kv_scheduler_submit ----> scheduler.c: queue, slots.c
+ *                                                                    or kv_scheduler_submit ----> scheduler.c: queue, slots
  *                                                                                                 batch.c: rows of this step
  *                                                                                                 kvasir_engine_eval
  *                      jobs.c <------- mailbox (job.c), eventfd ------- events -----------------  sequence.c reply.c: text
