@@ -414,6 +414,7 @@ typedef struct fma_args {
     size_t ldc;
     int n_k;
     bool add;             /* continue from what C holds */
+    const float *rescale; /* [n_rows], or NULL: continue from what C holds times this */
     const uint8_t *ahead; /* NULL, or what is asked for meanwhile: as many bytes as B is read (few rows only) */
 } fma_args;
 
@@ -426,7 +427,11 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const int ahe
     KV_UNROLL for (int r = 0; r < R; r++)
     {
         KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] =
-            g->add ? vf_load(c + (size_t)r * g->ldc + 16 * v) : vf_set1(0.0f);
+            g->add || g->rescale ? vf_load(c + (size_t)r * g->ldc + 16 * v) : vf_set1(0.0f);
+        if (!g->rescale) continue;
+        /* + 0 keeps a zero positive, whatever sign it was scaled from. */
+        const vf by = vf_set1(g->rescale[r0 + r]);
+        KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_fma(acc[r][v], by, vf_set1(0.0f));
     }
     const float *a = g->a + (size_t)r0 * g->lda;
     const size_t first = (size_t)v0 * g->v_step;
@@ -515,6 +520,7 @@ static void fma_any(kv_elem type, const fma_args *args, int n_rows, int n_vec)
     fma_args g = *args;
     const int done = g.ahead ? fma_ahead(type, &g, n_rows, n_vec) : 0;
     g.a += (size_t)done * g.lda, g.c += (size_t)done * g.ldc;
+    if (g.rescale) g.rescale += done;
     if (done == n_rows) return;
     if (type == KV_ELEM_F32)
         fma_f32(&g, n_rows - done, n_vec);

@@ -181,92 +181,143 @@ KV_INLINE vf add_alibi(const kv_attend_args *g, int r, int t, vf x)
     return vf_fma(vf_set1(g->slopes[r]), distance, x);
 }
 
-/* Scores of one row -> probabilities in place; m, l, o move to the new maximum. Tokens not seen get probability 0. */
-KV_INLINE void softmax_row(const kv_attend_args *g, int r, int t_first, int t_last)
+/* e^x of a softmax weight, x <= 0: 2^(x log2 e), the fraction by a minimax polynomial of degree 5 (relative error below 2e-7 there). What
+ * one constant for log2 e loses, 2e-8 |x| of the weight, is at most 1e-8 of the largest weight, which is e^0 = 1 exactly. */
+KV_INLINE vf vf_exp_weight(vf x)
 {
-    const uint64_t seen = g->seen[r];
-    float *s = g->scores + 64 * (size_t)r;
-    const vf lowest = vf_set1(-INFINITY);
-    vf best = lowest;
-    for (int t = t_first; t <= t_last; t++) {
-        vf x = vf_load(s + 16 * t);
-        if (g->slopes) x = add_alibi(g, r, t, x);
-        if (g->softcap != 0.0f) x = vf_softcap(x, g->softcap);
-        x = vf_select((vm)(seen >> (16 * t)), x, lowest);
-        vf_store(s + 16 * t, x);
-        best = vf_max(best, x);
-    }
-    float m_new = vf_reduce_max(best);
-    const float m_old = g->m[r];
-    if (!(m_new > m_old)) m_new = m_old;
-    vf l = vf_load(g->l + 16 * (size_t)r);
-    if (m_new != m_old) {
-        /* exp(-inf) is a harmless tiny number here: l and o are still 0. */
-        vf c = vf_exp(vf_set1(m_old - m_new));
-        l = vf_mul(l, c);
-        float *o = g->o + (size_t)r * (size_t)g->d_v;
-        /* + 0 keeps a zero positive, whatever sign it was scaled from. */
-        for (int i = 0; i < g->d_v; i += 16) vf_store(o + i, vf_fma(vf_load(o + i), c, vf_set1(0.0f)));
-        g->m[r] = m_new;
-    }
-    const vf zero = vf_set1(0.0f), m = vf_set1(m_new);
-    for (int t = t_first; t <= t_last; t++) {
-        vf p = vf_select((vm)(seen >> (16 * t)), vf_exp(vf_sub(vf_load(s + 16 * t), m)), zero);
-        l = vf_add(l, p);
-        vf_store(s + 16 * t, p);
-    }
-    vf_store(g->l + 16 * (size_t)r, l);
+    x = vf_max(x, vf_set1(-86.0f));
+    const vf log2e = vf_set1(1.44269504f);
+    const vi n = vi_round(vf_mul(x, log2e));
+    const vf f = vf_fma(x, log2e, vf_sub(vf_set1(0.0f), vf_from_vi(n)));
+    vf p = vf_set1(1.3264727029e-3f);
+    p = vf_fma(p, f, vf_set1(9.6715128782e-3f));
+    p = vf_fma(p, f, vf_set1(5.5507337459e-2f));
+    p = vf_fma(p, f, vf_set1(2.4022242082e-1f));
+    p = vf_fma(p, f, vf_set1(6.9314697760e-1f));
+    p = vf_fma(p, f, vf_set1(1.0f));
+    return vf_as(vi_add(vi_as(p), vi_sll(n, 23)));
 }
 
-/* scores [n_rows][64] of sub-tiles [t_first, t_first + n). */
-static void page_scores(const kv_attend_args *g, int t_first, int n)
+/* Rows that pass through scores, softmax and values together: their scores stay in L1, and below the diagonal of a causal tile each
+ * such block ends at its own last token. A multiple of every KV_FMA_ROWS. */
+enum { PAGE_ROWS = 60, PAGE_ROWS_PADDED = 64 };
+
+/* Scores of rows [r0, r0 + n), n <= PAGE_ROWS -> weights in place; m and l move to the new maximum, rescale [PAGE_ROWS_PADDED] is what o has to be
+ * multiplied by. Tokens not seen get weight 0. plain: every row sees all of these sub-tiles, and scores are used as they are. */
+KV_INLINE void softmax_rows(const kv_attend_args *g, int r0, int n, int t_first, int t_last, const bool plain,
+                            float *rescale)
 {
+    float m_old[PAGE_ROWS_PADDED] = {0}, m_new[PAGE_ROWS_PADDED] = {0};
+    for (int i = 0; i < n; i++) {
+        const uint64_t seen = g->seen[r0 + i];
+        float *s = g->scores + 64 * (size_t)(r0 + i);
+        const vf lowest = vf_set1(-INFINITY);
+        vf best = lowest;
+        for (int t = t_first; t <= t_last; t++) {
+            vf x = vf_load(s + 16 * t);
+            if (!plain) {
+                if (g->slopes) x = add_alibi(g, r0 + i, t, x);
+                if (g->softcap != 0.0f) x = vf_softcap(x, g->softcap);
+                x = vf_select((vm)(seen >> (16 * t)), x, lowest);
+                vf_store(s + 16 * t, x);
+            }
+            best = vf_max(best, x);
+        }
+        const float m = vf_reduce_max(best);
+        m_old[i] = g->m[r0 + i];
+        m_new[i] = m > m_old[i] ? m : m_old[i];
+        g->m[r0 + i] = m_new[i];
+    }
+    /* 1 exactly where the maximum stays. From -inf it is a number without meaning: l and o are still 0. */
+    for (int i = 0; i < n; i += 16) vf_store(rescale + i, vf_exp(vf_sub(vf_load(m_old + i), vf_load(m_new + i))));
+    for (int i = 0; i < n; i++) {
+        const uint64_t seen = g->seen[r0 + i];
+        float *s = g->scores + 64 * (size_t)(r0 + i), *l = g->l + 16 * (size_t)(r0 + i);
+        const vf m = vf_set1(m_new[i]);
+        vf sum = vf_mul(vf_load(l), vf_set1(rescale[i]));
+        for (int t = t_first; t <= t_last; t++) {
+            vf p = vf_exp_weight(vf_sub(vf_load(s + 16 * t), m));
+            if (!plain) p = vf_select((vm)(seen >> (16 * t)), p, vf_set1(0.0f));
+            sum = vf_add(sum, p);
+            vf_store(s + 16 * t, p);
+        }
+        vf_store(l, sum);
+    }
+}
+
+static __attribute__((noinline)) void softmax_plain(const kv_attend_args *g, int r0, int n, int t_first, int t_last,
+                                                    float *rescale)
+{
+    softmax_rows(g, r0, n, t_first, t_last, true, rescale);
+}
+static __attribute__((noinline)) void softmax_masked(const kv_attend_args *g, int r0, int n, int t_first, int t_last,
+                                                     float *rescale)
+{
+    softmax_rows(g, r0, n, t_first, t_last, false, rescale);
+}
+
+/* scores [n][64] of rows [r0, r0 + n) and sub-tiles [t_first, t_last]. Keys as float: n_k steps of one fma each. */
+static void page_scores(const kv_attend_args *g, int r0, int n, int t_first, int t_last)
+{
+    const int n_tiles = t_last - t_first + 1;
     if (g->type_k == KV_ELEM_Q8_0) {
         const kv_packed keys = kv_key_panel(g->k, g->d_k);
-        impl_gemm_q8(&keys, t_first, n, g->q8, g->n_rows, g->scores, 64, g->gemm_scratch, g->next_k);
+        impl_gemm_q8(&keys, t_first, n_tiles, g->q8, g->n_rows, g->scores, 64, g->gemm_scratch, g->next_k);
         return;
     }
     const size_t tile = (size_t)g->d_k * 16;
-    fma_args qk = {.a = g->q,
+    fma_args qk = {.a = g->q + (size_t)r0 * (size_t)g->d_k,
                    .lda = (size_t)g->d_k,
                    .b = (const uint8_t *)g->k + (size_t)t_first * tile * kv_elem_bytes(g->type_k),
                    .k_step = 16,
                    .v_step = tile,
-                   .c = g->scores + 16 * t_first,
+                   .c = g->scores + 64 * (size_t)r0 + 16 * t_first,
                    .ldc = 64,
                    .n_k = g->d_k,
-                   .ahead = t_first == 0 && n == 4 ? g->next_k : NULL};
-    fma_any(g->type_k, &qk, g->n_rows, n);
+                   .ahead = r0 == 0 && n_tiles == 4 ? g->next_k : NULL};
+    fma_any(g->type_k, &qk, n, n_tiles);
 }
 
-static void impl_attend_page(const kv_attend_args *g)
+/* Rows [r0, r0 + n), of which `any` is the union and `all` the intersection of what they see. */
+static void attend_rows(const kv_attend_args *g, int r0, int n, uint64_t any, uint64_t all)
 {
-    uint64_t any = 0;
-    for (int r = 0; r < g->n_rows; r++) any |= g->seen[r];
-    if (any == 0) return;
-    const int first = __builtin_ctzll(any), last = 63 - __builtin_clzll(any);
-    const int t_first = first / 16, t_last = last / 16;
-    page_scores(g, t_first, t_last - t_first + 1);
-    for (int r = 0; r < g->n_rows; r++) {
-        if (g->seen[r] != 0)
-            softmax_row(g, r, t_first, t_last);
-        else
-            memset(g->scores + 64 * (size_t)r + 16 * t_first, 0, (size_t)(t_last - t_first + 1) * 64);
-    }
-    fma_args pv = {.a = g->scores + first,
+    const int first = __builtin_ctzll(any), last = 63 - __builtin_clzll(any), t_first = first / 16, t_last = last / 16;
+    const uint64_t tiles = (~0ull >> (63 - (16 * t_last + 15))) & (~0ull << (16 * t_first));
+    float rescale[PAGE_ROWS_PADDED];
+    if (g->type_k != KV_ELEM_Q8_0) page_scores(g, r0, n, t_first, t_last);
+    if ((all & tiles) == tiles && !g->slopes && g->softcap == 0.0f)
+        softmax_plain(g, r0, n, t_first, t_last, rescale);
+    else
+        softmax_masked(g, r0, n, t_first, t_last, rescale);
+    fma_args pv = {.a = g->scores + 64 * (size_t)r0 + first,
                    .lda = 64,
                    .b = (const uint8_t *)g->v + (size_t)first * (size_t)g->d_v * kv_elem_bytes(g->type_v),
                    .k_step = (size_t)g->d_v,
                    .v_step = 16,
-                   .c = g->o,
+                   .c = g->o + (size_t)r0 * (size_t)g->d_v,
                    .ldc = (size_t)g->d_v,
                    .n_k = last - first + 1,
-                   .add = true,
-                   .ahead = g->next_v};
-    fma_any(g->type_v, &pv, g->n_rows, g->d_v / 16);
+                   .rescale = rescale,
+                   .ahead = r0 == 0 ? g->next_v : NULL};
+    fma_any(g->type_v, &pv, n, g->d_v / 16);
 }
 
-static void impl_score_page(const kv_attend_args *g) { page_scores(g, 0, KV_PAGE / 16); }
+static void impl_attend_page(const kv_attend_args *g)
+{
+    if (g->type_k == KV_ELEM_Q8_0) {
+        uint64_t any = 0;
+        for (int r = 0; r < g->n_rows; r++) any |= g->seen[r];
+        if (any) page_scores(g, 0, g->n_rows, __builtin_ctzll(any) / 16, (63 - __builtin_clzll(any)) / 16);
+    }
+    for (int r0 = 0; r0 < g->n_rows; r0 += PAGE_ROWS) {
+        const int n = g->n_rows - r0 < PAGE_ROWS ? g->n_rows - r0 : PAGE_ROWS;
+        uint64_t any = 0, all = ~0ull;
+        for (int i = 0; i < n; i++) any |= g->seen[r0 + i], all &= g->seen[r0 + i];
+        if (any != 0) attend_rows(g, r0, n, any, all);
+    }
+}
+
+static void impl_score_page(const kv_attend_args *g) { page_scores(g, 0, g->n_rows, 0, KV_PAGE / 16 - 1); }
 
 KV_INLINE vf load_elems(kv_elem type, const void *b, int i)
 {
