@@ -1,7 +1,7 @@
 /* hf_special.c - which tokens mean something, whether texts begin and end with them, and the chat templates.
  *
  *     bos, eos, unk, pad    tokenizer_config.json names their texts, else special_tokens_map.json, else config.json their ids
- *     further eos           generation_config.json may list several: end of turn, end of message
+ *     further eos           generation_config.json may list several: end of turn, end of message, and all of them
  *     add_bos, add_eos      tokenizer_config.json says it, else what the post-processor's template puts around a text
  *     templates             chat_template.jinja, chat_template.json, tokenizer_config.json (one, or several with names) */
 #include <dirent.h>
@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "convert/hf.h"
 
-enum { MAX_TEMPLATE = 4 << 20, MAX_TEMPLATES = 64 };
+enum { MAX_TEMPLATE = 4 << 20, MAX_TEMPLATES = 64, MAX_ENDS = 8 };
 
 /* ---- ids ----------------------------------------------------------------------------------------------------- */
 
@@ -70,6 +70,22 @@ static void put_further_ends(const kv_hf_model *m, const kv_hf_texts *t, int64_t
             put_id(w, keys[n++], before = id, n_rows);
         }
     }
+}
+
+/* GGUF has no key for all ids that end a reply, as transformers has: generation_config's list, else config.json's. Ours is not known to others,
+ * which read eot and eom, and names. */
+static void put_ends_of_reply(const kv_hf_model *m, const kv_hf_texts *t, uint32_t n_rows, kv_gguf_writer *w)
+{
+    const json_t *list = json_object_get(t->generation.json, "eos_token_id"), *item;
+    uint32_t ids[MAX_ENDS];
+    size_t n = 0, i;
+    if (!list) list = json_object_get(m->config.json, "eos_token_id");
+    json_array_foreach((json_t *)list, i, item)
+    {
+        const json_int_t id = json_is_integer(item) ? json_integer_value(item) : -1;
+        if (id >= 0 && id < n_rows && n < MAX_ENDS) ids[n++] = (uint32_t)id;
+    }
+    if (n > 1) kv_gguf_writer_add_u32_array(w, "tokenizer.ggml.eos_token_ids", ids, n);
 }
 
 /* Whether the post-processor puts this token at that end of a text. */
@@ -218,6 +234,7 @@ kvasir_code kv_hf_write_special(const kv_hf_model *m, const kv_hf_texts *t, uint
     put_id(w, "tokenizer.ggml.unknown_token_id", unk, n_rows);
     put_id(w, "tokenizer.ggml.padding_token_id", pad, n_rows);
     put_further_ends(m, t, bos, eos, pad, n_rows, w);
+    put_ends_of_reply(m, t, n_rows, w);
     KV_TRY(put_ends(t, w, err));
     return put_templates(t, w, err);
 }

@@ -474,4 +474,47 @@ def templates_and_ends_of_replies_are_kept():
     assert keys(out)["tokenizer.chat_template"] == "J"
 
 
+# family -> special tokens, the first three in place of the fixture's; bos, eos and pad of tokenizer_config.json; the list of
+# generation_config.json (what transformers stops at); which of the others end a reply all the same, by their name. From the checkpoints' files.
+FAMILIES = {
+    "llama 3": (["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|start_header_id|>"], "<|begin_of_text|>", "<|eot_id|>", None,
+                ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"], []),
+    "qwen": (["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>"], None, "<|im_end|>", "<|endoftext|>", ["<|im_end|>", "<|endoftext|>"], []),
+    "gemma": (["<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>"], "<bos>", "<eos>", "<pad>", ["<eos>", "<end_of_turn>"], []),
+    "gemma 2, one eos": (["<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>"], "<bos>", "<eos>", "<pad>", ["<eos>"], ["<end_of_turn>"]),
+    "phi 3": (["<s>", "</s>", "<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>"], "<s>", "<|endoftext|>", "<|endoftext|>",
+              ["<|endoftext|>", "<|assistant|>", "<|end|>"], ["</s>"]),
+    "gpt-oss": (["<|startoftext|>", "<|endoftext|>", "<|return|>", "<|call|>", "<|end|>", "<|start|>", "<|channel|>"], "<|startoftext|>", "<|return|>", "<|endoftext|>",
+                ["<|return|>", "<|endoftext|>", "<|call|>"], []),
+    "deepseek": (["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>", "<｜User｜>", "<｜Assistant｜>"], "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>",
+                 "<｜▁pad▁｜>", ["<｜end▁of▁sentence｜>"], []),
+    "glm 4": (["<|endoftext|>", "[gMASK]", "<sop>", "<|user|>", "<|observation|>", "<|assistant|>", "<|system|>"], None, "<|endoftext|>", "<|endoftext|>",
+              ["<|endoftext|>", "<|user|>", "<|observation|>"], []),
+    "mistral": (["<unk>", "<s>", "</s>", "[INST]", "[/INST]"], "<s>", "</s>", None, ["</s>"], []),
+    "command-r": (["<PAD>", "<BOS_TOKEN>", "<EOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"], "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<PAD>",
+                  ["<|END_OF_TURN_TOKEN|>"], ["<PAD>"]),
+    "granite": (["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"], "<|end_of_text|>", "<|end_of_text|>", "<|end_of_text|>", ["<|end_of_text|>"], []),
+    "exaone 4": (["[BOS]", "[PAD]", "[|endofturn|]", "[|user|]", "[|assistant|]"], "[BOS]", "[|endofturn|]", "[PAD]", ["[|endofturn|]"], ["[PAD]"]),
+    "seed-oss": (["<seed:bos>", "<seed:pad>", "<seed:eos>", "<seed:think>"], "<seed:bos>", "<seed:eos>", "<seed:pad>", ["<seed:eos>"], []),
+    "minicpm 3": (["<s>", "</s>", "<|im_start|>", "<|im_end|>"], "<s>", "<|im_end|>", None, ["</s>", "<|im_end|>"], []),
+    "five ends, one the padding": (["<a>", "<b>", "<c>", "<d>", "<e>", "<f>", "<g>"], "<a>", "<b>", "<c>", ["<b>", "<c>", "<d>", "<e>", "<f>"], []),
+}
+
+
+@test
+def ends_of_turn_of_each_family_end_a_reply():
+    for family, (tokens, bos, eos, pad, listed, named) in FAMILIES.items():
+        folder, out = copy_of("llama"), os.path.join(WORK.name, "ends.gguf")
+        ids = {text: 377 + i for i, text in enumerate(tokens)}
+        edit(folder, "tokenizer.json", lambda t: t.update(added_tokens=[dict(t["added_tokens"][0], id=i, content=text) for text, i in ids.items()]))
+        edit(folder, "tokenizer_config.json", lambda c: (c.pop("added_tokens_decoder"), c.update(bos_token=bos, eos_token=eos, pad_token=pad)))
+        edit(folder, "generation_config.json", lambda c: (c.clear(), c.update(eos_token_id=[ids[x] for x in listed] if len(listed) > 1 else ids[listed[0]])))
+        edit(folder, "config.json", lambda c: c.update(bos_token_id=ids.get(bos), eos_token_id=ids[listed[0]], pad_token_id=ids.get(pad)))
+        kvasir("convert", "-q", folder, out, "--outtype", "f32")
+        for text, i in [*ids.items(), ("a letter", 40)]:
+            done = kvasir("run", "-q", "-m", out, "--tokens", "20,21", "-n", 2, "--temp", 0, "--logit-bias", f"{i}+1000", "-o", "json")
+            reason = json.loads(done.stdout)["finish_reason"]
+            assert (reason == "stop") == (text in listed + named), (family, text, reason)
+
+
 run_tests(TESTS, [(KVASIR, "make")])

@@ -13,7 +13,7 @@
 #include "text/vocab_internal.h"
 
 /* Names that mean something whatever the metadata says of them. All are control tokens. */
-enum { ROLE_EOT = 1, ROLE_EOM = 2, ROLE_EOG = 4 };
+enum { ROLE_EOT = 1, ROLE_EOM = 2, ROLE_EOG = 4, MAX_ENDS = 8 };
 typedef struct known_name {
     const char *text;
     int roles;
@@ -74,7 +74,8 @@ static const known_name known_names[] = {
     {"<|code_middle|>", 0},
 };
 #define N_KNOWN KV_COUNT(known_names)
-_Static_assert(N_KNOWN <= (size_t)KV_MAX_FORCED && N_KNOWN + 6 <= (size_t)KV_MAX_EOG, "every name has a place");
+_Static_assert(N_KNOWN <= (size_t)KV_MAX_FORCED && N_KNOWN + 6 + MAX_ENDS <= (size_t)KV_MAX_EOG,
+               "every name has a place");
 
 kv_str kv_vocab_token_text(const kv_vocab *vocab, kvasir_token token)
 {
@@ -246,6 +247,18 @@ static kvasir_token named_token(const kvasir_token named[N_KNOWN], const char *t
     return -1;
 }
 
+/* tokenizer.ggml.eos_token_ids: all that end a reply, where a checkpoint lists more than GGUF's keys can say (kvasir convert writes it). */
+static kvasir_code read_ends(const kv_gguf *gguf, kv_vocab *vocab, kvasir_error *err)
+{
+    const kv_gguf_kv *ids = NULL;
+    KV_TRY(find_numbers(gguf, "tokenizer.ggml.eos_token_ids", false, 0, &ids, err));
+    for (uint64_t i = 0; ids != NULL && i < ids->count && i < MAX_ENDS; i++) {
+        const int64_t id = kv_gguf_item_i64(ids, i);
+        if (id >= 0 && id < vocab->n_tokens) add_eog(vocab, (kvasir_token)id);
+    }
+    return KVASIR_OK;
+}
+
 static kvasir_code read_special(const kv_gguf *gguf, kv_vocab *vocab, const kvasir_token named[N_KNOWN],
                                 kvasir_error *err)
 {
@@ -280,6 +293,7 @@ static kvasir_code read_special(const kv_gguf *gguf, kv_vocab *vocab, const kvas
     add_eog(vocab, vocab->eot);
     add_eog(vocab, vocab->eom);
     for (size_t i = 0; i < KV_COUNT(fim); i++) add_eog(vocab, fim[i]);
+    KV_TRY(read_ends(gguf, vocab, err));
     KV_TRY(kv_gguf_get_bool(gguf, "tokenizer.ggml.add_bos_token", false, &vocab->add_bos, err));
     KV_TRY(kv_gguf_get_bool(gguf, "tokenizer.ggml.add_eos_token", false, &vocab->add_eos, err));
     return kv_gguf_get_bool(gguf, "tokenizer.ggml.add_space_prefix", false, &vocab->add_space_prefix, err);
