@@ -161,6 +161,12 @@ def characters_are_never_cut():
         pieces = [e["choices"][0]["text"] for e in big.stream("/v1/completions", body)]
         assert "".join(pieces) == big.post("/v1/completions", body)["choices"][0]["text"]
         assert "\U0001f9ff" in "".join(pieces), pieces
+        # Each token's offset is where its first character is, also where it has only a part of one; a stream says the same.
+        text, probs = (lambda c: (c["text"], c["logprobs"]))(big.post("/v1/completions", dict(body, logprobs=1))["choices"][0])
+        streamed = [e["choices"][0]["logprobs"]["text_offset"] for e in big.stream("/v1/completions", dict(body, logprobs=1)) if e["choices"][0]["logprobs"]]
+        assert sum(streamed, []) == probs["text_offset"]
+        for token, at in zip(probs["tokens"], probs["text_offset"]):
+            assert token.startswith("\ufffd") or text[at:at + len(token)] == token or "\ufffd" in token, (token, at, text)
 
 
 def seeds_bias_and_penalties_work():

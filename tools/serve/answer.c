@@ -15,7 +15,8 @@
 typedef struct choice {
     bool has_role;
     char *text;
-    size_t len, n_chars; /* n_chars: characters sent so far, for text_offset */
+    size_t len;
+    kv_text_place place; /* of the next token, for text_offset */
     kv_token_record *records;
     size_t n_records;
     kv_finish finish;
@@ -105,12 +106,12 @@ static json_t *timings(const kv_answer *a)
                      "queue_ms", kv_json_ms(t->queue_ms));
 }
 
-/* The log-probabilities of a piece of text that begins at character `offset`; null when they were not asked for. */
-static json_t *logprobs(const kv_answer *a, const kv_token_record *records, size_t n, size_t offset)
+/* The log-probabilities of the next tokens of a choice; null when they were not asked for. */
+static json_t *logprobs(const kv_answer *a, choice *c, const kv_token_record *records, size_t n)
 {
     if (!a->job->request.wants_logprobs) return json_null();
     return is_chat(a) ? kv_logprobs_chat(a->model, records, n)
-                      : kv_logprobs_completion(a->model, records, n, a->job->request.n_logprobs, offset);
+                      : kv_logprobs_completion(a->model, records, n, a->job->request.n_logprobs, &c->place);
 }
 
 /* ---- streaming -------------------------------------------------------------------------------------------- */
@@ -124,13 +125,6 @@ static char *chunk(const kv_answer *a, json_t *choices)
     }
     if (a->job->request.include_usage) json_object_set_new(json, "usage", json_null());
     return to_text(json);
-}
-
-static size_t count_chars(const char *text, size_t len)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < len; i++) n += ((unsigned char)text[i] & 0xc0) != 0x80;
-    return n;
 }
 
 /* One choice's part of a chunk; takes the values over. */
@@ -175,7 +169,8 @@ static json_t *call_delta(const kv_piece *p, bool is_head)
 /* The log-probabilities that the next chunk takes along: only the first has any. */
 static json_t *take_logprobs(const kv_answer *a, const kv_event *d, bool *has_gone)
 {
-    json_t *probs = *has_gone || !d->n_records ? json_null() : logprobs(a, d->records, d->n_records, 0);
+    json_t *probs =
+        *has_gone || !d->n_records ? json_null() : logprobs(a, &a->choices[d->choice], d->records, d->n_records);
     *has_gone = true;
     return probs;
 }
@@ -215,11 +210,10 @@ void kv_answer_stream(kv_answer *a, const kv_event *d, kv_send_chunk *send, void
     if (parser) {
         stream_pieces(a, d, parser, send, user);
     } else if (d->len || d->n_records) {
-        json_t *probs = logprobs(a, d->records, d->n_records, c->n_chars);
+        json_t *probs = logprobs(a, c, d->records, d->n_records);
         send(user, choice_chunk(a, d->choice, key,
                                 is_chat(a) ? text_delta("content", d->text, d->len) : json_stringn(d->text, d->len),
                                 probs, json_null()));
-        c->n_chars += count_chars(d->text, d->len);
     }
     if (d->finish)
         send(user, choice_chunk(a, d->choice, key, is_chat(a) ? json_object() : json_string(""), json_null(),
@@ -307,8 +301,8 @@ static json_t *parsed_message(const choice *c, kv_tool_parser *parser)
 
 static json_t *whole_choice(kv_answer *a, size_t index)
 {
-    const choice *c = &a->choices[index];
-    json_t *text = json_stringn(c->text ? c->text : "", c->len), *probs = logprobs(a, c->records, c->n_records, 0);
+    choice *c = &a->choices[index];
+    json_t *text = json_stringn(c->text ? c->text : "", c->len), *probs = logprobs(a, c, c->records, c->n_records);
     if (!is_chat(a))
         return json_pack("{s:I, s:o, s:o, s:o}", "index", (json_int_t)index, "text", text, "logprobs", probs,
                          "finish_reason", finish_name(c->finish));

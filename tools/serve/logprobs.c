@@ -72,28 +72,39 @@ static json_t *top_of(const kvasir_model *model, const kv_token_record *r)
     return map;
 }
 
-static size_t n_chars(const char *text, size_t len)
+static size_t count_chars(const char *text, size_t len)
 {
     size_t n = 0;
     for (size_t i = 0; i < len; i++) n += ((unsigned char)text[i] & 0xc0) != 0x80;
     return n;
 }
 
+/* The text of a reply is what comes of all its bytes in a row: no token's bytes alone tell how many characters they add. */
+static void pass_token(const kvasir_model *model, kvasir_token token, kv_text_place *at)
+{
+    enum { PIECE = 64 };
+    size_t len;
+    char *bytes = bytes_of(model, token, &len), out[3 * PIECE + 8];
+    /* Control tokens have a name but no text. */
+    const bool has_text = bytes && kvasir_token_bytes(model, token, false, NULL, 0);
+    for (size_t i = 0; has_text && i < len; i += PIECE) {
+        const size_t n = len - i < PIECE ? len - i : PIECE;
+        at->n_chars += count_chars(out, kvasir_utf8_push(&at->rest, bytes + i, n, out));
+    }
+    free(bytes);
+}
+
 json_t *kv_logprobs_completion(const kvasir_model *model, const kv_token_record *records, size_t n, int n_top,
-                               size_t offset)
+                               kv_text_place *at)
 {
     json_t *tokens = json_array(), *values = json_array(), *tops = n_top ? json_array() : json_null(),
            *offsets = json_array();
     for (size_t i = 0; i < n; i++) {
-        size_t len;
-        char *bytes = bytes_of(model, records[i].token, &len);
         json_array_append_new(tokens, text_of(model, records[i].token));
         json_array_append_new(values, number(records[i].logprob));
         if (n_top) json_array_append_new(tops, top_of(model, &records[i]));
-        json_array_append_new(offsets, json_integer((json_int_t)offset));
-        /* Control tokens have a name but no text. */
-        if (bytes && kvasir_token_bytes(model, records[i].token, false, NULL, 0)) offset += n_chars(bytes, len);
-        free(bytes);
+        json_array_append_new(offsets, json_integer((json_int_t)at->n_chars));
+        pass_token(model, records[i].token, at);
     }
     return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", values, "top_logprobs", tops,
                      "text_offset", offsets);
