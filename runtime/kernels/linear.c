@@ -25,6 +25,7 @@ struct prepare {
     const kv_compute *c;
     const kv_input *in;
     int n_rows, step;
+    bool quantize;
 };
 
 static void prepare_item(void *ctx, int item, int thread)
@@ -32,18 +33,20 @@ static void prepare_item(void *ctx, int item, int thread)
     const struct prepare *p = ctx;
     (void)thread;
     int end = kv_min_int(p->n_rows, (item + 1) * p->step);
-    for (int r = item * p->step; r < end; r++)
-        p->c->kernels->quantize_q8(p->in->x + (size_t)r * p->in->ldx, &p->in->q8, r);
+    for (int r = item * p->step; r < end; r++) {
+        if (p->in->make) p->in->make(p->in->make_ctx, r);
+        if (p->quantize) p->c->kernels->quantize_q8(p->in->x + (size_t)r * p->in->ldx, &p->in->q8, r);
+    }
 }
 
 void kv_linear_prepare(const kv_compute *c, const kv_linear *const *w, int n_w, kv_input *in, int n_rows)
 {
     bool wanted = false;
     for (int i = 0; i < n_w; i++) wanted |= kv_linear_is_quantized(w[i]) && !c->blas;
-    if (!wanted) return;
+    if (!wanted && !in->make) return;
     in->q8.n = w[0]->packed.n_in;
     in->q8.row_bytes = kv_q8_row_bytes(in->q8.n);
-    struct prepare p = {c, in, n_rows, kv_rows_per_item(n_rows)};
+    struct prepare p = {c, in, n_rows, kv_rows_per_item(n_rows), wanted};
     kv_pool_run(c->pool, (n_rows + p.step - 1) / p.step, prepare_item, &p);
 }
 

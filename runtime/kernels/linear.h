@@ -23,6 +23,8 @@ typedef struct kv_linear {
 typedef struct kv_input {
     const float *x; /* [n_rows][ldx] */
     size_t ldx;
+    void (*make)(const void *ctx, int row); /* writes x's row, right before it is quantised; NULL: all are there */
+    const void *make_ctx;
     kv_q8 q8; /* storage for [n_rows] rows of n_in */
 } kv_input;
 
@@ -60,7 +62,7 @@ static inline int kv_rows_per_item(int n_rows) { return n_rows >= 32 ? 8 : n_row
 
 /* Scratch that a stage needs per thread for inputs up to n_in. */
 size_t kv_linear_scratch_bytes(int n_in, bool blas);
-/* Quantises rows [0, n_rows) of in->x into in->q8 if `w` wants that. Few rows are done by the caller, many by the pool. */
+/* Makes rows [0, n_rows) of in->x, and quantises them into in->q8 if `w` wants that. Few rows are done by the caller, many by the pool. */
 void kv_linear_prepare(const kv_compute *c, const kv_linear *const *w, int n_w, kv_input *in, int n_rows);
 /* Runs all jobs (at most 8) over the same input in one stage. */
 void kv_linear_run(const kv_compute *c, const kv_linear_job *jobs, int n_jobs, const kv_input *in, int n_rows);

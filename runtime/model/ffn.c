@@ -59,18 +59,16 @@ static void row_activate(const kv_pass *p, int row)
     kv_activate(p, p->ws->gated, gate, up, p->ws->n_ff);
 }
 
-void kv_dense_ffn(kv_pass *p, const float *x, const kv_linear *gate, const kv_linear *up, const kv_linear *down,
-                  float *out)
+void kv_dense_ffn(kv_pass *p, kv_rows x, const kv_linear *gate, const kv_linear *up, const kv_linear *down, float *out)
 {
     const int n_embd = (int)p->m->hp.n_embd;
     kv_workspace *ws = p->ws;
     ws->gated = gate->rows != NULL, ws->n_ff = up->packed.n_out;
     const size_t n_ff = (size_t)ws->n_ff;
     const kv_linear_job jobs[] = {{up, ws->up, n_ff}, {gate, ws->gate, n_ff}};
-    kv_multiply(p, x, n_embd, jobs, ws->gated ? 2 : 1, p->n_rows);
+    kv_multiply(p, x, jobs, ws->gated ? 2 : 1, p->n_rows);
     kv_mark(p, KV_STAGE_GATE_UP);
-    kv_each_row(p, p->n_rows, row_activate);
-    kv_mark(p, KV_STAGE_ACTIVATE);
-    kv_multiply(p, ws->gate, ws->n_ff, (kv_linear_job[]){{down, out, (size_t)n_embd}}, 1, p->n_rows);
+    kv_multiply(p, (kv_rows){ws->gate, ws->n_ff, row_activate, KV_STAGE_ACTIVATE},
+                (kv_linear_job[]){{down, out, (size_t)n_embd}}, 1, p->n_rows);
     kv_mark(p, KV_STAGE_DOWN);
 }

@@ -201,13 +201,27 @@ static void row_ffn_add(const kv_pass *p, int row) { add_branch(p, row, &kv_pass
 
 /* ---- stages ----------------------------------------------------------------------------------------- */
 
-void kv_multiply(kv_pass *p, const float *x, int width, const kv_linear_job *jobs, int n_jobs, int n_rows)
+struct maker {
+    const kv_pass *p;
+    kv_row_fn fn;
+};
+
+static void make_row(const void *ctx, int row)
+{
+    const struct maker *maker = ctx;
+    maker->fn(maker->p, row);
+}
+
+void kv_multiply(kv_pass *p, kv_rows x, const kv_linear_job *jobs, int n_jobs, int n_rows)
 {
     const kv_linear *w[3];
+    const struct maker maker = {p, x.make};
     for (int i = 0; i < n_jobs; i++) w[i] = jobs[i].w;
-    p->in.x = x;
-    p->in.ldx = (size_t)width;
+    p->in.x = x.x;
+    p->in.ldx = (size_t)x.width;
+    p->in.make = x.make ? make_row : NULL, p->in.make_ctx = &maker;
     kv_linear_prepare(p->c, w, n_jobs, &p->in, n_rows);
+    if (x.make) kv_mark(p, x.stage);
     kv_linear_run(p->c, jobs, n_jobs, &p->in, n_rows);
 }
 
@@ -219,13 +233,12 @@ static void attention_half(kv_pass *p)
     kv_workspace *ws = p->ws;
     const size_t n_q = (size_t)l->n_heads * hp->head_dim_k, n_k = (size_t)l->n_kv_heads * hp->head_dim_k,
                  n_v = (size_t)l->n_kv_heads * hp->head_dim_v;
-    kv_each_row(p, p->n_rows, row_attn_norm);
-    kv_mark(p, KV_STAGE_NORM);
+    const kv_rows h = {ws->h, (int)hp->n_embd, row_attn_norm, KV_STAGE_NORM};
     if (hp->mla.kv_lora) {
-        kv_mla_project(p);
+        kv_mla_project(p, h);
     } else {
-        kv_multiply(p, ws->h, (int)hp->n_embd,
-                    (kv_linear_job[]){{&w->q, ws->q, n_q}, {&w->k, ws->k, n_k}, {&w->v, ws->v, n_v}}, 3, p->n_rows);
+        kv_multiply(p, h, (kv_linear_job[]){{&w->q, ws->q, n_q}, {&w->k, ws->k, n_k}, {&w->v, ws->v, n_v}}, 3,
+                    p->n_rows);
         kv_mark(p, KV_STAGE_QKV);
         kv_each_row(p, p->n_rows, row_rotate_and_write);
         kv_mark(p, KV_STAGE_WRITE);
@@ -239,20 +252,22 @@ static void attention_half(kv_pass *p)
         attended = ws->up;
     }
     kv_mark(p, KV_STAGE_ATTEND);
-    kv_multiply(p, attended, w->out.packed.n_in, (kv_linear_job[]){{&w->out, ws->h, hp->n_embd}}, 1, p->n_rows);
+    kv_multiply(p, (kv_rows){.x = attended, .width = w->out.packed.n_in},
+                (kv_linear_job[]){{&w->out, ws->h, hp->n_embd}}, 1, p->n_rows);
     kv_mark(p, KV_STAGE_OUT);
-    kv_each_row(p, p->n_rows, row_attn_add);
-    kv_mark(p, KV_STAGE_ADD);
 }
 
 static void ffn_half(kv_pass *p)
 {
     const kv_layer *w = kv_pass_layer(p);
     const float *x = p->m->hp.parallel ? p->ws->h2 : p->ws->h;
-    if (w->moe.router.rows)
+    if (w->moe.router.rows) {
+        kv_each_row(p, p->n_rows, row_attn_add);
         kv_moe_ffn(p, x);
-    else
-        kv_dense_ffn(p, x, &w->gate, &w->up, &w->down, p->ws->h);
+    } else {
+        kv_dense_ffn(p, (kv_rows){x, (int)p->m->hp.n_embd, row_attn_add, KV_STAGE_ADD}, &w->gate, &w->up, &w->down,
+                     p->ws->h);
+    }
     kv_each_row(p, p->n_rows, row_ffn_add);
     kv_mark(p, KV_STAGE_ADD);
 }
@@ -282,7 +297,8 @@ static void logits_of(kv_pass *p)
     for (int i = 0; i < b->n_logit_rows; i++)
         kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, b->logit_rows[i], n), n, hp->norm_eps,
                       kv_row(p->ws->h, i, n));
-    kv_multiply(p, p->ws->h, n, (kv_linear_job[]){{&p->m->bound.w.output, b->logits, hp->n_vocab}}, 1, b->n_logit_rows);
+    kv_multiply(p, (kv_rows){.x = p->ws->h, .width = n},
+                (kv_linear_job[]){{&p->m->bound.w.output, b->logits, hp->n_vocab}}, 1, b->n_logit_rows);
     if (hp->logit_scale != 1.0f)
         for (size_t i = 0; i < (size_t)b->n_logit_rows * hp->n_vocab; i++) b->logits[i] *= hp->logit_scale;
     if (hp->logit_softcap != 0.0f) softcap_logits(b->logits, (size_t)b->n_logit_rows * hp->n_vocab, hp->logit_softcap);

@@ -43,7 +43,7 @@ static void per_head(kv_pass *p, const kv_stack *matrices, const float *x, size_
 {
     const size_t n_heads = matrices->n;
     kv_group_job *jobs = p->ws->head_jobs;
-    p->in.x = x, p->in.ldx = ldx;
+    p->in.x = x, p->in.ldx = ldx, p->in.make = NULL;
     kv_linear_prepare(p->c, (const kv_linear *[]){&matrices->each[0]}, 1, &p->in, p->n_rows * (int)n_heads);
     for (size_t h = 0; h < n_heads; h++)
         jobs[h] = (kv_group_job){.w = &matrices->each[h],
@@ -56,23 +56,20 @@ static void per_head(kv_pass *p, const kv_stack *matrices, const float *x, size_
     kv_linear_run_groups(p->c, jobs, (int)n_heads);
 }
 
-void kv_mla_project(kv_pass *p)
+void kv_mla_project(kv_pass *p, kv_rows h)
 {
     const kv_hparams *hp = &p->m->hp;
     const kv_layer *w = kv_pass_layer(p);
     kv_workspace *ws = p->ws;
-    const int n_embd = (int)hp->n_embd;
     const size_t head = hp->mla.nope + hp->rope_dim, latent = hp->mla.kv_lora + hp->rope_dim,
                  n_q = hp->layers[p->layer].n_heads * head;
     if (hp->mla.q_lora) {
-        kv_multiply(p, ws->h, n_embd,
-                    (kv_linear_job[]){{&w->mla.q_a, ws->up, hp->mla.q_lora}, {&w->mla.kv_a, ws->k, latent}}, 2,
+        kv_multiply(p, h, (kv_linear_job[]){{&w->mla.q_a, ws->up, hp->mla.q_lora}, {&w->mla.kv_a, ws->k, latent}}, 2,
                     p->n_rows);
-        kv_each_row(p, p->n_rows, row_q_norm);
-        kv_multiply(p, ws->up, (int)hp->mla.q_lora, (kv_linear_job[]){{&w->mla.q_b, ws->mla_q, n_q}}, 1, p->n_rows);
+        kv_multiply(p, (kv_rows){ws->up, (int)hp->mla.q_lora, row_q_norm, KV_STAGE_QKV},
+                    (kv_linear_job[]){{&w->mla.q_b, ws->mla_q, n_q}}, 1, p->n_rows);
     } else {
-        kv_multiply(p, ws->h, n_embd, (kv_linear_job[]){{&w->q, ws->mla_q, n_q}, {&w->mla.kv_a, ws->k, latent}}, 2,
-                    p->n_rows);
+        kv_multiply(p, h, (kv_linear_job[]){{&w->q, ws->mla_q, n_q}, {&w->mla.kv_a, ws->k, latent}}, 2, p->n_rows);
     }
     per_head(p, &w->mla.k_b, ws->mla_q, head, ws->q, latent);
     kv_mark(p, KV_STAGE_QKV);

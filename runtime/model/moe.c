@@ -138,7 +138,7 @@ static void run_experts(kv_pass *p, const float *x, int width, const kv_stack *c
     const kv_linear *like[2];
     int n_jobs = 0;
     for (int s = 0; s < n_stacks; s++) like[s] = &stacks[s]->each[0];
-    p->in.x = x, p->in.ldx = (size_t)width;
+    p->in.x = x, p->in.ldx = (size_t)width, p->in.make = NULL;
     kv_linear_prepare(p->c, like, n_stacks, &p->in, n_pairs);
     for (int s = 0; s < n_stacks; s++)
         for (uint32_t e = 0; e < m->n_experts; e++) {
@@ -188,9 +188,10 @@ void kv_moe_ffn(kv_pass *p, const float *x)
     kv_workspace *ws = p->ws;
     const int n_embd = (int)hp->n_embd, n_pairs = p->n_rows * (int)hp->moe.n_used;
     const size_t n_ff = hp->moe.n_ff;
+    const kv_rows rows = {.x = x, .width = n_embd};
     if (w->moe.shared_up.rows)
-        kv_dense_ffn(p, x, &w->moe.shared_gate, &w->moe.shared_up, &w->moe.shared_down, ws->moe.shared);
-    kv_multiply(p, x, n_embd, (kv_linear_job[]){{&w->moe.router, ws->moe.logits, hp->moe.n_experts}}, 1, p->n_rows);
+        kv_dense_ffn(p, rows, &w->moe.shared_gate, &w->moe.shared_up, &w->moe.shared_down, ws->moe.shared);
+    kv_multiply(p, rows, (kv_linear_job[]){{&w->moe.router, ws->moe.logits, hp->moe.n_experts}}, 1, p->n_rows);
     if (w->moe.shared_up.rows) kv_each_row(p, p->n_rows, row_shared_scale);
     kv_each_row(p, p->n_rows, row_route);
     sort_pairs(p);
