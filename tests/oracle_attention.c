@@ -247,7 +247,7 @@ static void soil(kv_cache *cache, size_t n_tokens)
     assert_int_equal(kv_seq_init(&seq, cache, n_tokens, NULL), KVASIR_OK);
     assert_int_equal(kv_seq_reserve(&seq, n_tokens, NULL), KVASIR_OK);
     for (size_t p = seq.tables[0].first; p < seq.tables[0].end; p++)
-        memset(seq.tables[0].pages[p]->data, 0xFF, cache->groups[0].page_bytes);
+        memset(seq.tables[0].pages[p]->data, 0xFF, cache->groups[0].data_bytes);
     kv_seq_deinit(&seq);
 }
 

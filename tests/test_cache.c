@@ -146,11 +146,11 @@ static void heads_of_a_page_never_overlap(void **state)
                     const size_t k_bytes = 64 * (size_t)odd[l].d_k * kv_elem_bytes((kv_elem)type),
                                  v_bytes = 64 * (size_t)odd[l].d_v * 2;
                     assert_true(k % 64 == 0 && v % 64 == 0);
-                    assert_true(k + k_bytes <= cache.groups[g].page_bytes && v + v_bytes <= cache.groups[g].page_bytes);
+                    assert_true(k + k_bytes <= cache.groups[g].data_bytes && v + v_bytes <= cache.groups[g].data_bytes);
                     for (size_t i = 0; i < k_bytes; i++) assert_int_equal(owner[k + i]++, 0);
                     for (size_t i = 0; i < v_bytes; i++) assert_int_equal(owner[v + i]++, 0);
                     if (!odd[l].bounds) continue;
-                    const size_t b = p->bounds_at + (size_t)h * p->bounds_head_bytes,
+                    const size_t b = cache.groups[g].data_bytes + p->bounds_at + (size_t)h * p->bounds_head_bytes,
                                  b_bytes = 2 * (size_t)odd[l].d_k * kv_elem_bytes((kv_elem)type);
                     assert_true(b % 64 == 0 && b + b_bytes <= cache.groups[g].page_bytes);
                     for (size_t i = 0; i < b_bytes; i++) assert_int_equal(owner[b + i]++, 0);

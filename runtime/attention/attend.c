@@ -77,6 +77,16 @@ static void fill_bounds(void *ctx, int item, int thread)
         kv_bounds_compute(job->c->kernels, seg->seq, job->place, page, item % n_kv);
 }
 
+static bool fills_pages(const kv_attend_job *job)
+{
+    bool any = false;
+    for (int i = 0; i < job->n_segments; i++) {
+        const kv_segment *seg = &job->segments[i];
+        any |= seg->pos0 / KV_PAGE < (seg->pos0 + (size_t)seg->n_rows) / KV_PAGE;
+    }
+    return any && job->place->shape.bounds;
+}
+
 enum { WEIGH_PAGES = 32 }; /* of an item */
 
 static size_t weigh_items(const kv_plan *plan) { return (plan->n_weighed + WEIGH_PAGES - 1) / WEIGH_PAGES; }
@@ -157,7 +167,7 @@ void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_pl
     kv_room room = {(uint8_t *)partials->data, (uint8_t *)partials->data + partials->capacity_bytes};
     kv_span *spans = partials->spans;
     kv_plan *plans = partials->plans;
-    if (place->shape.bounds) kv_pool_run(c->pool, n_segments * place->shape.n_kv_heads, fill_bounds, &job);
+    if (fills_pages(&job)) kv_pool_run(c->pool, n_segments * place->shape.n_kv_heads, fill_bounds, &job);
     for (int i = 0; i < n_segments; i++) plan_segment(&job, i, &room, &spans);
     size_t n_weigh = 0;
     for (int i = 0; i < n_segments; i++) n_weigh += weigh_items(&plans[i]);
@@ -166,7 +176,7 @@ void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_pl
     int n_items = 0, n_split = 0;
     for (int i = 0; i < n_segments; i++) {
         plans[i].first_item = n_items;
-        n_items += plans[i].n_items;
+        n_items += plans[i].n_splits ? kv_decode_runs(&plans[i]) : plans[i].n_items;
         n_split += plans[i].n_splits != 0;
     }
     kv_pool_run(c->pool, n_items, attend_item, &job);

@@ -51,6 +51,7 @@ typedef struct kv_split_item {
 /* How one segment is cut into items: tiles (n_splits 0) or splits. */
 typedef struct kv_plan {
     int first_item, n_items;
+    int run_items;    /* splits: so many items go to a thread together */
     size_t n_weighed; /* stage pages(k): bounds of this many pages per query and KV head are known beforehand */
     float *weights;
     /* Splits (decode.h): partials of [first_split, first_split + n_splits), of which those that some row sees are marked and computed.

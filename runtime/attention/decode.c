@@ -162,6 +162,9 @@ static void select_item(void *ctx, int item, int thread)
     }
 }
 
+/* Items of a run: as many as leave every thread several runs, so that they end together. A thread then knows what it reads next. */
+enum { RUNS_PER_THREAD = 6, MOST_RUN_ITEMS = 8 };
+
 /* Items of one KV head, or of all where they see the same, split by split: threads then read neighbours. */
 static void list_items(const kv_attend_job *job, kv_plan *plan)
 {
@@ -175,6 +178,8 @@ static void list_items(const kv_attend_job *job, kv_plan *plan)
             for (int h = set; h < set + n_kv / n_sets; h++)
                 plan->items[plan->n_items++] = (kv_split_item){(uint32_t)split, (uint32_t)h};
     }
+    const int n_runs = kv_pool_n_threads(job->c->pool) * RUNS_PER_THREAD;
+    plan->run_items = kv_max_int(1, kv_min_int(MOST_RUN_ITEMS, plan->n_items / n_runs));
 }
 
 void kv_decode_list(const kv_attend_job *job)
@@ -222,14 +227,13 @@ static kv_page_spot item_page(const kv_attend_job *job, const kv_plan *plan, int
     return split_of(page) == it->split ? (kv_page_spot){seg, page, (int)it->kv_head} : (kv_page_spot){0};
 }
 
-void kv_decode_run(const kv_attend_job *job, int segment, int item, int thread)
+static void run_item(const kv_attend_job *job, int segment, int item, kv_page_spot after, uint8_t *scratch)
 {
     const kv_plan *plans = job->partials->plans, *own = &plans[segment];
     const kv_segment *segments = job->segments;
     const size_t split = own->items[item].split;
     const int kv_head = (int)own->items[item].kv_head;
     const bool alone = own->n_queries == segments[segment].n_rows;
-    uint8_t *scratch = job->c->scratch[thread];
     kv_tile t = kv_tile_make(&scratch, own->n_queries, job->group, job->place->shape.d_k, job->place->shape.d_v);
     kv_tile_add(job, &segments[segment], kv_head, 0, segments[segment].n_rows, own->spans, &t);
     for (int i = segment + 1; i < job->n_segments && !alone; i++)
@@ -237,15 +241,26 @@ void kv_decode_run(const kv_attend_job *job, int segment, int item, int thread)
             kv_tile_add(job, &segments[i], kv_head, 0, segments[i].n_rows, plans[i].spans, &t);
     t.n_rows = t.n_queries * job->group;
     if (own->selections) t.selection = &own->selections[kv_head];
-    /* Items go to the threads in turn. */
-    kv_tile_attend_split(job, &segments[segment], kv_head, split,
-                         item_page(job, own, item + kv_pool_n_threads(job->c->pool)), &t);
+    kv_tile_attend_split(job, &segments[segment], kv_head, split, after, &t);
     int query = segments[segment].n_rows;
     store_partials(job, own, &t, 0, query, kv_head, split);
     for (int i = segment + 1; i < job->n_segments && !alone; i++) {
         if (!joins(&plans[i], segment, split)) continue;
         store_partials(job, &plans[i], &t, query, segments[i].n_rows, kv_head, split);
         query += segments[i].n_rows;
+    }
+}
+
+int kv_decode_runs(const kv_plan *plan) { return (plan->n_items + plan->run_items - 1) / plan->run_items; }
+
+void kv_decode_run(const kv_attend_job *job, int segment, int run, int thread)
+{
+    const kv_plan *plan = &job->partials->plans[segment];
+    const int first = run * plan->run_items, end = kv_min_int(first + plan->run_items, plan->n_items);
+    for (int item = first; item < end; item++) {
+        /* Runs go to the threads more or less in turn. */
+        const int next = item + 1 < end ? item + 1 : end + (kv_pool_n_threads(job->c->pool) - 1) * plan->run_items;
+        run_item(job, segment, item, item_page(job, plan, next), job->c->scratch[thread]);
     }
 }
 

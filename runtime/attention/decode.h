@@ -3,7 +3,7 @@
  *     plan     which splits some row sees (a bit each)                                            | by segment
  *     select   for layers with stages: which pages are left, per KV head                          | by segment x KV head
  *     list     visible splits -> items; a split that nobody sees costs nothing, not even an item
- *     run      split -> partials (m, l, o) of its rows                                            | by item
+ *     run      split -> partials (m, l, o) of its rows                                            | by run of items
  *     merge    partials of a row in ascending order -> out                                        | by segment x KV head
  *
  * Sequences that share a split's pages (a common prefix) are rows of one item of the first of them, their owner: the pages are read
@@ -25,7 +25,9 @@ void *kv_room_take(kv_room *room, size_t bytes);
 bool kv_decode_plan(const kv_attend_job *job, int i, kv_room *room, kv_span **spans);
 /* Runs stages and lists the items of all planned segments. */
 void kv_decode_list(const kv_attend_job *job);
-void kv_decode_run(const kv_attend_job *job, int segment, int item, int thread);
+/* Runs of neighbouring items, which one thread does one after the other: how many, and one of them. */
+int kv_decode_runs(const kv_plan *plan);
+void kv_decode_run(const kv_attend_job *job, int segment, int run, int thread);
 void kv_decode_merge(const kv_attend_job *job);
 
 #endif

@@ -151,21 +151,28 @@ static uint32_t sort_key(float x)
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-/* The k-th largest of keys [n], 1 <= k <= n, by one byte after the other; the array is used up. *n_equal: how many of those that
- * equal it are among the k largest. */
+/* The k-th largest of keys [n], 1 <= k <= n, by eight bits at a time from the highest one in which any two still differ: that leaves few
+ * at once. The array is used up. *n_equal: how many of those that equal it are among the k largest. */
 static uint32_t kth_largest(uint32_t *keys, size_t n, size_t k, size_t *n_equal)
 {
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        size_t count[256] = {0}, kept = 0;
+    for (;;) {
+        uint32_t low = UINT32_MAX, high = 0, count[256] = {0}, digit = 255;
+        for (size_t i = 0; i < n; i++) {
+            low = keys[i] < low ? keys[i] : low;
+            high = keys[i] > high ? keys[i] : high;
+        }
+        *n_equal = k;
+        if (low == high) return low;
+        const int shift = kv_max_int(0, 24 - __builtin_clz(low ^ high));
         for (size_t i = 0; i < n; i++) count[keys[i] >> shift & 255]++;
-        uint32_t digit = 255;
-        while (count[digit] < k) k -= count[digit--];
-        for (size_t i = 0; i < n; i++)
-            if ((keys[i] >> shift & 255) == digit) keys[kept++] = keys[i];
+        for (; count[digit] < k; digit--) k -= count[digit];
+        size_t kept = 0;
+        for (size_t i = 0; i < n; i++) {
+            keys[kept] = keys[i];
+            kept += (keys[i] >> shift & 255) == digit;
+        }
         n = kept;
     }
-    *n_equal = k;
-    return keys[0];
 }
 
 /* ---- scores --------------------------------------------------------------------------------------------------------- */
@@ -328,26 +335,6 @@ static float page_bound(const kv_kernels *kernels, const kv_seq *seq, const kv_l
     return best;
 }
 
-/* Bounds of pages lie a page apart, and are found through the page table: both are asked for ahead. */
-enum { TABLE_AHEAD = 24, BOUNDS_AHEAD = 12 };
-
-static void prefetch_bounds(const kv_seq *seq, const kv_layer_place *place, size_t page, int head, int n_heads)
-{
-    const uint8_t *at = kv_seq_bounds(seq, place, page, head);
-    for (size_t i = 0; i < (size_t)n_heads * place->bounds_head_bytes; i += 64) __builtin_prefetch(at + i);
-}
-
-/* Before page `page` of a run that ends at `end` is asked: the first one asks for all that lie within reach. */
-static void prefetch_ahead(const kv_seq *seq, const kv_layer_place *place, size_t begin, size_t page, size_t end,
-                           int head, int n_heads)
-{
-    if (page == begin)
-        for (size_t p = begin; p < kv_min_size(begin + BOUNDS_AHEAD, end); p++)
-            prefetch_bounds(seq, place, p, head, n_heads);
-    if (page + TABLE_AHEAD < end) __builtin_prefetch(seq->tables[place->group].pages[page + TABLE_AHEAD]);
-    if (page + BOUNDS_AHEAD < end) prefetch_bounds(seq, place, page + BOUNDS_AHEAD, head, n_heads);
-}
-
 void kv_select_weigh(const kv_kernels *kernels, const kv_attention *layer, const kv_layer_place *place,
                      const kv_seq *seq, const float *q, size_t pos, size_t begin, size_t end, float *scratch,
                      float *out, size_t step)
@@ -358,7 +345,6 @@ void kv_select_weigh(const kv_kernels *kernels, const kv_attention *layer, const
     for (int h = 0; h < layer->n_heads; h++)
         split_signs(q + (ptrdiff_t)h * d_k, layer->scale, d_k, scratch + (ptrdiff_t)h * 2 * d_k);
     for (size_t page = begin; page < end; page++) {
-        prefetch_ahead(seq, place, begin, page, end, 0, n_kv);
         for (int h = 0; h < n_kv; h++)
             out[(size_t)h * step + page] =
                 page_bound(kernels, seq, place, page, h, scratch + (ptrdiff_t)h * group * 2 * d_k, group);
@@ -373,7 +359,6 @@ static void bound_keys(kv_selection *s, int query, size_t own)
     for (int g = 0; !given && g < s->group; g++)
         split_signs(s->q + (ptrdiff_t)(query * s->group + g) * d_k, 1.0f, d_k, s->q_signed + (ptrdiff_t)g * 2 * d_k);
     for (size_t p = 0; p < own; p++) {
-        if (!given) prefetch_ahead(s->seq, s->place, 0, p, own, s->kv_head, 1);
         s->keys[p] =
             sort_key(given ? given[p] : page_bound(s->kernels, s->seq, s->place, p, s->kv_head, s->q_signed, s->group));
     }

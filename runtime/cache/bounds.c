@@ -1,11 +1,49 @@
 /* bounds.c - minimum and maximum over the 64 keys of a page, from the layouts of store.h. Once per page, head and layer. */
 #include "cache/bounds.h"
 
+#include "base/alloc.h"
+
 enum { LANES = 16, TILES = KV_PAGE / LANES };
 
 size_t kv_bounds_bytes(kv_elem type_k, int d_k)
 {
     return kv_align_up(2 * (size_t)d_k * kv_elem_bytes(kv_bounds_elem(type_k)), 64);
+}
+
+struct kv_bounds_slab {
+    struct kv_bounds_slab *older;
+    uint8_t *data;
+};
+
+bool kv_bounds_place(kv_group *group, kv_page *page)
+{
+    const size_t bytes = group->page_bytes - group->data_bytes;
+    if (bytes == 0) return true;
+    if (!group->slabs || group->n_slots == KV_BOUNDS_SLAB_PAGES) {
+        struct kv_bounds_slab *slab = kv_calloc(1, sizeof *slab);
+        if (!slab) return false;
+        slab->data = kv_alloc_aligned(bytes * KV_BOUNDS_SLAB_PAGES);
+        if (!slab->data) {
+            kv_free(slab);
+            return false;
+        }
+        slab->older = group->slabs;
+        group->slabs = slab;
+        group->n_slots = 0;
+    }
+    page->bounds = group->slabs->data;
+    page->slot = (size_t)group->n_slots++;
+    return true;
+}
+
+void kv_bounds_free_slabs(kv_group *group)
+{
+    while (group->slabs) {
+        struct kv_bounds_slab *older = group->slabs->older;
+        kv_free(group->slabs->data);
+        kv_free(group->slabs);
+        group->slabs = older;
+    }
 }
 
 /* The 16 keys' values of dimension i in one sub-tile. */

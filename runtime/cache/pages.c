@@ -23,14 +23,13 @@ static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
         p->state_at = p->v_at + (size_t)shapes[i].n_kv_heads * p->v_head_bytes;
         c->groups[g].page_bytes = p->state_at + (size_t)shapes[i].n_kv_heads * shapes[i].state_bytes;
     }
-    /* Bounds of all layers lie side by side: layer after layer asks for those of every page, and so finds the address translations of
-     * the layer before still at hand. */
+    for (int g = 0; g < c->n_groups; g++) c->groups[g].data_bytes = c->groups[g].page_bytes;
     for (int i = 0; i < n_layers; i++) {
         kv_layer_place *p = &c->layers[i];
-        size_t *page_bytes = &c->groups[p->group].page_bytes;
-        p->bounds_at = *page_bytes;
+        kv_group *group = &c->groups[p->group];
+        p->bounds_at = group->page_bytes - group->data_bytes;
         p->bounds_head_bytes = shapes[i].bounds ? kv_bounds_bytes(c->type_k, shapes[i].d_k) : 0;
-        *page_bytes += (size_t)shapes[i].n_kv_heads * p->bounds_head_bytes;
+        group->page_bytes += (size_t)shapes[i].n_kv_heads * p->bounds_head_bytes;
     }
     return true;
 }
@@ -103,13 +102,26 @@ static void page_free(kv_cache *c, kv_group *g)
     g->free_pages = page->next_free;
     c->held_bytes -= g->page_bytes;
     kv_free(page->data);
-    kv_free(page);
+    page->next_free = g->spare;
+    g->spare = page;
+}
+
+static void free_spare(kv_group *g)
+{
+    while (g->spare) {
+        kv_page *next = g->spare->next_free;
+        kv_free(g->spare);
+        g->spare = next;
+    }
 }
 
 void kv_cache_deinit(kv_cache *cache)
 {
-    for (int g = 0; g < cache->n_groups; g++)
+    for (int g = 0; g < cache->n_groups; g++) {
         while (cache->groups[g].free_pages) page_free(cache, &cache->groups[g]);
+        free_spare(&cache->groups[g]);
+        kv_bounds_free_slabs(&cache->groups[g]);
+    }
     kv_free(cache->layers);
     *cache = (kv_cache){0};
 }
@@ -121,19 +133,35 @@ static void shrink_lists(kv_cache *c, size_t bytes, size_t limit)
         while (c->held_bytes + bytes > limit && c->groups[g].free_pages) page_free(c, &c->groups[g]);
 }
 
-static kv_page *page_new(kv_cache *c, const kv_group *g)
+/* A page without data: one whose data was freed, or a new one. NULL when memory is exhausted. */
+static kv_page *page_spare(kv_group *g)
+{
+    kv_page *page = g->spare;
+    if (page) {
+        g->spare = page->next_free;
+        *page = (kv_page){.bounds = page->bounds, .slot = page->slot};
+        return page;
+    }
+    page = kv_calloc(1, sizeof *page);
+    if (page && kv_bounds_place(g, page)) return page;
+    kv_free(page);
+    return NULL;
+}
+
+static kv_page *page_new(kv_cache *c, kv_group *g)
 {
     const size_t limit = c->budget_bytes ? c->budget_bytes : c->soft_bytes;
     if (limit) shrink_lists(c, g->page_bytes, limit);
-    kv_page *page = kv_calloc(1, sizeof *page);
+    kv_page *page = page_spare(g);
     if (!page) return NULL;
-    page->data = kv_alloc_aligned(g->page_bytes);
+    page->data = kv_alloc_aligned(g->data_bytes);
     if (!page->data) {
-        kv_free(page);
+        page->next_free = g->spare;
+        g->spare = page;
         return NULL;
     }
     /* A tile reads 16 tokens at a time, also those not written yet: they must be numbers. */
-    memset(page->data, 0, g->page_bytes);
+    memset(page->data, 0, g->data_bytes);
     c->held_bytes += g->page_bytes;
     return page;
 }
@@ -255,7 +283,7 @@ static bool own_tail_page(kv_seq *seq, int group)
     if (seq->n_tokens % KV_PAGE == 0 || tail >= t->end || t->pages[tail]->refs == 1) return true;
     kv_page *copy = page_get(seq->cache, group);
     if (!copy) return false;
-    memcpy(copy->data, t->pages[tail]->data, seq->cache->groups[group].page_bytes);
+    memcpy(copy->data, t->pages[tail]->data, seq->cache->groups[group].data_bytes);
     kv_page_put(seq->cache, group, t->pages[tail]);
     t->pages[tail] = copy;
     return true;

@@ -32,12 +32,18 @@ typedef struct kv_page {
     bool in_prefix; /* one of them is the prefix tree's */
     struct kv_page *next_free;
     uint8_t *data;
+    uint8_t *bounds; /* a slab of bounds and which place in it is this page's (bounds.h); NULL: the group has none */
+    size_t slot;
 } kv_page;
 
 typedef struct kv_group {
     int horizon;
-    size_t page_bytes;
+    size_t page_bytes; /* of data and bounds together */
+    size_t data_bytes;
     kv_page *free_pages;
+    struct kv_bounds_slab *slabs; /* the newest first; its first n_slots places are taken */
+    int n_slots;
+    kv_page *spare; /* pages whose data was freed: they keep their places */
 } kv_group;
 
 /* Where a layer's heads lie in the pages of its group. */
@@ -45,7 +51,7 @@ typedef struct kv_layer_place {
     int group;
     size_t k_at, v_at; /* offsets of head 0 */
     size_t k_head_bytes, v_head_bytes;
-    size_t bounds_at, bounds_head_bytes; /* 0 bytes: none */
+    size_t bounds_at, bounds_head_bytes; /* behind those of the layers before; 0 bytes: none */
     size_t state_at;
     kv_layer_shape shape;
 } kv_layer_place;
