@@ -251,6 +251,10 @@ KVASIR_API const kvasir_token *kvasir_session_tokens(const kvasir_session *sessi
 /* Forgets everything after the first n_tokens tokens (undo). Window layers may have returned the pages that this needs;
  * then fewer tokens are kept: returns how many (feed the rest again). */
 KVASIR_API size_t kvasir_session_rewind(kvasir_session *session, size_t n_tokens);
+/* Remembers the session as it stands: a later rewind to this place finds all but the tokens of its last, partly filled page (63 at most), also
+ * when window layers have gone on far beyond. What window layers keep for that they give up again when the KV budget (0: what n_ctx
+ * needs, and two windows) leaves no room. */
+KVASIR_API void kvasir_session_keep(kvasir_session *session);
 
 typedef struct kvasir_kv_stats {
     size_t pages, bytes;               /* pages that are held now, and their bytes */

@@ -37,8 +37,8 @@ def environment(**more):
 class Chat:
     """One `kvasir chat` in a pseudo-terminal, past its greeting."""
 
-    def __init__(self, *args, **env):
-        self.p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL, "--seed", "1", *args], env=environment(**env), encoding="utf-8",
+    def __init__(self, *args, model=MODEL, **env):
+        self.p = pexpect.spawn(KVASIR, ["chat", "-m", model, "--seed", "1", *args], env=environment(**env), encoding="utf-8",
                                timeout=TIMEOUT, dimensions=(40, 250))
         self.p.delaybeforesend = 0
         self.expect("Ctrl-D leaves")
@@ -127,6 +127,18 @@ def a_reply_streams_and_a_follow_up_costs_only_its_own_tokens():
         assert prompt2 == count_tokens(turn_text("Name one more.")) + unfed, (prompt2, unfed)
         assert used2 in (used1 + prompt2 + reply2, used1 + prompt2 + reply2 - 1)
         chat.leave()
+
+
+def undo_beyond_a_window_reads_no_more_than_a_page_again():
+    """Gemma's window layers see 512 tokens; the turn that is taken back is longer."""
+    with Chat("-n", "24", "-c", "4096", "--temp", "0", model=GEMMA) as chat:
+        first = chat.say("The cat sat on the mat. " * 110)
+        assert first[0] > 700 and chat.say("The dog ran to the dog. " * 110)[0] > 700
+        chat.send("/undo")
+        chat.expect("context")
+        chat.prompt()
+        again = chat.say("And the mats?")
+        assert again[0] <= 63 + 24 and again[2] > 700, (first, again)  # a page and the new turn
 
 
 def undo_regen_clear_and_system_do_what_they_say():
@@ -379,6 +391,7 @@ def refusals_are_one_line():
 TESTS = [
     a_reply_streams_and_a_follow_up_costs_only_its_own_tokens,
     undo_regen_clear_and_system_do_what_they_say,
+    undo_beyond_a_window_reads_no_more_than_a_page_again,
     ctrl_c_stops_the_reply_and_keeps_the_session,
     ctrl_c_while_reading_takes_the_message_back,
     ctrl_c_in_the_only_chunk_takes_the_message_back_too,

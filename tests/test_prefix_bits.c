@@ -141,6 +141,31 @@ static void random_requests(kvasir_model *m, oracle_rng *rng)
     kvasir_engine_close(e);
 }
 
+/* Undo: back to where somebody asked to come back to, with windows far beyond it. */
+static void a_session_returns_to_what_it_was_told_to_keep(kvasir_model *m)
+{
+    const int n_vocab = kvasir_model_get_info(m).n_vocab;
+    kvasir_token tokens[TEXT], other[30];
+    kvasir_session *s = must_open_session(m, 2, 96, TEXT, KVASIR_KV_F16);
+    for (size_t i = 0; i < TEXT; i++) tokens[i] = word(1, i, n_vocab);
+    for (int i = 0; i < 30; i++) other[i] = 5;
+    assert_int_equal(kvasir_session_eval(s, tokens, 200, KVASIR_LOGITS_NONE, NULL, NULL, &err), KVASIR_OK);
+    kvasir_session_keep(s);
+    const size_t bytes = kvasir_session_kv_stats(s).bytes;
+    kvasir_session_keep(s);
+    assert_int_equal(kvasir_session_kv_stats(s).bytes, bytes); /* pages, no copies */
+    assert_int_equal(kvasir_session_eval(s, other, 30, KVASIR_LOGITS_NONE, NULL, NULL, &err), KVASIR_OK);
+    assert_int_equal(kvasir_session_eval(s, tokens + 230, TEXT - 230, KVASIR_LOGITS_NONE, NULL, NULL, &err), KVASIR_OK);
+    const size_t n = kvasir_session_rewind(s, 200);
+    assert_true(n >= 192 && n <= 200);
+    assert_int_equal(kvasir_session_n_tokens(s), n);
+    assert_int_equal(kvasir_session_eval(s, tokens + n, 400 - n, KVASIR_LOGITS_LAST, NULL, NULL, &err), KVASIR_OK);
+    assert_memory_equal(kvasir_session_logits(s, 0), expect(m, 1, 400), (size_t)n_vocab * sizeof(float));
+    assert_int_equal(kvasir_session_rewind(s, 0), 0);
+    assert_int_equal(kvasir_session_n_tokens(s), 0);
+    kvasir_session_close(s);
+}
+
 static void logits_behind_a_hit_are_those_of_reading_everything(void **state)
 {
     (void)state;
@@ -160,6 +185,7 @@ static void logits_behind_a_hit_are_those_of_reading_everything(void **state)
         kvasir_model *m = open_model(models[i].path, models[i].attention);
         turns_and_forks_continue_from_where_they_can(m);
         random_requests(m, &rng);
+        a_session_returns_to_what_it_was_told_to_keep(m);
         for (size_t t = 0; t < KV_COUNT(expected); t++)
             for (size_t n = 0; n <= TEXT; n++) {
                 free(expected[t][n]);

@@ -249,7 +249,11 @@ kvasir_code kv_conversation_prefill(kv_conversation *c, kvasir_progress progress
         same++; /* the last one gives the logits */
     size_t kept = kvasir_session_rewind(c->session, same);
     *n_new = c->n_tokens - kept;
-    return kvasir_session_eval(c->session, c->tokens + kept, *n_new, KVASIR_LOGITS_LAST, progress, user, err);
+    kvasir_session_keep(c->session); /* /undo comes back here, /regen to the end of the prompt */
+    kvasir_code code =
+        kvasir_session_eval(c->session, c->tokens + kept, *n_new, KVASIR_LOGITS_LAST, progress, user, err);
+    kvasir_session_keep(c->session);
+    return code;
 }
 
 void kv_conversation_cut_tokens(kv_conversation *c, size_t n_tokens)

@@ -99,11 +99,15 @@ static kvasir_code open_scratch(kvasir_engine *e, kvasir_error *err)
     return KVASIR_OK;
 }
 
-/* The prefix cache may take what the sequences may: the budget, or what all of them need when they are full. */
+/* The prefix cache may take what the sequences may: the budget; without one what all of them need when they are full, and two windows more
+ * each, so that models whose layers all have windows remember something, too. */
 static void open_prefix(kvasir_engine *e, size_t n_seqs)
 {
-    size_t bytes;
-    if (!kv_cache_bytes_for(&e->cache, e->n_ctx, (size_t)e->n_batch, &bytes) || !kv_mul_size(bytes, n_seqs, &bytes))
+    size_t bytes, n_more = 4 * KV_PAGE;
+    for (int g = 0; g < e->cache.n_groups; g++)
+        n_more = kv_max_size(n_more, 2 * (size_t)e->cache.groups[g].horizon + 4 * KV_PAGE);
+    if (!kv_cache_bytes_for(&e->cache, e->n_ctx, (size_t)e->n_batch + n_more, &bytes) ||
+        !kv_mul_size(bytes, n_seqs, &bytes))
         bytes = SIZE_MAX;
     if (!e->cache.budget_bytes) e->cache.soft_bytes = bytes;
     kv_prefix_init(&e->prefix, &e->cache);
@@ -318,7 +322,7 @@ kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_s
         size_t i;
         kvasir_code code = run_pass(e, steps, n_steps, &at, err);
         if (code != KVASIR_OK) {
-            for (i = 0; i < n_steps; i++) kv_seq_rewind(&e->seqs[steps[i].seq].kv, e->seqs[steps[i].seq].before);
+            for (i = 0; i < n_steps; i++) kvasir_engine_rewind(e, steps[i].seq, e->seqs[steps[i].seq].before);
             e->n_steps = 0;
             return code;
         }
@@ -359,8 +363,12 @@ size_t kvasir_engine_n_tokens(const kvasir_engine *e, int seq)
 size_t kvasir_engine_rewind(kvasir_engine *e, int seq, size_t n_tokens)
 {
     if (seq < 0 || seq >= e->n_seqs) return 0;
-    const size_t n = kv_seq_rewind(&e->seqs[seq].kv, n_tokens);
-    if (n == 0) e->seqs[seq].is_cached = false;
+    kv_engine_seq *s = &e->seqs[seq];
+    n_tokens = kv_min_size(n_tokens, s->kv.n_tokens);
+    size_t n = kv_seq_rewind(&s->kv, n_tokens);
+    if (n < n_tokens)
+        n = kv_prefix_resume(&e->prefix, &s->kv, s->tokens, n_tokens); /* it has let go, the cache may have not */
+    if (n == 0) s->is_cached = false;
     return n;
 }
 

@@ -38,6 +38,11 @@ size_t kvasir_session_rewind(kvasir_session *s, size_t n_tokens)
 {
     return kvasir_engine_rewind(s->engine, 0, n_tokens);
 }
+void kvasir_session_keep(kvasir_session *s)
+{
+    kv_engine_seq *seq = &s->engine->seqs[0];
+    kv_prefix_insert(&s->engine->prefix, &seq->kv, seq->tokens, seq->kv.n_tokens, false);
+}
 int kvasir_session_n_threads(const kvasir_session *s) { return kv_pool_n_threads(s->engine->pool); }
 kvasir_kv_stats kvasir_session_kv_stats(const kvasir_session *s) { return kvasir_engine_kv_stats(s->engine); }
 
