@@ -99,6 +99,17 @@ def texts_become_the_ids_of_tokenizers():
 
 
 @test
+def conversations_are_rendered_as_transformers_does():
+    cases, file = json.load(open(f"{OPEN}/tokenizer_expect.json"))["chat"], os.path.join(WORK.name, "messages.json")
+    for name in MANIFEST:
+        for case in cases:
+            with open(file, "w") as f:
+                json.dump(case["messages"], f)
+            done = kvasir("template", "-m", convert(name), "--messages", file, *([] if case["add_generation_prompt"] else ["--no-generation-prompt"]))
+            assert done.stdout.decode() == case["rendered"], (name, done.stdout)
+
+
+@test
 def every_architecture_converts():
     for name in MORE:
         convert("more/" + name)
@@ -121,8 +132,14 @@ def logits_and_greedy_tokens_are_those_of_transformers():
             bound = max(1e-3, 2 * MANIFEST[name]["noise_1e-5"]) if name in MANIFEST else 1e-3
             for model in models:
                 start = ("-m", model, "--tokens", ",".join(map(str, case["prompt_ids"])), "-c", CONTEXT.get(name, 0), *exact)
-                values = np.array(json.loads(kvasir("logits", *start).stdout)["rows"][-1]["values"])
-                worst = np.abs(values - np.array(case["logits_last"])).max()
+                rows = np.array([row["values"] for row in json.loads(kvasir("logits", *start, "--at", "all").stdout)["rows"]])
+                worst = np.abs(rows[-1] - np.array(case["logits_last"])).max()
+                within = case.get("logits_at") or ({20: case["logits_20"]} if "logits_20" in case else {})
+                for pos, values in within.items():
+                    worst = max(worst, np.abs(rows[int(pos)] - np.array(values)).max())
+                clear = np.array(case.get("margin_all", [])) >= 0.02  # README.md of the fixtures
+                if clear.size and (rows.argmax(1) != np.array(case["argmax_all"]))[clear].any():
+                    wrong.append((model, "argmax"))
                 greedy = json.loads(kvasir("run", *start, "-n", len(case["greedy"]), "--temp", 0, "--ignore-eos").stdout)["tokens"]
                 if not worst < bound or greedy != case["greedy"]:
                     wrong.append((model, len(case["prompt_ids"]), worst, greedy, case["greedy"]))
