@@ -332,5 +332,5 @@ TESTS = [chat_and_bench_talk_to_a_server, the_prefix_header_follows_a_conversati
          pages_and_memory_come_back, a_small_budget_delays_but_changes_nothing, requests_that_wait_are_served_fairly]
 
 if __name__ == "__main__":
-    with Server(model=SMOLLM2) as big, Server() as tiny:
+    with Server(model=SMOLLM2) as big, Server("--kv-budget", "8") as tiny:
         run_tests(TESTS, [(KVASIR, "make"), (TINY, "git checkout tests/golden"), (SMOLLM2, "./kvasir get smollm2")])

@@ -15,6 +15,7 @@ SLOW = 8 if os.environ.get("SANITIZE") else 1
 
 class Server:
     """Runs until stop(); listens on a unix socket and on a free TCP port."""
+    timeout = 20  # seconds that a client waits for the next bytes
 
     def __init__(self, *args, model=TINY, preexec_fn=None, listen=None, wait=True):
         self.folder = tempfile.TemporaryDirectory()
@@ -58,9 +59,9 @@ class Server:
         assert status == 0 or self.process.returncode < 0, (status, self.said())
         return status
 
-    def connect(self, kind="tcp", timeout=20):
+    def connect(self, kind="tcp", timeout=None):
         s = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET, socket.SOCK_STREAM)
-        s.settimeout(timeout * SLOW)
+        s.settimeout((timeout or self.timeout) * SLOW)
         s.connect(self.path if kind == "unix" else ("127.0.0.1", self.port))
         return s
 

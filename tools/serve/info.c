@@ -117,6 +117,7 @@ void kv_info_metrics(kv_conn *c)
         {"predicted_tokens_total", "counter", "Tokens that were generated.", (double)t.predicted_tokens},
         {"prefill_seconds_total", "counter", "Time of steps that read prompts.", t.prefill_ms / 1e3},
         {"decode_seconds_total", "counter", "Time of the other steps.", t.decode_ms / 1e3},
+        {"kv_budget_bytes", "gauge", "Most bytes that the KV cache may hold.", (double)s->kv_budget_bytes},
         {"kv_pages", "gauge", "Pages that the KV cache holds.", (double)t.kv.pages},
         {"kv_bytes", "gauge", "Bytes of these pages.", (double)t.kv.bytes},
         {"kv_peak_bytes", "gauge", "Most bytes held so far.", (double)t.kv.peak_bytes},

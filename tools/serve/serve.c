@@ -94,19 +94,23 @@ static const char *name_of(const kv_serve_options *o, char *buf, size_t cap)
     return buf;
 }
 
-/* Without a budget given: what the slots need, but at most half of what the machine has free. */
+/* Without a budget given: what the slots need, or an eighth of what the machine has free where that is more, so that conversations
+ * outlive their slots; at most half of it. */
 static size_t choose_budget(const kv_server *s, const kvasir_session_params *p)
 {
     const kv_serve_options *o = s->options;
-    char path[4096];
+    char path[4096], *attention = NULL;
     kvasir_estimate e;
     kvasir_error err;
-    kvasir_model_params mp = kvasir_model_params_default();
+    kvasir_model_params mp;
     if (p->kv_budget_bytes) return p->kv_budget_bytes;
-    if (kv_model_find(o->common.model, path, sizeof path, &err) != KVASIR_OK ||
-        kvasir_estimate_memory(path, &mp, p, &e, &err) != KVASIR_OK)
-        return 0;
-    const size_t half = e.available_bytes / 2, want = e.kv_bytes * (size_t)o->n_parallel;
+    const bool is_known = kv_common_model_params(&o->common, &mp, &attention, &err) == KVASIR_OK &&
+                          kv_model_find(o->common.model, path, sizeof path, &err) == KVASIR_OK &&
+                          kvasir_estimate_memory(path, &mp, p, &e, &err) == KVASIR_OK;
+    free(attention);
+    if (!is_known) return 0;
+    const size_t half = e.available_bytes / 2, slots = e.kv_bytes * (size_t)o->n_parallel;
+    const size_t want = slots > half / 4 ? slots : half / 4;
     return want < half || half == 0 ? want : half;
 }
 
@@ -115,7 +119,7 @@ static kvasir_code open_engine(kv_server *s, kvasir_error *err)
     const kv_serve_options *o = s->options;
     kvasir_session_params p = kv_common_session_params(&o->common);
     if (p.n_ctx == 0) p.n_ctx = kvasir_model_get_info(s->model).n_ctx_train;
-    p.kv_budget_bytes = choose_budget(s, &p);
+    s->kv_budget_bytes = p.kv_budget_bytes = choose_budget(s, &p);
     kvasir_code code = kvasir_engine_open(s->model, &p, o->n_parallel, &s->engine, err);
     if (code != KVASIR_OK) return code;
     s->defaults = (kv_request_defaults){.model = s->model,

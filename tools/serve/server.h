@@ -70,6 +70,7 @@ struct kv_server {
     kv_request_defaults defaults;
     kv_grammar_cache grammars;
     kv_slot_view *views;           /* [n_slots] scratch of /slots */
+    size_t kv_budget_bytes;        /* 0: unlimited */
     size_t n_jobs;                 /* away from the loop */
     uint64_t job_counter, id_salt; /* ids are unique over restarts, nearly */
     char *template_source;
