@@ -299,7 +299,7 @@ def bodies(cases, path="/v1/chat/completions"):
                 refused(server.request("POST", path, body, kind), 400, word)
             except AssertionError as e:
                 raise AssertionError(f"{name} over {kind}: {e}") from e
-            assert time.monotonic() - start < 3 * SLOW, (name, time.monotonic() - start)
+            assert time.monotonic() - start < 10 * SLOW, (name, time.monotonic() - start)  # what is quadratic takes minutes
         assert server.is_healthy()
 
 
@@ -352,11 +352,11 @@ def parameters_out_of_range_are_400_and_named():
                                  ("part", [{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content[0].type"),
                                  ("text", [{"role": "user", "content": [{"type": "text", "text": 1}]}], "messages[0].content[0].text")]:
         bad["messages " + name] = (dict(CHAT, messages=messages), word)
-    for body, word in bad.values():
+    for kind, (body, word) in ((k, case) for k in KINDS for case in bad.values()):
         try:
-            error = refused(server.request("POST", "/v1/chat/completions", body), 400, "")
+            error = refused(server.request("POST", "/v1/chat/completions", body, kind), 400, "")
         except AssertionError as e:
-            raise AssertionError(f"{body}: {e}") from e
+            raise AssertionError(f"{body} over {kind}: {e}") from e
         assert (error["param"] or "").startswith(word.split("[")[0]) or word in error["message"], (word, error)
         assert not word.startswith("messages[") or error["param"] == word, (word, error)
     assert server.is_healthy()
@@ -482,7 +482,7 @@ def a_full_queue_is_429_with_retry_after():
 def signals_end_streams_with_a_last_event():
     for number in (signal.SIGTERM, signal.SIGINT):
         s = Server(model=SMOLLM2)
-        c = s.connect("unix")
+        c = s.connect("tcp" if number == signal.SIGINT else "unix")
         # The stream itself would go on far longer than a stopping server waits.
         body = json.dumps(dict(CHAT, max_tokens=8000, ignore_eos=True, stream=True, n=16)).encode()
         c.sendall(post(b"Content-Length: %d\r\n" % len(body), body))

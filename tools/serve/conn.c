@@ -22,6 +22,7 @@ enum {
     HEAD_MS = 10000,
     BODY_MS = 30000,
     LINGER_MS = 2000,
+    DRAIN_LINGER_MS = 300, /* of a server that stops */
     WRITE_S = 30,          /* without a byte being taken */
     MAX_INPUT = 256 << 10, /* unread bytes of a connection */
     MAX_LINGER = 64 << 20,
@@ -234,7 +235,7 @@ static void close_when_sent(kv_conn *c)
     }
     shutdown(bufferevent_getfd(c->bev), SHUT_WR);
     set_state(c, KV_CONN_LINGER);
-    kv_conn_set_timer(c, LINGER_MS);
+    kv_conn_set_timer(c, c->server->is_draining ? DRAIN_LINGER_MS : LINGER_MS);
     advance(c);
 }
 
