@@ -466,7 +466,7 @@ KVASIR_API void kvasir_sampler_reset(kvasir_sampler *sampler, uint64_t seed);
  *
  *     kvasir_grammar_compile(model, KVASIR_GRAMMAR_JSON_SCHEMA, text, len, &grammar, &err)
  *     kvasir_constraint_open(grammar, &c, &err)
- *     loop: kvasir_constraint_mask(c, logits); token = sample(logits); kvasir_constraint_accept(c, token)
+ *     loop: kvasir_constraint_sample(c, sampler, logits, scratch, &token)
  *
  * Everything that a constrained loop writes until it samples an end-of-generation token is a text of the grammar. */
 typedef struct kvasir_grammar kvasir_grammar;
@@ -494,6 +494,12 @@ KVASIR_API void kvasir_constraint_close(kvasir_constraint *constraint);
 /* Sets the logits [n_vocab] of all tokens that cannot come next to -infinity. End-of-generation tokens are allowed where the text
  * may end. False: no token can (the text has ended, or the vocabulary cannot say what is due); then all are -infinity. */
 KVASIR_API bool kvasir_constraint_mask(kvasir_constraint *constraint, float *logits);
+/* Samples a token that may come next, and accepts it. First as if there were no constraint: what the model says is mostly allowed, and
+ * asking whether one token is costs far less than asking which are. Only where it is not, the mask is made and another token drawn from
+ * what is allowed; without truncation that is the distribution of masked sampling. `logits` [n_vocab] stay, `scratch` [n_vocab] is
+ * overwritten. False: no token can come. *token -1: no logit is finite. */
+KVASIR_API bool kvasir_constraint_sample(kvasir_constraint *constraint, kvasir_sampler *sampler, const float *logits,
+                                         float *scratch, kvasir_token *token);
 /* The token is part of the text now. False (and nothing changes) when the grammar does not allow it. */
 KVASIR_API bool kvasir_constraint_accept(kvasir_constraint *constraint, kvasir_token token);
 /* The same for bytes, which may end inside a character. */

@@ -61,6 +61,7 @@ typedef struct run_state {
     kvasir_session *session;
     kvasir_sampler *sampler;
     kvasir_constraint *constraint; /* NULL: any text */
+    float *scratch;                /* [n_vocab] where there is a constraint */
     kvasir_token *prompt;
     size_t n_prompt;
     char *piece; /* bytes of one token, grown as needed */
@@ -150,14 +151,16 @@ static kvasir_code generate(run_state *s, kvasir_error *err)
             break;
         }
         float *logits = kvasir_session_logits(s->session, 0);
-        if (s->constraint &&
-            (kvasir_constraint_must_end(s->constraint) || !kvasir_constraint_mask(s->constraint, logits))) {
+        kvasir_token token;
+        if (!s->constraint) {
+            token = kvasir_sampler_sample(s->sampler, logits);
+        } else if (kvasir_constraint_must_end(s->constraint) ||
+                   !kvasir_constraint_sample(s->constraint, s->sampler, logits, s->scratch, &token)) {
             if (!kvasir_constraint_may_end(s->constraint))
                 return kv_set_error(err, KVASIR_ERR_UNSUPPORTED, "no token of the model can go on in the grammar");
             r->finish = FINISH_STOP;
             break;
         }
-        kvasir_token token = kvasir_sampler_sample(s->sampler, logits);
         if (token < 0)
             return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
         if ((!o->ignore_eos || s->constraint) && kvasir_token_is_eog(s->model, token)) {
@@ -165,7 +168,6 @@ static kvasir_code generate(run_state *s, kvasir_error *err)
             break;
         }
         kvasir_sampler_accept(s->sampler, token);
-        if (s->constraint) kvasir_constraint_accept(s->constraint, token);
         kvasir_code code = add_token(s, token, err);
         if (code != KVASIR_OK) return code;
         if (o->n_predict >= 0 && r->n_tokens == (size_t)o->n_predict) break;
@@ -193,6 +195,8 @@ static kvasir_code open_constraint(const run_options *o, run_state *s, kvasir_er
                                       o->grammar || o->grammar_file ? KVASIR_GRAMMAR_GBNF : KVASIR_GRAMMAR_JSON_SCHEMA,
                                       read ? read : text, len, &grammar, err);
     if (code == KVASIR_OK) code = kvasir_constraint_open(grammar, &s->constraint, err);
+    s->scratch = malloc((size_t)kvasir_model_get_info(s->model).n_vocab * sizeof *s->scratch);
+    if (code == KVASIR_OK && !s->scratch) code = kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the grammar");
     kvasir_grammar_close(grammar);
     free(read);
     return code;
@@ -218,6 +222,7 @@ static kvasir_code prepare(run_options *o, run_state *s, kvasir_error *err)
 static void release(run_state *s)
 {
     kvasir_constraint_close(s->constraint);
+    free(s->scratch);
     kvasir_sampler_close(s->sampler);
     kvasir_session_close(s->session);
     kvasir_model_close(s->model);

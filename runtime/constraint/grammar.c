@@ -30,6 +30,7 @@ void kv_grammar_release(kv_grammar *g)
     if (!g || atomic_fetch_sub(&g->n_refs, 1) != 1) return;
     for (uint32_t i = 0; g->masks && i < g->a.n_states; i++) kv_mask_free(g->masks[i]);
     kv_free(g->masks);
+    kv_free(g->rows);
     kv_automaton_deinit(&g->a);
     pthread_mutex_destroy(&g->lock);
     kv_free(g);
@@ -39,7 +40,7 @@ size_t kv_grammar_memory(const kv_grammar *g)
 {
     kv_grammar *unlocked = (kv_grammar *)g; /* the lock is no part of what is const */
     pthread_mutex_lock(&unlocked->lock);
-    const size_t masks = g->mask_bytes;
+    const size_t masks = g->mask_bytes + (g->rows ? KV_N_ROWS * sizeof *g->rows : 0);
     pthread_mutex_unlock(&unlocked->lock);
     return sizeof *g + masks + g->a.cap_states * sizeof(kv_state) + g->a.cap_edges * sizeof(kv_edge) +
            g->a.cap_calls * sizeof(kv_call) + g->a.n_states * sizeof(kv_mask *) + g->a.n_rules * sizeof(uint32_t);

@@ -19,6 +19,12 @@
 
 typedef struct kv_mask kv_mask;
 
+/* The edges of one state by byte. Found at state % KV_N_ROWS, where the one walked through last stays. */
+enum { KV_N_ROWS = 1024 };
+typedef struct kv_row {
+    uint32_t state, next[256];
+} kv_row;
+
 typedef struct kv_grammar {
     atomic_int n_refs;
     kv_automaton a;
@@ -27,6 +33,7 @@ typedef struct kv_grammar {
     pthread_mutex_t lock; /* of the cache */
     kv_mask **masks;      /* [n_states] or NULL */
     kv_mask *newest, *oldest;
+    struct kv_row *rows; /* [KV_N_ROWS] edges of states as tables, for walks; NULL until one is made */
     size_t mask_bytes, max_mask_bytes;
 } kv_grammar;
 
@@ -65,6 +72,7 @@ typedef struct kv_run {
     kv_thread *levels; /* threads at each depth of a walk, level after level */
     uint32_t cap_levels;
     uint32_t *level_first, *level_end; /* [max_len + 2] */
+    uint32_t *frame_state, *frame_end; /* the same, of a walk inside a frame */
     uint64_t *bits, *part;             /* [n_rows / 64] */
     uint32_t *leaves;                  /* nodes where a walk left its frame */
     uint32_t n_leaves, cap_leaves;

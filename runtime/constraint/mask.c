@@ -110,6 +110,64 @@ static void walk(kv_run *r, uint32_t from, uint32_t to, uint32_t n_first, uint64
     }
 }
 
+/* ---- walks inside a frame: nearly all nodes of a string's mask ---------------------------------------------- */
+
+static kv_row *row_of(kv_grammar *g, uint32_t state)
+{
+    kv_row *row = &g->rows[state % KV_N_ROWS];
+    if (row->state == state) return row;
+    const kv_state *s = &g->a.states[state];
+    row->state = state;
+    memset(row->next, 0xFF, sizeof row->next); /* KV_NO_STATE */
+    for (uint32_t i = 0; i < s->n_edges; i++) {
+        const kv_edge *e = &g->a.edges[s->first_edge + i];
+        for (unsigned byte = e->lo; byte <= e->hi; byte++) row->next[byte] = e->target;
+    }
+    return row;
+}
+
+static bool make_rows(kv_grammar *g)
+{
+    if (g->rows) return true;
+    g->rows = kv_malloc_array(KV_N_ROWS, sizeof *g->rows);
+    for (uint32_t i = 0; g->rows && i < KV_N_ROWS; i++) g->rows[i].state = KV_NO_STATE;
+    return g->rows != NULL;
+}
+
+/* The whole tree against one state. What stays in its automaton is one step through a table per node; where it calls or returns, the
+ * general walk takes the subtree over. */
+static void walk_frame(kv_run *r, uint32_t state, uint64_t *bits)
+{
+    const kv_trie *t = r->g->trie;
+    uint32_t *end = r->frame_end, *at = r->frame_state, depth = 0; /* of each level: where it ends, its state */
+    if (!make_rows(r->g)) return;                                  /* fewer tokens, none wrong */
+    const kv_row *row = row_of(r->g, state);
+    end[0] = t->n_nodes, at[0] = state;
+    for (uint32_t i = 1; i < t->n_nodes;) {
+        if (i >= end[depth]) {
+            while (i >= end[depth]) depth--;
+            row = row_of(r->g, at[depth]);
+        }
+        const uint32_t next = row->next[t->byte[i]], behind = t->end[i];
+        if (next == KV_NO_STATE) {
+            i = behind;
+            continue;
+        }
+        const kv_state *s = &r->g->a.states[next];
+        if (s->is_final || s->n_calls > 0) {
+            r->levels[0] = (kv_thread){at[depth], 0};
+            walk(r, i, behind, 1, bits, true);
+            i = behind;
+            continue;
+        }
+        if (t->token[i] >= 0) set_tokens(r, bits, i);
+        i++;
+        if (i == behind) continue;
+        end[++depth] = behind, at[depth] = next;
+        row = row_of(r->g, next);
+    }
+}
+
 /* ---- the cache (under the grammar's lock) ----------------------------------------------------------------- */
 
 static void unlink_mask(kv_grammar *g, kv_mask *m)
@@ -170,10 +228,9 @@ static kv_mask *make_mask(kv_run *r, uint32_t state)
 {
     kv_grammar *g = r->g;
     memset(r->part, 0, n_words(g) * sizeof *r->part);
-    r->levels[0] = (kv_thread){state, 0};
     r->n_leaves = 0;
     const uint32_t mark = r->n_frames;
-    walk(r, 1, g->trie->n_nodes, 1, r->part, true);
+    walk_frame(r, state, r->part);
     kv_run_forget(r, mark);
     kv_mask *m = kv_calloc(1, sizeof *m);
     if (!m) return NULL;

@@ -99,17 +99,29 @@ void kvasir_constraint_close(kvasir_constraint *c)
     kv_free(c);
 }
 
+/* 64 logits by the bits of a word: what is fewer is written one by one. */
+static void mask_word(float *logits, uint64_t bits)
+{
+    float kept[32];
+    int n = 0;
+    if (__builtin_popcountll(bits) > 32) {
+        for (uint64_t left = ~bits; left; left &= left - 1) logits[__builtin_ctzll(left)] = -INFINITY;
+        return;
+    }
+    for (uint64_t left = bits; left; left &= left - 1) kept[n++] = logits[__builtin_ctzll(left)];
+    for (int i = 0; i < 64; i++) logits[i] = -INFINITY;
+    n = 0;
+    for (uint64_t left = bits; left; left &= left - 1) logits[__builtin_ctzll(left)] = kept[n++];
+}
+
 bool kvasir_constraint_mask(kvasir_constraint *c, float *logits)
 {
     const bool any = kv_run_mask(&c->run);
-    const size_t n = c->run.g->n_rows;
-    for (size_t first = 0; first < n; first += 64) {
-        const uint64_t bits = c->run.bits[first / 64];
-        const size_t end = kv_min_size(first + 64, n);
-        if (bits == UINT64_MAX) continue;
-        for (size_t i = first; i < end; i++)
-            if (!(bits >> (i - first) & 1)) logits[i] = -INFINITY;
-    }
+    const size_t n = c->run.g->n_rows, whole = n / 64 * 64;
+    for (size_t first = 0; first < whole; first += 64)
+        if (c->run.bits[first / 64] != UINT64_MAX) mask_word(logits + first, c->run.bits[first / 64]);
+    for (size_t i = whole; i < n; i++)
+        if (!(c->run.bits[i / 64] >> (i % 64) & 1)) logits[i] = -INFINITY;
     return any;
 }
 
@@ -123,6 +135,20 @@ bool kvasir_constraint_accept(kvasir_constraint *c, kvasir_token token)
     }
     const size_t len = kv_vocab_token_bytes(c->model->vocab, token, false, bytes, sizeof bytes);
     return len > 0 && len <= sizeof bytes && kv_run_accept_bytes(&c->run, bytes, len);
+}
+
+bool kvasir_constraint_sample(kvasir_constraint *c, kvasir_sampler *sampler, const float *logits, float *scratch,
+                              kvasir_token *token)
+{
+    const size_t n_bytes = (size_t)c->run.g->n_rows * sizeof *logits;
+    memcpy(scratch, logits, n_bytes);
+    *token = kvasir_sampler_sample(sampler, scratch);
+    if (*token >= 0 && kvasir_constraint_accept(c, *token)) return true;
+    memcpy(scratch, logits, n_bytes);
+    if (!kvasir_constraint_mask(c, scratch)) return false;
+    *token = kvasir_sampler_sample(sampler, scratch);
+    if (*token >= 0) kvasir_constraint_accept(c, *token);
+    return true;
 }
 
 bool kvasir_constraint_accept_bytes(kvasir_constraint *c, const char *bytes, size_t len)

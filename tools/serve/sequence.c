@@ -220,11 +220,15 @@ static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logi
     const kv_request *r = request_of(q);
     const size_t max = r->max_tokens < 0 ? SIZE_MAX : (size_t)r->max_tokens;
     if (q->n_generated >= max)
-        return end_with(q, KV_FINISH_LENGTH, error);                /* max_tokens 0: only the prompt was wanted */
-    memcpy(s->logits, logits, (size_t)s->n_vocab * sizeof *logits); /* the sampler changes them */
+        return end_with(q, KV_FINISH_LENGTH, error); /* max_tokens 0: only the prompt was wanted */
     kvasir_constraint *constraint = r->constraints ? r->constraints[q->choice] : NULL;
-    if (constraint && !kvasir_constraint_mask(constraint, s->logits)) return end_with(q, KV_FINISH_STOP, error);
-    const kvasir_token token = kvasir_sampler_sample(q->sampler, s->logits);
+    kvasir_token token;
+    if (!constraint) {
+        memcpy(s->logits, logits, (size_t)s->n_vocab * sizeof *logits); /* the sampler changes them */
+        token = kvasir_sampler_sample(q->sampler, s->logits);
+    } else if (!kvasir_constraint_sample(constraint, q->sampler, logits, s->logits, &token)) {
+        return end_with(q, KV_FINISH_STOP, error);
+    }
     if (token < 0) {
         kv_api_fail(error, 500, "no_finite_logits", "the model gave no finite logit; its file may be damaged");
         return KV_HAS_FAILED;
@@ -239,7 +243,6 @@ static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logi
         return KV_HAS_FAILED;
     }
     kvasir_sampler_accept(q->sampler, token);
-    if (constraint) kvasir_constraint_accept(constraint, token);
     q->n_generated++;
     if (q->reply.is_stopped || (constraint && kvasir_constraint_must_end(constraint)))
         return end_with(q, KV_FINISH_STOP, error);
