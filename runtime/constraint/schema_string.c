@@ -22,7 +22,7 @@ static const struct {
     {"date-time", "^" DATE "T" TIME "$"},
     {"duration", "^P(?:[1-9]\\d{0,3}D(?:T[1-9]\\d{0,3}H)?|T[1-9]\\d{0,3}[HMS]|[1-9]\\d{0,3}[WMY])$"},
     {"uuid", "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"},
-    {"email", "^[A-Za-z0-9_+-]{1,30}(?:\\.[A-Za-z0-9_+-]{1,30}){0,2}@" HOST "$"},
+    {"email", "^[A-Za-z0-9_+-]{1,20}(?:\\.[A-Za-z0-9_+-]{1,20}){0,2}@" HOST "$"}, /* at most 64 bytes before the @ */
     {"hostname", "^" HOST "$"},
     {"ipv4", "^" OCTET "(?:\\." OCTET "){3}$"},
     {"ipv6", "^(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}$"},
