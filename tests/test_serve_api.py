@@ -311,6 +311,9 @@ def chat_and_bench_talk_to_a_server():
     bench = subprocess.run([KVASIR, "bench-serve", "--server", f"127.0.0.1:{big.port}", "--clients", "3", "--requests", "2", "-p", "40", "-n", "8",
                             "--shared-prefix", "32", "-o", "json"], capture_output=True, text=True, check=True)
     r = json.loads(bench.stdout)
+    words = subprocess.run([KVASIR, "bench-serve", "--text", "--server", "unix:" + big.path, "--clients", "2", "--requests", "1", "-p", "30", "-n", "4", "-o", "json"],
+                           capture_output=True, text=True, check=True)
+    assert json.loads(words.stdout)["predicted_per_second"] > 0
     assert r["clients"] == 3 and r["predicted_per_second"] > 1 and r["ttft_p50_ms"] > 0 and 0 < r["cached_share"] < 1, r
 
 

@@ -4,7 +4,7 @@
  *     all of them -> throughput, time to first token and between tokens, p50 and p99
  *
  * The prompts are token ids, made up per request, with a beginning that all share when --shared-prefix says so: the cache is then
- * part of what is measured. Works with any server that takes token ids there, llama-server included.
+ * part of what is measured. Works with any server that takes token ids there, llama-server included; with --text they are words, for the rest.
  */
 #include <limits.h>
 #include <math.h>
@@ -22,6 +22,7 @@ typedef struct bench_options {
     kv_common common;
     const char *server, *key;
     int n_clients, n_requests, n_prompt, n_predict, n_shared;
+    bool is_text;
 } bench_options;
 
 #define AT(field) offsetof(bench_options, field)
@@ -35,6 +36,8 @@ static const kv_opt BENCH_ROWS[] = {
     {"--predict", "-n", KV_OPT_INT, AT(n_predict), "N", 1, 1 << 20, NULL, "Tokens of a reply."},
     {"--shared-prefix", NULL, KV_OPT_INT, AT(n_shared), "N", 0, 1 << 20, NULL,
      "Prompt tokens that all requests have in common."},
+    {"--text", NULL, KV_OPT_FLAG, AT(is_text), NULL, 0, 0, NULL,
+     "Prompts are words instead of token ids, for servers that take no ids."},
     {0},
 };
 
@@ -49,16 +52,36 @@ typedef struct client {
     kvasir_error err;
 } client;
 
+/* The i-th number of a prompt: the same for all requests in the shared beginning, another one behind it. */
+static uint64_t number_of(const client *c, int request, int i)
+{
+    uint64_t x = (uint64_t)i * 0x9e3779b97f4a7c15u;
+    if (i >= c->options->n_shared) x += ((uint64_t)c->index * 100003u + (uint64_t)request + 1) * 0xbf58476d1ce4e5b9u;
+    return ((x ^ (x >> 29)) * 0x94d049bb133111ebu) >> 33;
+}
+
+static json_t *make_prompt(const client *c, int request)
+{
+    static const char *const words[] = {"the", "sea",   "of", "old",   "ships", "and",  "wind", "in",
+                                        "a",   "house", "by", "night", "was",   "seen", "from", "here"};
+    enum { N_WORDS = sizeof words / sizeof words[0], WORD_BYTES = 8 };
+    const int n = c->options->n_prompt;
+    json_t *ids = c->options->is_text ? NULL : json_array();
+    for (int i = 0; ids && i < n; i++)
+        json_array_append_new(ids, json_integer((json_int_t)(number_of(c, request, i) % (uint64_t)c->n_vocab)));
+    if (!c->options->is_text) return ids;
+    char *text = malloc((size_t)n * WORD_BYTES), *end = text;
+    for (int i = 0; text && i < n; i++)
+        end += snprintf(end, WORD_BYTES, i ? " %s" : "%s", words[number_of(c, request, i) % N_WORDS]);
+    json_t *prompt = text ? json_string(text) : NULL;
+    free(text);
+    return prompt;
+}
+
 static char *make_body(const client *c, int request)
 {
     const bench_options *o = c->options;
-    json_t *prompt = json_array();
-    for (int i = 0; i < o->n_prompt; i++) {
-        uint64_t x = (uint64_t)i * 0x9e3779b97f4a7c15u;
-        if (i >= o->n_shared) x += ((uint64_t)c->index * 100003u + (uint64_t)request + 1) * 0xbf58476d1ce4e5b9u;
-        x = (x ^ (x >> 29)) * 0x94d049bb133111ebu;
-        json_array_append_new(prompt, json_integer((json_int_t)((x >> 33) % (uint64_t)c->n_vocab)));
-    }
+    json_t *prompt = make_prompt(c, request);
     json_t *body = json_pack("{s:o, s:i, s:b, s:b, s:i, s:{s:b}}", "prompt", prompt, "max_tokens", o->n_predict,
                              "stream", 1, "ignore_eos", 1, "temperature", 0, "stream_options", "include_usage", 1);
     char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
@@ -83,6 +106,7 @@ static kvasir_code one_request(client *c, kv_http_client *http, int request)
     char *body = make_body(c, request);
     const double begin = kv_now_ms();
     double last = 0;
+    size_t n_pieces = 0, n_said = 0; /* what the server counted; 0: it does not say, and a piece is a token */
     if (!body) return kv_set_error(&c->err, KVASIR_ERR_MEMORY, "out of memory for a request");
     kvasir_code code = kv_http_send(http, "/v1/completions", body, &status, &is_stream, &c->err);
     free(body);
@@ -99,14 +123,16 @@ static kvasir_code one_request(client *c, kv_http_client *http, int request)
             else if (c->n_gaps < (size_t)c->options->n_requests * (size_t)c->options->n_predict)
                 c->gap_ms[c->n_gaps++] = now - last;
             last = now;
+            n_pieces++;
         }
         if (kv_http_error_message(event))
             code = kv_set_error(&c->err, KVASIR_ERR_IO, "%.300s", kv_http_error_message(event));
-        c->n_tokens += (size_t)json_integer_value(json_object_get(usage, "completion_tokens"));
+        n_said += (size_t)json_integer_value(json_object_get(usage, "completion_tokens"));
         c->n_cached += (size_t)json_integer_value(
             json_object_get(json_object_get(usage, "prompt_tokens_details"), "cached_tokens"));
         json_decref(event);
     }
+    c->n_tokens += n_said ? n_said : n_pieces;
     return code;
 }
 
@@ -189,7 +215,8 @@ static kvasir_code read_n_vocab(const bench_options *o, const kv_address *a, int
         const json_t *model = json_array_get(json_object_get(body, "data"), 0);
         *n_vocab = (int)json_integer_value(json_object_get(json_object_get(model, "meta"), "n_vocab"));
         if (body && *n_vocab < 1)
-            code = kv_set_error(err, KVASIR_ERR_FORMAT, "the server does not say how large its vocabulary is");
+            code = kv_set_error(err, KVASIR_ERR_FORMAT,
+                                "the server does not say how large its vocabulary is; --text sends words");
         if (!body) code = err->code;
         json_decref(body);
     }
@@ -201,7 +228,7 @@ static int bench(const bench_options *o, const kv_address *address)
 {
     kvasir_error err = {0};
     int n_vocab = 0, n_started = 0;
-    if (read_n_vocab(o, address, &n_vocab, &err) != KVASIR_OK) return kv_tool_fail_error(TOOL, &err);
+    if (!o->is_text && read_n_vocab(o, address, &n_vocab, &err) != KVASIR_OK) return kv_tool_fail_error(TOOL, &err);
     client *clients = calloc((size_t)o->n_clients, sizeof *clients);
     if (!clients) return kv_tool_fail(TOOL, "out of memory for the clients");
     const double begin = kv_now_ms();
