@@ -453,6 +453,8 @@ kvasir_code kv_bound_pack(kv_bound *bound, const kv_hparams *hp, const kv_gguf *
         kv_bound_each(bound, hp, place_matrix, &place);
         kv_bound_each(bound, hp, collect, &job);
         kv_pool_run(pool, job.first_item[job.n], pack_item, &job);
+        /* A fault maps its neighbours too (up to 64 KiB of them): what other threads had given back by then. */
+        kv_map_drop(job.map, job.map->data, job.map->size);
         kv_settle_huge(bound->panels, total);
     }
     kv_free(job.matrices);
