@@ -57,11 +57,13 @@ def at_least(name, value, floor):
 
 @test
 def a_window_behind_32000_tokens_is_no_slower_than_full_behind_512():
-    near = decode("full", NEAR)
-    at_least("window(256) at 32000 / full at 512", decode("window(256)", FAR) / near, 0.95)
-    linear = [decode("linear(elu)", depth) for depth in (NEAR, FAR)]
-    for depth, speed in zip((NEAR, FAR), linear):
-        at_least(f"linear(elu) at {depth} / full at 512", speed / near, 0.95)
+    cases = [("window(256)", FAR), ("linear(elu)", NEAR), ("linear(elu)", FAR), ("full", NEAR)]
+    best = dict.fromkeys(cases, 0.0)
+    for _ in range(3):  # in turn: a try takes 10 ms, and a neighbour of the machine disturbs all that it meets
+        for case in cases:
+            best[case] = max(best[case], decode(*case))
+    for spec, depth in cases[:3]:
+        at_least(f"{spec} at {depth} / full at 512", best[spec, depth] / best["full", NEAR], 0.95)
 
 
 @test
