@@ -15,8 +15,8 @@
 typedef struct kv_importance kv_importance;
 kvasir_code kv_importance_open(const char *path, kv_importance **out, kvasir_error *err);
 void kv_importance_close(kv_importance *importance);
-/* Mean squares of the inputs of a tensor, the largest of a matrix being 1, [n_matrices][n_in] (experts one after the other), borrowed until the next call; NULL where the file
- * has none. *code says FORMAT or MEMORY when it has them, but not of this shape. */
+/* Mean squares of the inputs of a tensor, the largest of a matrix being 1, [n_matrices][n_in] (experts one after the other), borrowed until
+ * the next call; NULL where the file has none. *code says FORMAT or MEMORY when it has them, but not of this shape. */
 const float *kv_importance_find(kv_importance *importance, const kv_gguf_tensor *tensor, kvasir_code *code,
                                 kvasir_error *err);
 

@@ -4,11 +4,11 @@ it measures time). A kernel that computes everything and masks it fails every on
 
     KVASIR=./kvasir python3 tests/test_attention_cost.py [word in the test's name]
 """
-import json, os, statistics, subprocess, tempfile
+import json, os, statistics, tempfile
 
+from support.command import KVASIR, kvasir
 from support.runner import run_tests
 
-KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
 FOLDER = tempfile.TemporaryDirectory(prefix="kvasir-cost-")
 MODEL = os.path.join(FOLDER.name, "deep.gguf")
 # The attention of a 135M model (three query heads per KV head of 64) with little beside it, so that ratios are those of attention.
@@ -22,17 +22,11 @@ def test(function):
     return function
 
 
-def kvasir(*args):
-    done = subprocess.run([KVASIR, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300)
-    assert done.returncode == 0, (args, done.returncode, done.stderr[-1000:])
-    return done.stdout
-
-
 def bench(spec, *args):
     """The rows of one bench, as they were asked for."""
     if not os.path.exists(MODEL):
         kvasir("synth", "-q", *[x for k, v in SHAPE.items() for x in ("--set", f"{k}={v}")], MODEL)
-    return json.loads(kvasir("bench", "-q", "-m", MODEL, "-o", "json", "--attention", f"*={spec}", *args))
+    return json.loads(kvasir("bench", "-q", "-m", MODEL, "-o", "json", "--attention", f"*={spec}", *args, timeout=300).stdout)
 
 
 def behind(spec):
@@ -91,7 +85,7 @@ def memory_is_what_the_report_says():
     held, rss = {}, {}
     for spec in (behind("full"), "window(256)", "linear(elu)"):
         row = bench(spec, "-p", 0, "-n", 1, "-d", FAR - 1, "-r", 1)[0]
-        total = json.loads(kvasir("attention", "-q", "-m", MODEL, "--ctx", FAR, "-o", "json", "--attention", f"*={spec}"))["total"]
+        total = json.loads(kvasir("attention", "-q", "-m", MODEL, "--ctx", FAR, "-o", "json", "--attention", f"*={spec}").stdout)["total"]
         assert abs(row["kv_bytes"] - total["kv_bytes"]) <= 0.02 * total["kv_bytes"], (spec, row["kv_bytes"], total["kv_bytes"])
         held[spec], rss[spec] = row["kv_bytes"], row["peak_rss_bytes"]
     full, *others = held

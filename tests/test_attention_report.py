@@ -3,12 +3,12 @@
 
     KVASIR=./kvasir python3 tests/test_attention_report.py [word in the test's name]
 """
-import json, os, subprocess, tempfile
+import json, os, tempfile
 import xml.etree.ElementTree as ET
 
+from support.command import KVASIR, kvasir
 from support.runner import run_tests
 
-KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
 H, G, D, LAYERS = 4, 4, 64, 12
 KEYS = {"layer", "spec", "heads", "kv_heads", "kv_bytes_per_token", "kv_bytes", "prefill_flops", "decode_flops", "decode_bytes", "intensity"}
 MIXED = "0-3=full; 4-7=full|kv_heads(1); 8-11/2=window(256); 9-11/2=linear(elu)"
@@ -20,12 +20,6 @@ TESTS = []
 def test(function):
     TESTS.append(function)
     return function
-
-
-def kvasir(*args, status=0):
-    done = subprocess.run([KVASIR, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
-    assert done.returncode == status, (args, done.returncode, done.stderr[-1000:])
-    return done
 
 
 def report(ctx, spec=None, *args):

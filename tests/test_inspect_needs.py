@@ -5,15 +5,15 @@
 
 The files are checkpoints of kvasir synth, written again by gguf-py (an independent implementation) with one thing changed.
 """
-import json, os, subprocess, tempfile
+import json, os, tempfile
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES
 
+from support.command import KVASIR, kvasir
 from support.runner import run_tests
 
-KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
 READ_BY_US = {"F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_0", "Q5_1", "Q4_K", "Q4_0", "Q4_1", "Q3_K", "Q2_K", "IQ4_NL", "IQ4_XS", "MXFP4"}
 TESTS = []
 FOLDER = tempfile.TemporaryDirectory(prefix="kvasir-needs-")
@@ -26,12 +26,6 @@ def test(function):
 
 def path(name):
     return os.path.join(FOLDER.name, name)
-
-
-def kvasir(*args, status=0):
-    done = subprocess.run([KVASIR, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
-    assert done.returncode == status, (args, done.returncode, done.stderr[-1000:])
-    return done
 
 
 def file_with(keys=(), types=(), more=(), arch="llama"):

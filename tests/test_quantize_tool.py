@@ -6,16 +6,16 @@
 References: the float checkpoint itself, numpy for reduced projections and for what goes into a matrix, gguf-py (an independent implementation) for what was
 written, and checkpoints whose heads are made to be images of one head, which svd must find again.
 """
-import json, os, subprocess, tempfile
+import json, os, tempfile
 
 import numpy as np
 from gguf import GGUFReader, GGUFWriter, GGUFValueType
 from gguf.quants import dequantize
 
+from support.command import KVASIR, kvasir
 from support.fixtures import unpack
 from support.runner import run_tests
 
-KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
 # type asked for -> relative error of the worst matrix, at most: half a step of the textbook quantiser on a bell of weights, sqrt(1/12) (2 x 2.6 sigma / levels),
 # doubled where a scale in few bits comes on top.
 TYPES = {"F32": 0, "F16": 5e-4, "BF16": 4e-3, "Q8_0": 0.008, "Q6_K": 0.03, "Q5_K_M": 0.05, "Q5_K_S": 0.05, "Q5_0": 0.06, "Q5_1": 0.05, "Q4_K_M": 0.1, "Q4_K_S": 0.1,
@@ -32,12 +32,6 @@ def test(function):
 
 def path(name):
     return os.path.join(FOLDER.name, name)
-
-
-def kvasir(*args, status=0):
-    done = subprocess.run([KVASIR, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
-    assert done.returncode == status, (args, done.returncode, done.stderr[-1000:])
-    return done
 
 
 def synth(name, *settings, arch="llama"):

@@ -14,7 +14,7 @@ import time
 
 sys.path.insert(0, "tests/support")
 from runner import run_tests  # noqa: E402
-from server import KVASIR, SMOLLM2, TINY, Server  # noqa: E402
+from server import KVASIR, SMOLLM2, TINY, Server, parallel  # noqa: E402
 
 KINDS = ("tcp", "unix")
 
@@ -26,19 +26,6 @@ def chat(text="What is the capital of Norway?", **more):
 def run(model, *args):
     out = subprocess.run([KVASIR, *args[:1], "-m", model, *args[1:]], capture_output=True, text=True, check=True)
     return json.loads(out.stdout)
-
-
-def parallel(jobs):
-    results = [None] * len(jobs)
-
-    def work(i):
-        results[i] = jobs[i]()
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(jobs))]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    return results
 
 
 # ---- shapes ------------------------------------------------------------------------------------------

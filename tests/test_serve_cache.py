@@ -10,7 +10,7 @@ import threading
 
 sys.path.insert(0, "tests/support")
 from runner import run_tests  # noqa: E402
-from server import KVASIR, SMOLLM2, TINY, Server  # noqa: E402
+from server import KVASIR, SMOLLM2, TINY, Server, parallel  # noqa: E402
 
 TINY_GEMMA3 = "tests/golden/fixtures/gemma3_text/model.gguf"
 GEMMA3 = "models/gemma3-270m-q4_k_m.gguf"
@@ -27,19 +27,6 @@ def complete(server, prompt, n=4, **more):
 
 def cached(answer):
     return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
-
-
-def parallel(jobs):
-    results = [None] * len(jobs)
-
-    def work(i):
-        results[i] = jobs[i]()
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(jobs))]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    return results
 
 
 def settled(server):

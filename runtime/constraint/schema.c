@@ -2,6 +2,7 @@
  *
  *     {"$ref"} -> call    allOf -> merged    anyOf, oneOf -> alternatives, merged with what stands beside
  *     const, enum -> literals    type(s) -> alternatives of objects, arrays, strings, numbers, true, false, null */
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,6 +67,17 @@ bool kv_schema_fail(kv_schema *s, const char *path, const char *fmt, ...)
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
     return kv_build_fail(s->b, "JSON schema, %.100s: %s", path, text);
+}
+
+bool kv_schema_count(kv_schema *s, const json_t *schema, const char *path, const char *name, uint32_t *out)
+{
+    const json_t *value = json_object_get(schema, name);
+    if (!value) return true;
+    const double x = json_number_value(value);
+    if (!json_is_number(value) || x < 0 || x != floor(x))
+        return kv_schema_fail(s, path, "%s must be a whole number", name);
+    *out = x < INT32_MAX ? (uint32_t)x : INT32_MAX;
+    return true;
 }
 
 const char *kv_schema_path(kv_schema *s, const char *path, const char *key)

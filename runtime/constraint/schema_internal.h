@@ -30,6 +30,8 @@ typedef struct kv_schema {
 bool kv_schema_fail(kv_schema *s, const char *path, const char *fmt, ...) KVASIR_PRINTF(3, 4);
 /* The rule of a subschema: known, or a new one and a task. */
 int32_t kv_schema_rule(kv_schema *s, json_t *schema, const char *path);
+/* A keyword that counts: its value into *out, which stays as it is where the keyword is not there. */
+bool kv_schema_count(kv_schema *s, const json_t *schema, const char *path, const char *name, uint32_t *out);
 /* "path/key", in the arena. */
 const char *kv_schema_path(kv_schema *s, const char *path, const char *key);
 /* Follows $ref while there is nothing else; NULL after an error. */

@@ -4,8 +4,6 @@
  *             [b]  -> rest b+1     a property that may be left out is a SPLIT around it; until one is written, no comma comes
  *
  * Properties come in the order of the schema. Other ones, where they are allowed, come last and have none of the declared names. */
-#include <math.h>
-
 #include "constraint/schema_internal.h"
 
 void kv_schema_ws(kv_schema *s)
@@ -208,17 +206,6 @@ static bool add_required(object *o, json_t *schema)
     return true;
 }
 
-static bool read_count(kv_schema *s, const json_t *schema, const char *path, const char *name, uint32_t *out)
-{
-    const json_t *value = json_object_get(schema, name);
-    if (!value) return true;
-    const double x = json_number_value(value);
-    if (!json_is_number(value) || x < 0 || x != floor(x))
-        return kv_schema_fail(s, path, "%s must be a whole number", name);
-    *out = x < INT32_MAX ? (uint32_t)x : INT32_MAX;
-    return true;
-}
-
 /* How many properties: a key could be written twice, so more than one counts only where `required` names as many. At most: those that
  * are declared all find room, and the rest is for others. */
 static bool read_counts(object *o, const json_t *schema)
@@ -227,8 +214,8 @@ static bool read_counts(object *o, const json_t *schema)
     uint32_t max = KV_REPEAT_FOREVER, n_required = 0;
     const char *name;
     json_t *value;
-    if (!read_count(o->s, schema, o->path, "minProperties", &o->min) ||
-        !read_count(o->s, schema, o->path, "maxProperties", &max))
+    if (!kv_schema_count(o->s, schema, o->path, "minProperties", &o->min) ||
+        !kv_schema_count(o->s, schema, o->path, "maxProperties", &max))
         return false;
     json_object_foreach(o->properties, name, value) n_required += is_required(o, name);
     if (o->min > 1 && o->min > n_required)
@@ -314,7 +301,8 @@ void kv_schema_array(kv_schema *s, json_t *schema, const char *path)
     kv_builder *b = s->b;
     uint32_t min = 0, max = KV_REPEAT_FOREVER;
     json_t *items = json_object_get(schema, "items"), *prefix = json_object_get(schema, "prefixItems");
-    if (!read_count(s, schema, path, "minItems", &min) || !read_count(s, schema, path, "maxItems", &max)) return;
+    if (!kv_schema_count(s, schema, path, "minItems", &min) || !kv_schema_count(s, schema, path, "maxItems", &max))
+        return;
     if (prefix && !json_is_array(prefix)) {
         kv_schema_fail(s, path, "prefixItems must be an array");
         return;

@@ -1,5 +1,4 @@
 /* schema_string.c - strings: any, by length, pattern and format; and the literals of const and enum. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -132,17 +131,6 @@ int32_t kv_schema_any_string(kv_schema *s)
 
 /* ---- strings ---------------------------------------------------------------------------------------------- */
 
-static bool read_length(kv_schema *s, const json_t *schema, const char *path, const char *name, uint32_t *out)
-{
-    const json_t *value = json_object_get(schema, name);
-    if (!value) return true;
-    const double x = json_number_value(value);
-    if (!json_is_number(value) || x < 0 || x != floor(x))
-        return kv_schema_fail(s, path, "%s must be a whole number", name);
-    *out = x < INT32_MAX ? (uint32_t)x : INT32_MAX;
-    return true;
-}
-
 static void by_length(kv_schema *s, uint32_t min, uint32_t max)
 {
     kv_build_text(s->b, "\"", 1);
@@ -178,7 +166,7 @@ void kv_schema_string(kv_schema *s, json_t *schema, const char *path)
     uint32_t min = 0, max = KV_REPEAT_FOREVER;
     const json_t *pattern = json_object_get(schema, "pattern");
     const char *format;
-    if (!read_length(s, schema, path, "minLength", &min) || !read_length(s, schema, path, "maxLength", &max) ||
+    if (!kv_schema_count(s, schema, path, "minLength", &min) || !kv_schema_count(s, schema, path, "maxLength", &max) ||
         !format_pattern(s, schema, path, &format))
         return;
     if (pattern && !json_is_string(pattern)) {

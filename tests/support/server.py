@@ -5,12 +5,27 @@ import re
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 KVASIR = os.environ.get("KVASIR", "./kvasir")
 TINY = "tests/golden/fixtures/llama/model.gguf"
 SMOLLM2 = "models/smollm2-135m-instruct-q4_1.gguf"
 SLOW = 8 if os.environ.get("SANITIZE") else 1
+
+
+def parallel(jobs):
+    """What each function returns, all called at once."""
+    results = [None] * len(jobs)
+
+    def work(i):
+        results[i] = jobs[i]()
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(jobs))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return results
 
 
 class Server:
