@@ -7,6 +7,7 @@
 
 #include "kernels/simd_avx2.h"
 
+#include "kernels/impl_fma.h"
 #include "kernels/impl_linear.h"
 #include "kernels/impl_rows.h"
 

@@ -4,19 +4,10 @@
  *     dot  = -zero_point * sum(q_g) + sum(code * q)        exact int32
  *     acc  = fma(scale_g * d_x, (float)dot, acc)           scale_g exact in float32 for every type
  *     acc  = fma(min_g, d_x * sum(q_g), acc)               types with minima only
- * Float: acc = fma(x[k], w[k], acc), k ascending.
  *
  * Few rows read the packed panel directly (it passes through registers once); many rows first expand a pair of panels to bytes and
- * float scales in scratch (L1/L2), then run over it in blocks of KV_DOT_ROWS rows. Same operations, same bits. */
-
-#define KV_INLINE static inline __attribute__((always_inline))
-#if defined(KV_SIMD_SCALAR_H) || defined(KV_NO_UNROLL)
-#define KV_UNROLL /* plain loops: small code, and the compiler sees lanes; sanitizer builds want them too */
-#elif defined(__clang__)
-#define KV_UNROLL _Pragma("unroll")
-#else
-#define KV_UNROLL _Pragma("GCC unroll 32")
-#endif
+ * float scales in scratch (L1/L2), then run over it in blocks of KV_DOT_ROWS rows. Same operations, same bits. Included after
+ * impl_fma.h. */
 
 /* ---- expanding one 32-block ------------------------------------------------------------------------ */
 
@@ -91,9 +82,6 @@ KV_INLINE int32_t load_int(const uint8_t *p)
     return x;
 }
 
-/* Arrays of registers need constant sizes to become registers: the largest block there is. */
-enum { MAX_R = 8, MAX_P = 4 };
-
 /* Expanded panel in scratch: codes [n_in/32][8][64], then scale [n_sub][16], then min [n_sub][16]. */
 typedef struct expanded {
     const uint8_t *codes;
@@ -108,15 +96,19 @@ KV_INLINE void store_outputs(const kv_packed *w, int panel, vf acc, float *y)
     vf_store_first(y + first, acc, n < 16 ? n : 16);
 }
 
-/* Asks for the bytes of the stream panel -> `after` that come AHEAD_BYTES behind 32-block b: as many as a block has, scales included. */
+/* Asks for what the block AHEAD_BYTES of codes behind 32-block b needs, codes and scales each from their own stream; both go on in
+ * the panel at `after`. */
 enum { AHEAD_BYTES = 4096 };
 KV_INLINE void fetch_ahead(const kv_pack_format f, const kv_packed *w, const uint8_t *data, int b, const uint8_t *after)
 {
-    const int scales = (int)(f.super ? kv_pack_super_scale_bytes(&f) / 8 : kv_pack_small_scale_bytes(&f)),
-              step = kv_pack_block_bytes(&f) + scales;
-    const size_t at = (size_t)b * (size_t)step + AHEAD_BYTES;
-    const uint8_t *next = at < w->panel_bytes ? data + at : after + (at - w->panel_bytes);
-    KV_UNROLL for (int i = 0; i < step; i += 64) __builtin_prefetch(next + i, 0, 2);
+    const int codes = kv_pack_block_bytes(&f),
+              scales = (int)(f.super ? kv_pack_super_scale_bytes(&f) / 8 : kv_pack_small_scale_bytes(&f));
+    const size_t nb = (size_t)w->n_in / 32, at = (size_t)b + AHEAD_BYTES / (size_t)codes;
+    const uint8_t *panel = at < nb ? data : after;
+    const size_t block = at < nb ? at : at - nb;
+    const uint8_t *next = panel + block * (size_t)codes, *scale = panel + w->scales_at + block * (size_t)scales;
+    KV_UNROLL for (int i = 0; i < codes; i += 64) __builtin_prefetch(next + i, 0, 2);
+    __builtin_prefetch(scale + scales - 1, 0, 2);
 }
 
 /* R rows x P panels. `packed`: read panel data directly (P must be 1), else the expanded copies; then only sub, has_min,
@@ -201,16 +193,6 @@ KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int 
     }
     return (expanded){dst, scale, min};
 }
-
-/* Rows in blocks of BIG, then SMALL, then single ones. */
-#define ROWS_LOOP(BIG, SMALL, CALL)                                                                                    \
-    do {                                                                                                               \
-        int r0 = 0;                                                                                                    \
-        for (; r0 + (BIG) <= n_rows; r0 += (BIG)) CALL(BIG);                                                           \
-        if ((SMALL) > 1)                                                                                               \
-            for (; r0 + (SMALL) <= n_rows; r0 += (SMALL)) CALL(SMALL);                                                 \
-        for (; r0 < n_rows; r0++) CALL(1);                                                                             \
-    } while (0)
 
 /* Rows over expanded panels; compiled once per shape of scales, not per type. */
 KV_INLINE void run_expanded(const kv_pack_format f, const int wide, const kv_packed *w, int panel, int n,
@@ -393,170 +375,4 @@ static void impl_quantize_q8(const float *x, const kv_q8 *out, int row)
     const int nb = out->n / 32;
     for (int b = 0; b < nb; b += QUANTIZE_BLOCKS)
         quantize_blocks(x + 32 * b, out, row, b, nb - b < QUANTIZE_BLOCKS ? nb - b : QUANTIZE_BLOCKS);
-}
-
-/* ---- float32 blocks: C[r][v] (+)= sum_k A[r][k] * B[k][v] --------------------------------------------------- */
-
-KV_INLINE vf load_elem(const int type, const void *base, size_t idx)
-{
-    if (type == KV_ELEM_F32) return vf_load((const float *)base + idx);
-    if (type == KV_ELEM_F16) return vf_load_f16((const uint16_t *)base + idx);
-    return vf_load_bf16((const uint16_t *)base + idx);
-}
-
-/* B: vector v of step k starts at element k * k_step + v * v_step. C: vector v of row r at c + r * ldc + 16 * v. */
-typedef struct fma_args {
-    const float *a;
-    size_t lda;
-    const void *b;
-    size_t k_step, v_step;
-    float *c;
-    size_t ldc;
-    int n_k;
-    bool add;             /* continue from what C holds */
-    const float *rescale; /* [n_rows], or NULL: continue from what C holds times this */
-    const uint8_t *ahead; /* NULL, or what is asked for meanwhile: as many bytes as B is read (few rows only) */
-} fma_args;
-
-KV_INLINE void fma_block(const int R, const int V, const int type, const int ahead, const fma_args *g, int r0, int v0)
-{
-    const int step_bytes = V * 16 * (type == KV_ELEM_F32 ? 4 : 2);
-    const uint8_t *next = ahead ? g->ahead + (size_t)v0 / (size_t)V * (size_t)g->n_k * (size_t)step_bytes : NULL;
-    vf acc[MAX_R][MAX_P];
-    float *c = g->c + (size_t)r0 * g->ldc + 16 * (size_t)v0;
-    KV_UNROLL for (int r = 0; r < R; r++)
-    {
-        KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] =
-            g->add || g->rescale ? vf_load(c + (size_t)r * g->ldc + 16 * v) : vf_set1(0.0f);
-        if (!g->rescale) continue;
-        /* + 0 keeps a zero positive, whatever sign it was scaled from. */
-        const vf by = vf_set1(g->rescale[r0 + r]);
-        KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_fma(acc[r][v], by, vf_set1(0.0f));
-    }
-    const float *a = g->a + (size_t)r0 * g->lda;
-    const size_t first = (size_t)v0 * g->v_step;
-    for (int k = 0; k < g->n_k; k++) {
-        vf b[MAX_P];
-        if (ahead) {
-            KV_UNROLL for (int i = 0; i < step_bytes; i += 64)
-                __builtin_prefetch(next + i, 0, 2); /* into L2: L1 would lose what is in use */
-            next += step_bytes;
-        }
-        KV_UNROLL for (int v = 0; v < V; v++) b[v] =
-            load_elem(type, g->b, first + (size_t)k * g->k_step + (size_t)v * g->v_step);
-        KV_UNROLL for (int r = 0; r < R; r++)
-        {
-            vf av = vf_set1(a[(size_t)r * g->lda + (size_t)k]);
-            KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_fma(av, b[v], acc[r][v]);
-        }
-    }
-    KV_UNROLL for (int r = 0; r < R; r++)
-    {
-        KV_UNROLL for (int v = 0; v < V; v++) vf_store(c + (size_t)r * g->ldc + 16 * v, acc[r][v]);
-    }
-}
-
-KV_INLINE void fma_rows(const int V, const int type, const fma_args *g, int n_rows, int v0)
-{
-#define FMA(R) fma_block(R, V, type, 0, g, r0, v0)
-    ROWS_LOOP(KV_FMA_ROWS, KV_FMA_ROWS / 2, FMA);
-#undef FMA
-}
-
-KV_INLINE void fma_all(const int type, const fma_args *g, int n_rows, int n_vec)
-{
-    int v = 0;
-    for (; v + KV_FMA_VECS <= n_vec; v += KV_FMA_VECS) fma_rows(KV_FMA_VECS, type, g, n_rows, v);
-    for (; v < n_vec; v++) fma_rows(1, type, g, n_rows, v);
-}
-
-/* Rows that a pass over memory is shared by when what comes next is fetched in step with the arithmetic. */
-enum { AHEAD_ROWS = 4 };
-
-KV_INLINE void fma_ahead_rows(const int R, const fma_args *g, kv_elem type, int n_vec)
-{
-    for (int v = 0; v < n_vec && type == KV_ELEM_F16; v += KV_FMA_VECS)
-        fma_block(R, KV_FMA_VECS, KV_ELEM_F16, 1, g, 0, v);
-    for (int v = 0; v < n_vec && type == KV_ELEM_BF16; v += KV_FMA_VECS)
-        fma_block(R, KV_FMA_VECS, KV_ELEM_BF16, 1, g, 0, v);
-}
-
-/* The first rows, with g->ahead fetched meanwhile; how many they are. A burst of prefetches before the work fills the core's miss buffers
- * and waits there; paced, a page of K and V that lies in memory takes 740 ns instead of 1720 (600 when it is in L2; Zen 4). */
-static __attribute__((noinline)) int fma_ahead(kv_elem type, const fma_args *g, int n_rows, int n_vec)
-{
-    if (n_vec % KV_FMA_VECS != 0 || type == KV_ELEM_F32) return 0;
-    switch (n_rows) {
-    case 1:
-        fma_ahead_rows(1, g, type, n_vec);
-        return 1;
-    case 2:
-        fma_ahead_rows(2, g, type, n_vec);
-        return 2;
-    case 3:
-        fma_ahead_rows(3, g, type, n_vec);
-        return 3;
-    default:
-        fma_ahead_rows(AHEAD_ROWS, g, type, n_vec);
-        return AHEAD_ROWS;
-    }
-}
-
-static __attribute__((noinline)) void fma_f32(const fma_args *g, int n_rows, int n_vec)
-{
-    fma_all(KV_ELEM_F32, g, n_rows, n_vec);
-}
-static __attribute__((noinline)) void fma_f16(const fma_args *g, int n_rows, int n_vec)
-{
-    fma_all(KV_ELEM_F16, g, n_rows, n_vec);
-}
-static __attribute__((noinline)) void fma_bf16(const fma_args *g, int n_rows, int n_vec)
-{
-    fma_all(KV_ELEM_BF16, g, n_rows, n_vec);
-}
-
-static void fma_any(kv_elem type, const fma_args *args, int n_rows, int n_vec)
-{
-    fma_args g = *args;
-    const int done = g.ahead ? fma_ahead(type, &g, n_rows, n_vec) : 0;
-    g.a += (size_t)done * g.lda, g.c += (size_t)done * g.ldc;
-    if (g.rescale) g.rescale += done;
-    if (done == n_rows) return;
-    if (type == KV_ELEM_F32)
-        fma_f32(&g, n_rows - done, n_vec);
-    else if (type == KV_ELEM_F16)
-        fma_f16(&g, n_rows - done, n_vec);
-    else
-        fma_bf16(&g, n_rows - done, n_vec);
-}
-
-static void impl_gemm_f32(const kv_packed *w, int panel, int n_panels, const float *x, size_t ldx, int n_rows, float *y,
-                          size_t ldy)
-{
-    const kv_elem type = w->type == KV_TYPE_F32 ? KV_ELEM_F32 : w->type == KV_TYPE_F16 ? KV_ELEM_F16 : KV_ELEM_BF16;
-    const size_t panel_elems = w->panel_bytes / kv_elem_bytes(type);
-    fma_args g = {.a = x, .lda = ldx, .k_step = 16, .v_step = panel_elems, .n_k = w->n_in};
-    const int whole = w->n_out / 16; /* panels that are complete */
-    int n = whole - panel < n_panels ? whole - panel : n_panels;
-    if (n > 0) {
-        g.b = w->data + (size_t)panel * w->panel_bytes;
-        g.c = y + 16 * (size_t)panel;
-        g.ldc = ldy;
-        fma_any(type, &g, n_rows, n);
-    }
-    if (panel + n_panels > whole) {
-        /* The cut panel goes through a small buffer, so that nothing beyond n_out is written. */
-        float tmp[KV_FMA_ROWS * 16];
-        const int n_cut = w->n_out - 16 * whole;
-        g.b = w->data + (size_t)whole * w->panel_bytes;
-        g.c = tmp;
-        g.ldc = 16;
-        for (int r = 0; r < n_rows; r += KV_FMA_ROWS) {
-            int rows = n_rows - r < KV_FMA_ROWS ? n_rows - r : KV_FMA_ROWS;
-            g.a = x + (size_t)r * ldx;
-            fma_any(type, &g, rows, 1);
-            for (int i = 0; i < rows; i++)
-                memcpy(y + (size_t)(r + i) * ldy + 16 * (size_t)whole, tmp + 16 * i, (size_t)n_cut * sizeof(float));
-        }
-    }
 }

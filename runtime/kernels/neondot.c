@@ -7,6 +7,7 @@
 
 #include "kernels/simd_neon.h"
 
+#include "kernels/impl_fma.h"
 #include "kernels/impl_linear.h"
 #include "kernels/impl_rows.h"
 

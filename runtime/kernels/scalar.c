@@ -6,6 +6,7 @@
 
 #include "kernels/simd_scalar.h"
 
+#include "kernels/impl_fma.h"
 #include "kernels/impl_linear.h"
 #include "kernels/impl_rows.h"
 
