@@ -38,6 +38,19 @@ __attribute__((noreturn, format(printf, 3, 4), unused)) static void cross_fail(c
     longjmp(cross_failed, 1);
 }
 
+/* Functions: what is asserted (an fclose, say) must happen once. */
+__attribute__((unused)) static inline void cross_int_equal(uintmax_t a, uintmax_t b, const char *a_text, const char *b_text,
+                                                           const char *file, int line)
+{
+    if (a != b) cross_fail(file, line, "%s: %#jx != %s: %#jx", a_text, a, b_text, b);
+}
+
+__attribute__((unused)) static inline void cross_in_range(uintmax_t x, uintmax_t low, uintmax_t high, const char *text,
+                                                          const char *file, int line)
+{
+    if (x < low || x > high) cross_fail(file, line, "%s: %#jx", text, x);
+}
+
 #define fail_msg(...) cross_fail(__FILE__, __LINE__, __VA_ARGS__)
 #define CROSS_ASSERT(x, ...) ((x) ? (void)0 : cross_fail(__FILE__, __LINE__, __VA_ARGS__))
 #define assert_true(x) CROSS_ASSERT(x, "%s", #x)
@@ -45,11 +58,10 @@ __attribute__((noreturn, format(printf, 3, 4), unused)) static void cross_fail(c
 #define assert_null(x) CROSS_ASSERT((x) == NULL, "%s is not NULL", #x)
 #define assert_non_null(x) CROSS_ASSERT((x) != NULL, "%s is NULL", #x)
 #define assert_ptr_equal(a, b) CROSS_ASSERT((const void *)(a) == (const void *)(b), "%s is not %s", #a, #b)
-#define assert_int_equal(a, b) \
-    CROSS_ASSERT((uintmax_t)(a) == (uintmax_t)(b), "%s: %#jx != %s: %#jx", #a, (uintmax_t)(a), #b, (uintmax_t)(b))
-#define assert_int_not_equal(a, b) CROSS_ASSERT((uintmax_t)(a) != (uintmax_t)(b), "%s == %s: %#jx", #a, #b, (uintmax_t)(a))
+#define assert_int_equal(a, b) cross_int_equal((uintmax_t)(a), (uintmax_t)(b), #a, #b, __FILE__, __LINE__)
+#define assert_int_not_equal(a, b) CROSS_ASSERT((uintmax_t)(a) != (uintmax_t)(b), "%s == %s", #a, #b)
 #define assert_in_range(x, lo, hi) \
-    CROSS_ASSERT((uintmax_t)(x) >= (uintmax_t)(lo) && (uintmax_t)(x) <= (uintmax_t)(hi), "%s: %#jx", #x, (uintmax_t)(x))
+    cross_in_range((uintmax_t)(x), (uintmax_t)(lo), (uintmax_t)(hi), #x, __FILE__, __LINE__)
 #define assert_string_equal(a, b) CROSS_ASSERT(strcmp(a, b) == 0, "\"%s\" != \"%s\"", a, b)
 #define assert_string_not_equal(a, b) CROSS_ASSERT(strcmp(a, b) != 0, "\"%s\" twice", a)
 #define assert_memory_equal(a, b, n) CROSS_ASSERT(memcmp(a, b, n) == 0, "%s and %s differ", #a, #b)
