@@ -13,7 +13,8 @@ TINY = os.path.abspath("tests/golden/fixtures/llama/model.gguf")
 N_LAYERS, N_KV_HEADS = 4, 2
 TESTS = []
 LOADERS = [("run", "-p", "a", "-n", "1"), ("perplexity", "-f", "README.md"), ("bench", "-p", "4", "-n", "0"), ("logits", "--tokens", "1"),
-           ("inspect",), ("batched-bench", "-npp", "4", "-ntg", "1", "-npl", "1")]
+           ("inspect",), ("batched-bench", "-npp", "4", "-ntg", "1", "-npl", "1"), ("attention",), ("chat",), ("serve", "--listen", "127.0.0.1:0"),
+           ("imatrix", "-f", "README.md", "/no/such/folder/im.gguf"), ("run", "--dry-run")]
 WRONG = [  # specification, column, what the line says
     ("0=windo(3)", 3, "'windo' is not a pattern; did you mean window"),
     ("0=Full", 3, "is not a pattern"),
@@ -57,6 +58,18 @@ WRONG = [  # specification, column, what the line says
     ("*=by_length(*:linear(elu))", 15, "patterns"),
     ("*=by_length(*:full|kv_heads(1))", 20, "whole layer"),
     ("*=" + "+".join(["full"] * 9), 43, "at most 8"),
+    ("*=Window(256)", 3, "did you mean window"),
+    ("*=window(2.5)", 10, "expected a whole number as width: it is window(width)"),
+    ("*=window(1e3)", 10, "whole number"),
+    ("*=bigbird(block=12x)", 17, "whole number"),
+    ("*=linear()", 10, "elu, relu, exp, performer, rfa"),
+    ("*=linear", 9, "linear(elu)"),
+    ("*=full|", 8, "expected a stage: topk, threshold, pages, kv_heads"),
+    ("*=full|kv_heads(0)", 17, "at least 1"),
+    ("*=full|kv_heads(4)", 8, f"does not divide the {N_KV_HEADS} KV heads"),
+    ("*=blocks(b.csr)", 10, "blocks(block, file=...)"),
+    ("*=blocks(16, file=/)", 19, "not a regular file"),
+    ("*=by_length(full)", 13, "by_length(512:full, *:window(256))"),
     ("full", 1, "expected layers"),
     ("*", 2, "expected '='"),
     ("*=", 3, "expected a pattern"),
@@ -85,7 +98,7 @@ def test(function):
 
 
 def kvasir(*args):
-    return subprocess.run([KVASIR, *map(str, args)], capture_output=True, text=True, timeout=60)
+    return subprocess.run([KVASIR, *map(str, args)], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
 def refused(column, pattern, *args, status=2):
@@ -111,8 +124,31 @@ def a_wrong_specification_is_one_line_with_its_column_and_exit_2():
 def every_tool_that_loads_a_model_refuses_it_alike():
     for tool, *args in LOADERS:
         refused(10, "at least 1", tool, "-m", TINY, *args, "--attention", "*=window(0)")
+        for path, why in (("/no/such/spec", "No such file"), ("", "expected a file"), ("/", "folder")):
+            r = kvasir(tool, "-m", TINY, *args, "--attention", "@" + path)
+            assert r.returncode == 2 and r.stdout == "" and r.stderr.count("\n") == 1 and "--attention" in r.stderr and why in r.stderr, r
     for tool in ("bench", "perplexity"):  # before the first of several is measured
         refused(3, "windo", tool, "-m", TINY, *(("-f", "README.md") if tool == "perplexity" else ()), "--attention", "*=full", "--attention", "*=windo(3)")
+
+
+@test
+def nothing_is_loaded_before_it_is_refused():
+    """The weights are never looked at: 100 MB of them leave no trace in the memory that a refusal took."""
+    with tempfile.TemporaryDirectory() as d:
+        path = os.path.join(d, "m.gguf")
+        assert kvasir("synth", "-q", "--type", "F16", "--set", "n_layers=8", "--set", "n_heads=8", "--set", "n_embd=1024", "--set", "n_ff=4096", path).returncode == 0
+        assert os.path.getsize(path) > 100e6
+        def peak(spec):
+            child = subprocess.Popen([KVASIR, "run", "-m", path, "--tokens", "1", "-n", "1", "--ignore-eos", "--attention", spec], stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            return child.returncode, usage.ru_maxrss * 1024
+        code, taken = peak("*=full")
+        assert code == 0 and taken > 100e6, (code, taken)
+        for spec in ("*=windo(3)", "99=full", "*=window(0)", "*=bigbird(block=0)", "*=blocks(16, file=/no/such/file.csr)", "*=full|kv_heads(3)", "@/no/such/spec"):
+            code, taken = peak(spec)
+            assert code == 2 and taken < 30e6, (spec, code, taken)
 
 
 @test
@@ -164,11 +200,23 @@ def the_checkpoint_may_say_it_and_the_option_goes_over_that():
         open(path, "wb").write(with_key("1-=window(9); 3=strided(4)"))
         assert in_force(path)["attention_spec"] == "0=full; 1-2=window(9); 3=strided(4)"
         assert in_force(path, "--attention", "0=global(2);2=full")["attention_spec"] == "0=global(2); 1=window(9); 2=full; 3=strided(4)"
-        for bad in (with_key("7=full"), with_key("", 4)):
-            open(path, "wb").write(bad)
-            r = kvasir("run", "-m", path, "-p", "a", "-n", "1")
-            assert r.returncode == 1 and len(r.stderr.splitlines()) == 1 and "kvasir.attention" in r.stderr, r
+        for spec, column, why in (("7=full", 1, "layer 7"), ("*=window(0)", 10, "at least 1"), ("", 1, "expected a rule"), ("*=blocks(16, file=/dev/zero)", 19, "regular"),
+                                  ("*=full|kv_heads(3)", 8, "does not divide")):
+            open(path, "wb").write(with_key(spec))
+            for tool, *args in LOADERS:
+                if tool != "inspect":
+                    refused(column, why, tool, "-m", path, *args)
+            r = kvasir("run", "-m", path, "-p", "a", "-n", "1", "--attention", "*=full")  # the option goes over the key, it does not mend it
+            assert r.returncode == 2 and "GGUF key kvasir.attention, column" in r.stderr, r
             assert not in_force(path)["supported"]
+        open(path, "wb").write(with_key("", 4))  # no text at all: a broken file, not a wrong specification
+        r = kvasir("run", "-m", path, "-p", "a", "-n", "1")
+        assert r.returncode == 1 and len(r.stderr.splitlines()) == 1 and "kvasir.attention" in r.stderr, r
+
+
+@test
+def latents_make_no_linear_state():
+    refused(4, "layer 1 caches latents", "run", "-m", "build/fixtures/deepseek_v2/model.gguf", "-p", "a", "-n", "1", "--attention", "1-=linear(elu)")
 
 
 @test

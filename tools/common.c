@@ -32,12 +32,19 @@ int kv_tool_fail(const char *tool, const char *fmt, ...)
     return KV_EXIT_FAILED;
 }
 
+/* What is said of an attention specification begins with where it stands: wrong usage, and nothing was loaded. */
+static bool is_wrong_specification(const kvasir_error *err)
+{
+    static const char option[] = "attention", file[] = "--attention", key[] = "GGUF key kvasir.attention, ";
+    return (err->code == KVASIR_ERR_ARGUMENT && (strncmp(err->message, option, sizeof option - 1) == 0 ||
+                                                 strncmp(err->message, file, sizeof file - 1) == 0)) ||
+           (err->code == KVASIR_ERR_FORMAT && strncmp(err->message, key, sizeof key - 1) == 0);
+}
+
 int kv_tool_fail_error(const char *tool, const kvasir_error *err)
 {
     if (err->code == KVASIR_ERR_CANCELLED) return KV_EXIT_INTERRUPTED;
-    /* What the library says of --attention begins with the option's name and a column: wrong usage, nothing is loaded. */
-    if (err->code == KVASIR_ERR_ARGUMENT && strncmp(err->message, "attention", 9) == 0)
-        return kv_usage_error(tool, "%s", err->message);
+    if (is_wrong_specification(err)) return kv_usage_error(tool, "%s", err->message);
     return kv_tool_fail(tool, "%s", err->message);
 }
 
@@ -129,6 +136,23 @@ size_t kv_peak_rss_bytes(void)
 
 /* ---- from options to library ----------------------------------------------------------------------- */
 
+/* The text of --attention @path. A file that cannot be read is a wrong option, as a block file that it names is. */
+static kvasir_code read_specification(const char *path, char **text, kvasir_error *err)
+{
+    kvasir_error why = {0};
+    size_t len;
+    if (path[0] == '\0')
+        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--attention: expected a file after '@', as in @layers.txt");
+    kvasir_code code = kv_tool_read_file(path, 1 << 20, text, &len, &why);
+    if (code == KVASIR_OK && strlen(*text) == len) return KVASIR_OK;
+    if (code == KVASIR_OK) {
+        code = kv_set_error(&why, KVASIR_ERR_IO, "%.200s is not text: it holds a NUL byte", path);
+        free(*text);
+        *text = NULL;
+    }
+    return kv_set_error(err, code == KVASIR_ERR_IO ? KVASIR_ERR_ARGUMENT : code, "--attention: %s", why.message);
+}
+
 kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out, char **attention_text,
                                    kvasir_error *err)
 {
@@ -139,14 +163,8 @@ kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out,
     params.kernels = kernels[c->kernels];
     *attention_text = NULL;
     if (c->attention && c->attention[0] == '@') {
-        size_t len;
-        kvasir_code code = kv_tool_read_file(c->attention + 1, 1 << 20, attention_text, &len, err);
+        kvasir_code code = read_specification(c->attention + 1, attention_text, err);
         if (code != KVASIR_OK) return code;
-        if (strlen(*attention_text) != len) {
-            free(*attention_text);
-            *attention_text = NULL;
-            return kv_set_error(err, KVASIR_ERR_FORMAT, "%.200s is not text: it holds a NUL byte", c->attention + 1);
-        }
         params.attention = *attention_text;
     } else {
         params.attention = c->attention;

@@ -1,6 +1,8 @@
 /* csr.c - reading a block pattern; see csr.h. */
 #include "attention/csr.h"
 
+#include <sys/stat.h>
+
 #include "base/file.h"
 
 /* Where reading stands. */
@@ -105,7 +107,11 @@ kvasir_code kv_csr_open(kv_str path, kv_arena *arena, const kv_csr **out, kvasir
     char *name = kv_strndup(path.data, path.len), *data = NULL;
     size_t len = 0;
     if (!name) return kv_fail_memory(err, path.len, "a file name");
-    kvasir_code code = kv_read_file(name, KV_CSR_MAX_BYTES, &data, &len, err);
+    /* A checkpoint may name it: nothing that waits for a writer, and nothing that is there only once. */
+    struct stat st;
+    kvasir_code code = stat(name, &st) == 0 && !S_ISREG(st.st_mode)
+                           ? kv_fail(err, KVASIR_ERR_ARGUMENT, "%.200s: not a regular file", name)
+                           : kv_read_file(name, KV_CSR_MAX_BYTES, &data, &len, err);
     if (code == KVASIR_OK) code = kv_csr_parse(name, (kv_str){data, len}, arena, out, err);
     kv_free(data);
     kv_free(name);

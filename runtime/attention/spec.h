@@ -70,6 +70,7 @@ typedef struct kv_layer_spec {
 /* What a layer of the model is: what the checks and the defaults need. */
 typedef struct kv_layer_dims {
     int n_kv_heads, d_k;
+    bool has_latents; /* the cache holds latents instead of keys and values (MLA): nothing to make a linear state of */
 } kv_layer_dims;
 
 /* Applies the rules of `text` to layers [n_layers], which hold what is in force without it. Nothing is changed on failure.

@@ -19,9 +19,11 @@ typedef struct usage {
     char s[160];
 } usage;
 
-static usage usage_of(const kv_signature *sig, bool in_linear)
+static usage usage_of(const kv_signature *sig)
 {
     usage u;
+    bool in_linear = false;
+    for (int i = 0; kv_linear_at(i); i++) in_linear |= sig == &kv_linear_at(i)->signature;
     size_t used = (size_t)snprintf(u.s, sizeof u.s, in_linear ? "linear(%s" : "%s(", sig->name);
     for (int i = 0; i < n_args(sig) && used < sizeof u.s; i++)
         used += (size_t)snprintf(u.s + used, sizeof u.s - used, "%s%s%s", i || in_linear ? ", " : "", sig->args[i].name,
@@ -34,12 +36,20 @@ static usage usage_of(const kv_signature *sig, bool in_linear)
 
 static kvasir_code out_of_range(const kv_parser *p, size_t at, const kv_signature *sig, const kv_arg *arg)
 {
+    const int n_digits = (int)kv_min_size(p->at - at, 24);
     if (arg->max == KV_ARG_MAX)
-        return kv_spec_fail(p, at, "expected %s's %s of at least %llu, not %.*s", sig->name, arg->name,
-                            (unsigned long long)arg->min, (int)kv_min_size(p->at - at, 24), p->text.data + at);
-    return kv_spec_fail(p, at, "expected %s's %s from %llu to %llu, not %.*s", sig->name, arg->name,
-                        (unsigned long long)arg->min, (unsigned long long)arg->max, (int)kv_min_size(p->at - at, 24),
-                        p->text.data + at);
+        return kv_spec_fail(p, at, "expected %s of at least %llu, not %.*s: it is %s", arg->name,
+                            (unsigned long long)arg->min, n_digits, p->text.data + at, usage_of(sig).s);
+    return kv_spec_fail(p, at, "expected %s from %llu to %llu, not %.*s: it is %s", arg->name,
+                        (unsigned long long)arg->min, (unsigned long long)arg->max, n_digits, p->text.data + at,
+                        usage_of(sig).s);
+}
+
+/* "2.5", "1e3", "x": none of these is a whole number, wherever reading stopped. */
+static bool goes_on(const kv_parser *p)
+{
+    const char c = p->at < p->text.len ? p->text.data[p->at] : ')';
+    return c == '.' || c == '_' || ((c | 32) >= 'a' && (c | 32) <= 'z');
 }
 
 static kvasir_code read_count(kv_parser *p, const kv_signature *sig, const kv_arg *arg, uint64_t *out)
@@ -47,13 +57,13 @@ static kvasir_code read_count(kv_parser *p, const kv_signature *sig, const kv_ar
     const uint64_t min = arg->kind == KV_ARG_SEED ? 0 : arg->min,
                    max = arg->kind == KV_ARG_SEED ? UINT64_MAX : arg->max;
     const size_t at = p->at;
-    if (!kv_spec_digits(p, max, out))
-        return kv_spec_fail(p, at, "expected a whole number, %s's %s", sig->name, arg->name);
+    if (!kv_spec_digits(p, max, out) || goes_on(p))
+        return kv_spec_fail(p, at, "expected a whole number as %s: it is %s", arg->name, usage_of(sig).s);
     /* UINT64_MAX also says "too large"; as a seed it is written 18446744073709551615. */
     const bool is_largest_seed =
         arg->kind == KV_ARG_SEED && p->at - at == 20 && memcmp(p->text.data + at, "18446744073709551615", 20) == 0;
     if (*out < min || *out > max || (*out == UINT64_MAX && !is_largest_seed)) {
-        if (arg->kind == KV_ARG_SEED) return kv_spec_fail(p, at, "expected %s's seed below 2^64", sig->name);
+        if (arg->kind == KV_ARG_SEED) return kv_spec_fail(p, at, "expected seed below 2^64: it is %s", usage_of(sig).s);
         return out_of_range(p, at, sig, arg);
     }
     return KVASIR_OK;
@@ -92,7 +102,7 @@ static kvasir_code read_real(kv_parser *p, const kv_signature *sig, const kv_arg
         if (!kv_spec_digits(p, 99, &e) || e > 99) n_digits = 0;
         exponent = n_digits == 0 ? 0 : is_negative ? -(int)e : (int)e;
     }
-    if (n_digits == 0) return kv_spec_fail(p, begin, "expected a number, %s's %s", sig->name, arg->name);
+    if (n_digits == 0) return kv_spec_fail(p, begin, "expected a number as %s: it is %s", arg->name, usage_of(sig).s);
     int shift = 9 - decimals + exponent; /* value = mantissa * 10^shift units */
     for (; shift > 0 && mantissa <= arg->max; shift--) mantissa *= 10;
     for (; shift < 0 && mantissa > 0; shift++) {
@@ -100,10 +110,11 @@ static kvasir_code read_real(kv_parser *p, const kv_signature *sig, const kv_arg
         mantissa /= 10;
     }
     if (mantissa < arg->min || mantissa > arg->max)
-        return kv_spec_fail(p, begin, "expected %s's %s from %g to %g, not %.*s", sig->name, arg->name,
+        return kv_spec_fail(p, begin, "expected %s from %g to %g, not %.*s: it is %s", arg->name,
                             (double)arg->min / 1e9, (double)arg->max / 1e9, (int)kv_min_size(p->at - begin, 24),
-                            p->text.data + begin);
-    if (!is_exact) return kv_spec_fail(p, begin, "expected %s's %s with at most 9 decimals", sig->name, arg->name);
+                            p->text.data + begin, usage_of(sig).s);
+    if (!is_exact)
+        return kv_spec_fail(p, begin, "expected %s with at most 9 decimals: it is %s", arg->name, usage_of(sig).s);
     *out = mantissa;
     return KVASIR_OK;
 }
@@ -130,12 +141,12 @@ static kvasir_code read_set(kv_parser *p, const kv_signature *sig, const kv_arg 
         kv_spec_peek(p);
         const size_t at = p->at;
         if (!kv_spec_digits(p, arg->max, &a))
-            return kv_spec_fail(p, at, "expected positions of %s's set, as in set=0-3.7", sig->name);
+            return kv_spec_fail(p, at, "expected positions, as in %s(set=0-3.7)", sig->name);
         b = a;
         if (kv_spec_take(p, '-')) {
             kv_spec_peek(p);
             if (!kv_spec_digits(p, arg->max, &b))
-                return kv_spec_fail(p, p->at, "expected the end of a range of %s's set", sig->name);
+                return kv_spec_fail(p, p->at, "expected the last position of a range, as in %s(set=0-3.7)", sig->name);
         }
         if (a > arg->max || b > arg->max) return out_of_range(p, at, sig, arg);
         if (b < a) return kv_spec_fail(p, at, "the range of %s's set runs backwards", sig->name);
@@ -169,7 +180,7 @@ static kvasir_code read_file(kv_parser *p, const kv_signature *sig, const struct
         while (path.len > 0 && (path.data[path.len - 1] == ' ' || path.data[path.len - 1] == '\t')) path.len--;
     }
     if (path.len == 0 || memchr(path.data, '\0', path.len))
-        return kv_spec_fail(p, at, "expected a path, %s's file", sig->name);
+        return kv_spec_fail(p, at, "expected a path as file: it is %s", usage_of(sig).s);
     kvasir_error why = {0};
     const kvasir_code code = kv_csr_open(path, p->arena, out, &why);
     if (code == KVASIR_ERR_MEMORY) return kv_fail(p->err, code, "%s", why.message);
@@ -198,8 +209,7 @@ static kvasir_code read_value(kv_parser *p, const kv_signature *sig, const kv_ar
 /* ---- the list -------------------------------------------------------------------------------------------------- */
 
 /* Which argument comes now: named by key=, or the next in order. */
-static kvasir_code next_arg(kv_parser *p, const kv_signature *sig, bool in_linear, int position, const bool *given,
-                            int *idx)
+static kvasir_code next_arg(kv_parser *p, const kv_signature *sig, int position, const bool *given, int *idx)
 {
     const size_t at = p->at;
     const kv_str word = kv_spec_word(p);
@@ -215,7 +225,7 @@ static kvasir_code next_arg(kv_parser *p, const kv_signature *sig, bool in_linea
     }
     p->at = at; /* a value */
     if (position < 0) return kv_spec_fail(p, at, "expected key=value: values without a key come first");
-    if (position >= n) return kv_spec_fail(p, at, "expected ')': it is %s", usage_of(sig, in_linear).s);
+    if (position >= n) return kv_spec_fail(p, at, "expected ')': it is %s", usage_of(sig).s);
     *idx = position;
     return KVASIR_OK;
 }
@@ -232,7 +242,7 @@ static kvasir_code read_list(kv_parser *p, const kv_signature *sig, bool in_line
         int idx = 0;
         kv_spec_peek(p);
         const size_t at = p->at;
-        KV_TRY(next_arg(p, sig, in_linear, position, given, &idx));
+        KV_TRY(next_arg(p, sig, position, given, &idx));
         const bool is_keyed = memchr(p->text.data + at, '=', p->at - at) != NULL;
         position = is_keyed ? -1 : position + 1;
         KV_TRY(read_value(p, sig, &sig->args[idx], &values[idx]));
@@ -255,10 +265,8 @@ kvasir_code kv_spec_args(kv_parser *p, const kv_signature *sig, bool is_open, kv
     if (has_list) KV_TRY(read_list(p, sig, is_open, given, values));
     for (int i = 0; i < n; i++) {
         if (given[i] || !(sig->args[i].flags & KV_ARG_REQUIRED)) continue;
-        if (!has_list)
-            return kv_spec_fail(p, p->at, "expected '(' after %s: it is %s", sig->name, usage_of(sig, is_open).s);
-        return kv_spec_fail(p, p->at - 1, "expected %s's %s: it is %s", sig->name, sig->args[i].name,
-                            usage_of(sig, is_open).s);
+        if (!has_list) return kv_spec_fail(p, p->at, "expected '(' after %s: it is %s", sig->name, usage_of(sig).s);
+        return kv_spec_fail(p, p->at - 1, "expected %s: it is %s", sig->args[i].name, usage_of(sig).s);
     }
     return KVASIR_OK;
 }

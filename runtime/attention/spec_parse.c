@@ -78,13 +78,17 @@ bool kv_spec_digits(kv_parser *p, uint64_t max, uint64_t *out)
 kvasir_code kv_spec_unknown(const kv_parser *p, kv_str word, const char *what, const char *const *names, int n)
 {
     const size_t at = (size_t)(word.data - p->text.data);
-    if (word.len == 0) return kv_spec_fail(p, at, "expected %s", what);
-    const char *near = kv_nearest_name(word, names, n);
+    /* Names are lower case: one in capitals is near the right one. */
+    char low[40];
+    for (size_t i = 0; i < word.len && i < sizeof low; i++)
+        low[i] = (char)(word.data[i] >= 'A' && word.data[i] <= 'Z' ? word.data[i] + 32 : word.data[i]);
+    const char *near = word.len ? kv_nearest_name((kv_str){low, kv_min_size(word.len, sizeof low)}, names, n) : NULL;
     if (near) return kv_spec_fail(p, at, "'%.40s' is not %s; did you mean %s?", kv_spec_text(word).s, what, near);
     char list[256] = "";
     size_t used = 0;
     for (int i = 0; i < n && used < sizeof list; i++)
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+    if (word.len == 0) return kv_spec_fail(p, at, "expected %s: %s", what, list);
     return kv_spec_fail(p, at, "'%.40s' is not %s; expected one of %s", kv_spec_text(word).s, what, list);
 }
 
@@ -94,7 +98,7 @@ kvasir_code kv_spec_unknown(const kv_parser *p, kv_str word, const char *what, c
 typedef struct draft {
     kv_layer_spec spec;
     kv_source *sources; /* [KV_MAX_SOURCES] */
-    size_t kv_heads_at;
+    size_t kv_heads_at, linear_at;
 } draft;
 
 static const char *const SPECIAL_SOURCES[] = {"linear", "by_length"};
@@ -200,7 +204,8 @@ static kvasir_code parse_limit(kv_parser *p, size_t above, size_t *limit)
     kv_spec_peek(p);
     const size_t at = p->at;
     uint64_t n;
-    if (!kv_spec_digits(p, KV_ARG_MAX, &n)) return kv_spec_fail(p, at, "expected a length or '*' in by_length");
+    if (!kv_spec_digits(p, KV_ARG_MAX, &n))
+        return kv_spec_fail(p, at, "expected a length or '*', as in by_length(512:full, *:window(256))");
     if (n <= above || n > KV_ARG_MAX)
         return kv_spec_fail(p, at, "expected a length from %zu to %llu in by_length", above + 1,
                             (unsigned long long)KV_ARG_MAX);
@@ -248,6 +253,7 @@ static kvasir_code parse_by_length(kv_parser *p, draft *d)
 static kvasir_code parse_layer(kv_parser *p, draft *d)
 {
     const kv_str word = kv_spec_word(p);
+    d->linear_at = (size_t)(word.data - p->text.data);
     if (is_word(word, "linear")) return parse_linear(p, d);
     if (is_word(word, "by_length")) return parse_by_length(p, d);
     d->spec.n_sources = 1;
@@ -318,6 +324,8 @@ static kvasir_code settle(const kv_parser *p, const draft *d, int layer, const k
     if (spec.kv_heads > dims->n_kv_heads || (spec.kv_heads && dims->n_kv_heads % spec.kv_heads != 0))
         return kv_spec_fail(p, d->kv_heads_at, "kv_heads(%d) does not divide the %d KV heads of layer %d",
                             spec.kv_heads, dims->n_kv_heads, layer);
+    if (spec.linear.kind != KV_LINEAR_NONE && dims->has_latents)
+        return kv_spec_fail(p, d->linear_at, "a linear layer needs keys and values; layer %d caches latents", layer);
     for (int i = 0; kv_linear_at(i); i++)
         if (kv_linear_at(i)->kind == spec.linear.kind && spec.linear.features == 0)
             spec.linear.features = kv_linear_at(i)->features_per_dim * dims->d_k;

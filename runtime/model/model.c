@@ -14,13 +14,15 @@ static kvasir_code init_specs(kv_model *m, const kv_gguf *gguf, const char *atte
     for (int i = 0; i < n; i++) {
         specs[i] = kv_layer_spec_window(m->hp.layers[i].window, &m->spec_memory);
         if (!specs[i].sources) return kv_fail_memory(err, sizeof *specs, "the attention table");
-        dims[i] = (kv_layer_dims){.n_kv_heads = (int)m->hp.layers[i].n_kv_heads, .d_k = (int)m->hp.head_dim_k};
+        dims[i] = (kv_layer_dims){.n_kv_heads = (int)m->hp.layers[i].n_kv_heads,
+                                  .d_k = (int)m->hp.head_dim_k,
+                                  .has_latents = m->hp.mla.kv_lora != 0};
     }
     kv_str own = {NULL, 0};
     KV_TRY(kv_gguf_get_str(gguf, key, false, &own, err));
     if (own.data) {
         kvasir_error why = {0};
-        const kvasir_code code = kv_spec_apply(key, own, dims, n, &m->spec_memory, specs, &why);
+        const kvasir_code code = kv_spec_apply("GGUF key kvasir.attention", own, dims, n, &m->spec_memory, specs, &why);
         if (code != KVASIR_OK)
             return kv_fail(err, code == KVASIR_ERR_ARGUMENT ? KVASIR_ERR_FORMAT : code, "%s", why.message);
     }
@@ -37,10 +39,6 @@ static kvasir_code init_attention(kv_model *m, const kv_gguf *gguf, const char *
     kvasir_code code = m->attention && specs && dims
                            ? init_specs(m, gguf, attention, specs, dims, err)
                            : kv_fail_memory(err, n * sizeof *m->attention, "the attention table");
-    for (size_t i = 0; i < n && code == KVASIR_OK; i++)
-        if (specs[i].linear.kind != KV_LINEAR_NONE && m->hp.mla.kv_lora)
-            code = kv_fail(err, KVASIR_ERR_ARGUMENT,
-                           "layer %zu: a linear layer needs keys and values, this checkpoint caches latents", i);
     for (size_t i = 0; i < n && code == KVASIR_OK; i++)
         m->attention[i] = (kv_attention){.spec = specs[i],
                                          .n_heads = (int)m->hp.layers[i].n_heads,
