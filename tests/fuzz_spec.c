@@ -13,7 +13,8 @@ enum { LAYERS = 6 };
 
 static bool parse(kv_str text, kv_arena *arena, kv_layer_spec *layers)
 {
-    static const kv_layer_dims dims[LAYERS] = {{4, 64}, {4, 64}, {2, 32}, {1, 16}, {6, 80}, {8, 128}};
+    static const kv_layer_dims dims[LAYERS] = {{4, 64, false}, {4, 64, false}, {2, 32, false},
+                                               {1, 16, true},  {6, 80, false}, {8, 128, true}};
     kvasir_error err;
     for (int i = 0; i < LAYERS; i++) layers[i] = kv_layer_spec_window(i % 2 ? 7 : 0, arena);
     const kvasir_code code = kv_spec_apply("attention", text, dims, LAYERS, arena, layers, &err);

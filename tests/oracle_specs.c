@@ -26,7 +26,7 @@ kv_layer_spec oracle_spec(const char *text, int layer, int n_kv_heads, int d_k)
     arena_is_open = true;
     for (int i = 0; i < LAYERS; i++) {
         specs[i] = (kv_layer_spec){0};
-        dims[i] = (kv_layer_dims){n_kv_heads, d_k};
+        dims[i] = (kv_layer_dims){.n_kv_heads = n_kv_heads, .d_k = d_k};
     }
     snprintf(rule, sizeof rule, "%d=%s", layer, text);
     if (kv_spec_apply("attention", kv_str_from(rule), dims, LAYERS, &arena, specs, &err) != KVASIR_OK)
