@@ -669,7 +669,7 @@ def common_options_reach_the_library():
     base = tiny("logits", "--tokens", "1,2,3,4", "-o", "json").out
     assert tiny("logits", "--tokens", "1,2,3,4", "-o", "json", "--kernels", "scalar", "-t", "1", "-ub", "1").out == base
     refuses(2, r"attention, column 3: 'nonsense' is not a pattern", "run", "-m", TINY, "-p", "a", "--attention", "0=nonsense")
-    refuses(1, r"cannot open", "run", "-m", TINY, "-p", "a", "--attention", "@/no/such/file")
+    refuses(2, r"--attention: cannot open", "run", "-m", TINY, "-p", "a", "--attention", "@/no/such/file")
 
 
 if __name__ == "__main__":
