@@ -149,7 +149,8 @@ FUZZ_IS_CLANG = $(findstring clang,$(FUZZ_CC))
 FUZZ_FLAGS = -fsanitize=$(if $(FUZZ_IS_CLANG),fuzzer-no-link$(comma))$(FUZZ_SANITIZE) -fno-sanitize-recover=all \
              $(if $(FUZZ_IS_CLANG),,-Wno-maybe-uninitialized)
 # Only what reads hostile input is instrumented; clang would need minutes for the kernels, which the targets never reach.
-FUZZED     := $(filter runtime/base/% runtime/gguf/% runtime/quant/% runtime/text/% runtime/constraint/% convert/hf% convert/safetensors%,$(LIB_SRC))
+FUZZED     := $(filter runtime/base/% runtime/gguf/% runtime/quant/% runtime/text/% runtime/constraint/% convert/hf% convert/safetensors% \
+                $(addprefix runtime/attention/,csr% pattern% registry% source% spec%),$(LIB_SRC))
 FUZZ_OBJ   := $(call objects,$(FUZZED),$(FUZZ_OUT)) $(call objects,$(filter-out $(FUZZED),$(LIB_SRC)),$(OUT))
 FUZZ_MAIN  = $(if $(FUZZ_IS_CLANG),,$(FUZZ_OUT)/obj/tests/support/fuzz_main.o)
 

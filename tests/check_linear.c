@@ -20,21 +20,18 @@
 
 enum { MAX_LINE = 1 << 14 };
 
-static const char *const kinds[] = {
-    "linear(elu)",
-    "linear(relu)",
-    "linear(exp)",
-    "linear(performer)",
-    "linear(performer, features=33, seed=5)",
-    "linear(rfa)",
-    "linear(rfa, features=20, seed=18446744073709551615)",
-};
+/* Every kind of the registry, with its defaults and with random values. */
+enum { MAX_KINDS = 32 };
+static oracle_example kinds[MAX_KINDS];
+static int n_kinds;
 
 static kv_pool *pools[3];
 
 static int open_pools(void **state)
 {
     (void)state;
+    oracle_rng rng = {51};
+    n_kinds = oracle_linear_examples(&rng, kinds, MAX_KINDS);
     for (int i = 0; i < 3; i++)
         if (kv_pool_open(i + 1, &pools[i], NULL) != KVASIR_OK) return -1;
     return 0;
@@ -221,13 +218,13 @@ static void linear_attention_is_what_the_dense_definition_says(void **state)
 {
     (void)state;
     oracle_rng rng = {52};
-    static const int dims[] = {16, 32, 64, 80, 128}, heads[][2] = {{1, 1}, {4, 4}, {4, 2}, {9, 3}, {4, 1}};
+    static const int dims[] = {16, 32, 64, 80, 128, 256}, heads[][2] = {{1, 1}, {4, 4}, {4, 2}, {9, 3}, {4, 1}};
     int n_checked = 0;
-    for (int i = 0; i < ORACLE_ROUNDS(42, 7); i++) {
-        const int h = oracle_int(&rng, 0, 4), d_k = dims[oracle_int(&rng, 0, 4)], d_v = dims[oracle_int(&rng, 0, 4)];
-        oracle_layer l = make_layer(kinds[i % (int)KV_COUNT(kinds)], i % 9, heads[h][0], heads[h][1], d_k, d_v,
-                                    1.0f / sqrtf((float)d_k));
-        oracle_sequence s = oracle_sequence_make(&rng, &l, oracle_int(&rng, 1, i % 5 ? 150 : 700));
+    for (int i = 0; i < n_kinds * ORACLE_ROUNDS(6, 1); i++) {
+        const int h = oracle_int(&rng, 0, 4), d_k = dims[oracle_int(&rng, 0, 5)], d_v = dims[oracle_int(&rng, 0, 5)];
+        oracle_layer l =
+            make_layer(kinds[i % n_kinds].text, i % 9, heads[h][0], heads[h][1], d_k, d_v, 1.0f / sqrtf((float)d_k));
+        oracle_sequence s = oracle_sequence_make(&rng, &l, oracle_int(&rng, 1, ORACLE_SLOW ? 150 : 700));
         double largest = 0, *want = malloc((size_t)d_v * sizeof *want), condition;
         for (int j = 0; j < s.n * l.n_kv_heads * d_v; j++) largest = fmax(largest, fabs((double)s.v[j]));
         float *out = run(best_kernels(), i % 3, &l, &s, i % 2 ? ORACLE_AT_ONCE : ORACLE_MIXED, true);
@@ -242,9 +239,8 @@ static void linear_attention_is_what_the_dense_definition_says(void **state)
                 const double got =
                     (double)out[((size_t)row * (size_t)l.attention.n_heads + (size_t)head) * (size_t)d_v + (size_t)v];
                 if (!(fabs(got - want[v]) <= 1e-4 * largest))
-                    fail_msg("%s, %d tokens, %d/%d heads, d %d/%d, row %d: %.9g, not %.9g",
-                             kinds[i % (int)KV_COUNT(kinds)], s.n, l.attention.n_heads, l.n_kv_heads, d_k, d_v, row,
-                             got, want[v]);
+                    fail_msg("%s, %d tokens, %d/%d heads, d %d/%d, row %d: %.9g, not %.9g", kinds[i % n_kinds].text,
+                             s.n, l.attention.n_heads, l.n_kv_heads, d_k, d_v, row, got, want[v]);
             }
         }
         free(out);
@@ -252,7 +248,7 @@ static void linear_attention_is_what_the_dense_definition_says(void **state)
         kv_phi_deinit(&l.attention.phi);
         oracle_sequence_free(&s);
     }
-    assert_true(n_checked >= ORACLE_ROUNDS(300, 40));
+    assert_true(n_checked >= n_kinds * ORACLE_ROUNDS(40, 6));
 }
 
 /* ---- bits --------------------------------------------------------------------------------------------------- */
@@ -270,11 +266,11 @@ static void no_way_of_cutting_the_work_changes_a_bit(void **state)
     oracle_rng rng = {53};
     static const int lengths[] = {1, 63, 64, 65, 128, 129, 257, 400};
     static const char *const plans[] = {"at once", "in chunks", "token by token", "a few at a time", "mixed"};
-    for (int i = 0; i < (int)(KV_COUNT(kinds) * KV_COUNT(lengths)); i += ORACLE_ROUNDS(1, 5)) {
-        const char *kind = kinds[i % (int)KV_COUNT(kinds)];
+    for (int i = 0; i < n_kinds * (int)KV_COUNT(lengths); i += ORACLE_ROUNDS(1, 5)) {
+        const char *kind = kinds[i % n_kinds].text;
         oracle_layer l = make_layer(kind, 3, 6, 2, 32, i % 3 ? 32 : 64, 0.18f);
-        l.type_k = (kv_elem)(i % 4), l.type_v = (kv_elem)(i / 4 % 4); /* q8_0 included */
-        oracle_sequence s = oracle_sequence_make(&rng, &l, lengths[i / (int)KV_COUNT(kinds)]);
+        l.type_k = (kv_elem)(i % 4), l.type_v = (kv_elem)(i / 4 % 4);
+        oracle_sequence s = oracle_sequence_make(&rng, &l, lengths[i / n_kinds]);
         float *want = run(best_kernels(), 0, &l, &s, ORACLE_AT_ONCE, false);
         for (int plan = 0; plan < ORACLE_N_PLANS; plan++) {
             float *got = run(best_kernels(), (i + plan) % 3, &l, &s, (oracle_plan)plan, plan % 2);
@@ -293,8 +289,8 @@ static void every_table_gives_the_same_bits(void **state)
     oracle_rng rng = {54};
     const kv_kernels *tables[8];
     const int n_tables = kv_kernels_available(tables);
-    for (int i = 0; i < (int)KV_COUNT(kinds) * ORACLE_ROUNDS(4, 1); i++) {
-        const char *kind = kinds[i % (int)KV_COUNT(kinds)];
+    for (int i = 0; i < n_kinds * ORACLE_ROUNDS(4, 1); i++) {
+        const char *kind = kinds[i % n_kinds].text;
         oracle_layer l = make_layer(kind, i, 4, 2, i % 2 ? 80 : 32, 48, 0.2f);
         l.type_k = (kv_elem)(i % 3), l.type_v = (kv_elem)(i / 3 % 3);
         oracle_sequence s = oracle_sequence_make(&rng, &l, oracle_int(&rng, 60, 200));

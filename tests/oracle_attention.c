@@ -153,35 +153,76 @@ static void attend_row(const oracle_layer *l, int pos, int head, const bool *vis
     for (int i = 0; i < l->d_v && sum > 0; i++) out[i] /= sum; /* stages may leave nothing: zeros */
 }
 
-static double *stored(kv_elem type, const float *x, size_t n)
+/* Rows of d values as int8 blocks of 32 with float scales, or half ones, and back. That attention is right is checked here, not what
+ * rounding to int8 does, so the library's plain C does it. */
+static void through_int8(float *x, size_t n_rows, int d, bool half_scales)
 {
-    double *d = malloc(n * sizeof *d);
-    assert_non_null(d);
-    for (size_t i = 0; i < n; i++) d[i] = (double)oracle_stored((int)type, x[i]);
-    return d;
+    const kv_kernels *scalar = NULL;
+    assert_int_equal(kv_kernels_select("scalar", &scalar, NULL), KVASIR_OK);
+    kv_q8 q8 = {.base = aligned_alloc(64, kv_q8_row_bytes(d)), .row_bytes = kv_q8_row_bytes(d), .n = d};
+    assert_non_null(q8.base);
+    for (size_t r = 0; r < n_rows; r++, x += d) {
+        scalar->quantize_q8(x, &q8, 0);
+        for (int i = 0; i < d; i++) {
+            const float scale = kv_q8_d(&q8, 0)[i / 32];
+            x[i] = (float)kv_q8_q(&q8, 0)[i] * (half_scales ? oracle_stored(KV_ELEM_F16, scale) : scale);
+        }
+    }
+    free(q8.base);
 }
 
-void oracle_attend(const oracle_layer *l, const oracle_sequence *s, int first, double *out)
+/* n_rows * d values as the cache gives them back. */
+static double *stored(kv_elem type, const float *x, size_t n_rows, int d)
 {
+    const size_t n = n_rows * (size_t)d;
+    double *out = malloc(n * sizeof *out);
+    float *rounded = malloc(n * sizeof *rounded);
+    assert_true(out && rounded);
+    for (size_t i = 0; i < n; i++) rounded[i] = type == KV_ELEM_Q8_0 ? x[i] : oracle_stored((int)type, x[i]);
+    if (type == KV_ELEM_Q8_0) through_int8(rounded, n_rows, d, true);
+    for (size_t i = 0; i < n; i++) out[i] = (double)rounded[i];
+    free(rounded);
+    return out;
+}
+
+/* The queries as the layer multiplies them; what they are scaled by is 1 then. */
+static float *scaled_queries(oracle_layer *l, const oracle_sequence *s)
+{
+    const size_t n_rows = (size_t)s->n * (size_t)l->attention.n_heads;
+    float *q = malloc(n_rows * (size_t)l->d_k * sizeof *q);
+    assert_non_null(q);
+    for (size_t i = 0; i < n_rows * (size_t)l->d_k; i++) q[i] = s->q[i] * l->attention.scale;
+    if (l->type_k == KV_ELEM_Q8_0) through_int8(q, n_rows, l->d_k, false);
+    l->attention.scale = 1.0f;
+    return q;
+}
+
+void oracle_attend(const oracle_layer *layer, const oracle_sequence *s, const int *rows, int n_rows, double *out)
+{
+    oracle_layer scaled = *layer, *l = &scaled;
     const int n_heads = l->attention.n_heads, group = n_heads / l->n_kv_heads;
-    const size_t ld_k = (size_t)l->n_kv_heads * (size_t)l->d_k, ld_v = (size_t)l->n_kv_heads * (size_t)l->d_v;
-    double *k = stored(l->type_k, s->k, (size_t)s->n * ld_k), *v = stored(l->type_v, s->v, (size_t)s->n * ld_v);
+    const size_t ld_k = (size_t)l->n_kv_heads * (size_t)l->d_k, ld_v = (size_t)l->n_kv_heads * (size_t)l->d_v,
+                 n_kv = (size_t)s->n * (size_t)l->n_kv_heads;
+    double *k = stored(l->type_k, s->k, n_kv, l->d_k), *v = stored(l->type_v, s->v, n_kv, l->d_v);
     double *p = malloc((size_t)s->n * sizeof *p);
     bool *seen = malloc((size_t)s->n * sizeof *seen);
+    float *q = scaled_queries(l, s);
     assert_true(p && seen);
-    for (int r = first; r < s->n; r++) {
+    for (int i = 0; i < n_rows; i++) {
+        const int r = rows[i];
         for (int t = 0; t <= r; t++)
             seen[t] = kv_source_allows(kv_layer_spec_source(&l->attention.spec, (size_t)r), (size_t)r, (size_t)t);
         for (int h = 0; h < n_heads; h++) {
             const size_t row_head = (size_t)r * (size_t)n_heads + (size_t)h, kv = (size_t)(h / group);
-            attend_row(l, r, h, seen, s->q + row_head * (size_t)l->d_k,
-                       s->q + ((size_t)r * (size_t)n_heads + kv * (size_t)group) * (size_t)l->d_k,
-                       k + kv * (size_t)l->d_k, ld_k, v + kv * (size_t)l->d_v, ld_v, p,
-                       out + row_head * (size_t)l->d_v);
+            attend_row(l, r, h, seen, q + row_head * (size_t)l->d_k,
+                       q + ((size_t)r * (size_t)n_heads + kv * (size_t)group) * (size_t)l->d_k, k + kv * (size_t)l->d_k,
+                       ld_k, v + kv * (size_t)l->d_v, ld_v, p,
+                       out + ((size_t)i * (size_t)n_heads + (size_t)h) * (size_t)l->d_v);
         }
     }
     free(seen);
     free(p);
+    free(q);
     free(k);
     free(v);
 }

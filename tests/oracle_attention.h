@@ -31,8 +31,9 @@ oracle_sequence oracle_sequence_make(oracle_rng *rng, const oracle_layer *layer,
 oracle_sequence oracle_sequence_make_exact(oracle_rng *rng, const oracle_layer *layer, int n);
 void oracle_sequence_free(oracle_sequence *s);
 
-/* Dense attention in double precision over `allowed`, on K and V as the cache stores them: out [n][n_heads * d_v]. Rows [first, n) only. */
-void oracle_attend(const oracle_layer *layer, const oracle_sequence *s, int first, double *out);
+/* Dense attention in double precision over `allowed`, on K and V as the cache stores them (q8_0 keys meet queries in blocks of int8, too):
+ * row rows[i] of the sequence is out [i][n_heads * d_v]. */
+void oracle_attend(const oracle_layer *layer, const oracle_sequence *s, const int *rows, int n_rows, double *out);
 
 /* A compute context: `n_threads` threads, scratch for `layer`. */
 typedef struct oracle_compute {

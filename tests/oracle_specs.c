@@ -204,6 +204,26 @@ int oracle_stage_examples(oracle_rng *rng, oracle_example *out, int cap)
     return n;
 }
 
+int oracle_linear_examples(oracle_rng *rng, oracle_example *out, int cap)
+{
+    int n = 0;
+    char call[128], text[160];
+    for (int i = 0; kv_linear_at(i); i++)
+        for (int round = 0; round < 3; round++) {
+            const kv_signature *s = &kv_linear_at(i)->signature;
+            snprintf(call, sizeof call, "%s", s->name);
+            if (round > 0) print_call(s, rng, call, sizeof call);
+            /* "name(a, b)" is written linear(name, a, b) */
+            char *list = strchr(call, '(');
+            if (list) *list++ = '\0', list[strlen(list) - 1] = '\0';
+            snprintf(text, sizeof text, "linear(%s%s%s)", call, list ? ", " : "", list ? list : "");
+            add(out, &n, cap, text, oracle_int(rng, 0, 60));
+            if (s->args[0].kind == KV_ARG_NONE) break;
+        }
+    add(out, &n, cap, "linear(rfa, features=20, seed=18446744073709551615)", 5);
+    return n;
+}
+
 void oracle_specs_free(void)
 {
     for (int i = 0; i < n_csr_files; i++) unlink(csr_files[i]);

@@ -20,6 +20,8 @@ kv_layer_spec oracle_spec(const char *text, int layer, int n_kv_heads, int d_k);
 int oracle_pattern_examples(oracle_rng *rng, oracle_example *out, int cap);
 /* Patterns with stages. */
 int oracle_stage_examples(oracle_rng *rng, oracle_example *out, int cap);
+/* Every linear kind, with its defaults and with random values. */
+int oracle_linear_examples(oracle_rng *rng, oracle_example *out, int cap);
 /* Frees what the specifications of a test program hold, and its files. */
 void oracle_specs_free(void);
 
