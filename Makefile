@@ -158,8 +158,9 @@ $(FUZZ_OUT)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC    $< (fuzz)"
 	@$(FUZZ_CC) $(BASE_FLAGS) -Wno-error -O1 $(ISA_FLAGS_$<) $(FUZZ_FLAGS) $(DEPS_CFLAGS) -MMD -MP -c -o $@ $<
-$(FUZZ_OUT)/libkvasir.a: $(FUZZ_OBJ)
-	@rm -f $@; $(AR) rcs $@ $^
+# .SECONDARY makes nothing anew for an object that is only missing: after a change of the list above this file is what is newer.
+$(FUZZ_OUT)/libkvasir.a: $(FUZZ_OBJ) Makefile
+	@rm -f $@; $(AR) rcs $@ $(FUZZ_OBJ)
 $(FUZZ_OUT)/fuzz_%: $(FUZZ_OUT)/obj/tests/fuzz_%.o $(FUZZ_OUT)/libkvasir.a $(FUZZ_OUT)/obj/tests/support/fuzz_main.o
 	@echo "  LINK  $@"
 	@$(FUZZ_CC) -pthread $(FUZZ_FLAGS) $(if $(FUZZ_IS_CLANG),-fsanitize=fuzzer) -o $@ $< $(FUZZ_MAIN) \
