@@ -3,7 +3,7 @@
 
     KVASIR=./kvasir python3 tests/test_attention_report.py [word in the test's name]
 """
-import json, os, tempfile
+import json, os, re, shlex, tempfile
 import xml.etree.ElementTree as ET
 
 from support.command import KVASIR, kvasir
@@ -22,11 +22,15 @@ def test(function):
     return function
 
 
-def report(ctx, spec=None, *args):
+def model():
     if not os.path.exists(MODEL):
         kvasir("synth", "-q", "--set", f"n_layers={LAYERS}", "--set", f"n_heads={H}", "--set", f"n_kv_heads={G}", MODEL)
+    return MODEL
+
+
+def report(ctx, spec=None, *args):
     extra = ["--attention", spec] if spec else []
-    return json.loads(kvasir("attention", "-q", "-m", MODEL, "--ctx", ctx, "-o", "json", *extra, *args).stdout)
+    return json.loads(kvasir("attention", "-q", "-m", model(), "--ctx", ctx, "-o", "json", *extra, *args).stdout)
 
 
 @test
@@ -37,7 +41,7 @@ def the_shape_is_the_promised_one():
         assert set(row) == KEYS, row
     for name in ("total", "mha"):
         assert KEYS - {"layer", "spec", "heads", "kv_heads"} <= set(r[name])
-    both = json.loads(kvasir("attention", "-q", "-m", MODEL, "--ctx", "64,700", "-o", "json").stdout)
+    both = json.loads(kvasir("attention", "-q", "-m", model(), "--ctx", "64,700", "-o", "json").stdout)
     assert [x["ctx"] for x in both] == [64, 700] and both[1] == r
 
 
@@ -73,15 +77,47 @@ def what_is_not_seen_costs_nothing():
     assert b["total"]["kv_bytes"] <= 2 * LAYERS * G * (4 * D * (D + 1) + 64 + 64 * 2 * D * 2)  # states and two pages of keys and values, whatever n is
 
 
+VARIANTS = [  # of each name of the grammar one at least (checked below)
+    None, MIXED, "*=full", "*=window(100)", "*=dilated(9, 7)", "*=strided(5)", "*=global(3)", "*=global(set=5-9.100)", "*=window(200)+global(4)", "*=random(2)", "*=bigbird()",
+    "*=blocks(16, file=tests/golden/attention/blocks.csr)", "*=longformer(40, 3, 2)", "*=by_length(150:full, *:window(33))", "*=full|topk(11)",
+    "*=window(200)|threshold(0.01)", "*=full|pages(3)", "*=window(200)|pages(2)", "*=full|kv_heads(1)", "*=linear(elu)", "*=linear(relu)|kv_heads(2)", "*=linear(exp)",
+    "*=linear(performer)", "*=linear(rfa, features=20)", "0-/2=linear(elu);1-/2=window(65)",
+]
+KV_TYPES = [("f16", "f16"), ("q8_0", "q8_0"), ("f32", "bf16"), ("bf16", "q8_0")]
+
+
+def held_and_said(n, spec, types, *args):
+    kv = ("-ctk", types[0], "-ctv", types[1])
+    extra = ["--attention", spec] if spec else []
+    tokens = ",".join(str(300 + i % 100) for i in range(n))
+    run = json.loads(kvasir("run", "-q", "-m", model(), "--tokens", tokens, "-n", 1, "--ignore-eos", "-c", 2048, "-o", "json", *kv, *args, *extra).stdout)
+    return run["kv"]["bytes"], report(n, spec, *kv)["total"]["kv_bytes"]
+
+
 @test
 def a_session_holds_what_the_report_says():
-    for spec in (None, MIXED, "*=linear(performer)", "*=full|pages(3)", "*=window(100)"):
-        for n in (1, 64, 65, 300, 1111):
-            said = report(n, spec)["total"]["kv_bytes"]
-            extra = ["--attention", spec] if spec else []
-            tokens = ",".join(str(300 + i % 100) for i in range(n))
-            held = json.loads(kvasir("run", "-q", "-m", MODEL, "--tokens", tokens, "-n", 1, "--ignore-eos", "-ub", 64, "-o", "json", *extra).stdout)["kv"]["bytes"]
+    for i, spec in enumerate(VARIANTS):
+        for n in (1, 64, 65, 700 + 37 * i):
+            held, said = held_and_said(n, spec, KV_TYPES[i % 4], *(("-ub", 64) if i % 2 else ()))
             assert abs(said - held) <= 0.02 * held, (spec, n, said, held)
+
+
+@test
+def every_type_of_keys_and_values_costs_what_the_report_says():
+    sizes = {types: held_and_said(500, spec, types) for spec in ("*=full", "*=full|pages(3)") for types in KV_TYPES}
+    for types, (held, said) in sizes.items():
+        assert abs(said - held) <= 0.02 * held, (types, said, held)
+    assert sizes["q8_0", "q8_0"][0] < sizes["f16", "f16"][0] < sizes["f32", "bf16"][0]
+
+
+@test
+def every_name_of_the_grammar_is_reported():
+    for wrong in ("0=?", "0=full|?", "0=linear(?)"):
+        line = kvasir("attention", "-q", "-m", model(), "--attention", wrong, status=2).stderr.strip()
+        names = re.search(r"expected a [^:]*: (.*)$", line)[1].split(", ")
+        assert len(names) >= 4, line
+        for name in names:
+            assert any(re.search(rf"\b{name}\b", s or "") for s in VARIANTS), name
 
 
 @test
@@ -97,14 +133,27 @@ def the_drawing_has_every_layer():
 
 @test
 def the_table_folds_equal_layers():
-    lines = kvasir("attention", "-q", "-m", MODEL, "--ctx", 512, "--attention", MIXED).stdout.splitlines()
+    lines = kvasir("attention", "-q", "-m", model(), "--ctx", 512, "--attention", MIXED).stdout.splitlines()
     assert [l.split()[0] for l in lines[2:9]] == ["0-3", "4-7", "8", "9", "10", "11", "total"], lines
+
+
+@test
+def the_readme_shows_what_the_tool_prints():
+    """Its worked example, command for command: the table under it is this one."""
+    with open("README.md", encoding="utf-8") as f:
+        block = re.search(r"```text\n(\$ \./kvasir synth .*?)```", f.read(), re.S)[1]
+    commands = [line[len("$ ./kvasir "):] for line in block.splitlines() if line.startswith("$ ")]
+    assert len(commands) == 2 and " mha.gguf" in commands[1], commands
+    shown = [line for line in block.splitlines() if not line.startswith("$ ")]
+    path = os.path.join(FOLDER.name, "readme.gguf")
+    done = [kvasir(*(path if a == "mha.gguf" else a for a in shlex.split(c))).stdout for c in commands]
+    assert done[1].splitlines() == shown, "\n".join(["README.md shows", *shown, "but it is", done[1]])
 
 
 @test
 def wrong_specifications_are_wrong_usage():
     for args in (("--attention", "*=window(0)"), ("--attention", "99=full"), ("--ctx", "0"), ("--attention", "*=full|kv_heads(3)")):
-        done = kvasir("attention", "-m", MODEL, *args, status=2)
+        done = kvasir("attention", "-m", model(), *args, status=2)
         assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
 
 
