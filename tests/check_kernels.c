@@ -216,6 +216,23 @@ static void every_table_multiplies_every_type_to_the_same_bits(void **state)
         }
 }
 
+/* All codes of a block at an end of their range, all activations 127 or all -127: sums in 16 bits come to their bound. */
+static void the_largest_sums_do_not_saturate(void **state)
+{
+    (void)state;
+    oracle_rng rng = {17};
+    for (int t = ORACLE_N_FLOAT_TYPES; t < ORACLE_N_TYPES; t++)
+        for (int i = 0; i < 2 * (int)KV_COUNT(row_counts); i++) {
+            product p = product_make(&rng, oracle_types[t], 37, row_counts[i / 2], ORACLE_EXTREME);
+            float *x = kv_malloc_array((size_t)p.m.w.n_in, sizeof *x);
+            for (int k = 0; k < p.m.w.n_in; k++) x[k] = i % 2 ? -1.0f : 1.0f;
+            for (int r = 0; r < p.n_rows; r++) kv_kernels_scalar.quantize_q8(x, &p.q8, r);
+            kv_free(x);
+            check_product(&p);
+            product_free(&p);
+        }
+}
+
 static void a_row_does_not_depend_on_its_company(void **state)
 {
     (void)state;
@@ -861,6 +878,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kernels_are_chosen_by_name),
         cmocka_unit_test(every_table_multiplies_every_type_to_the_same_bits),
+        cmocka_unit_test(the_largest_sums_do_not_saturate),
         cmocka_unit_test(a_row_does_not_depend_on_its_company),
         cmocka_unit_test(quantised_products_are_exact_up_to_the_last_sums),
         cmocka_unit_test(float_products_agree_with_doubles_and_with_openblas),

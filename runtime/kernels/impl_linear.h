@@ -11,14 +11,21 @@
 
 /* ---- expanding one 32-block ------------------------------------------------------------------------ */
 
-/* 64-byte line of k-group j as unsigned codes. `p` is the block's first plane. */
+/* Wide codes, of 8 bits or looked up, may exceed 127. Where KV_WIDE_SIGNED they leave the panel as code - 128, and their zero point
+ * with it. */
+KV_INLINE int code_bits(const kv_pack_format f) { return f.lut ? 8 : f.lo_bits + f.hi_bits; }
+KV_INLINE int is_signed(const kv_pack_format f) { return KV_WIDE_SIGNED && code_bits(f) == 8; }
+
+/* 64-byte line of k-group j as codes. `p` is the block's first plane. */
 KV_INLINE vb expand_group(const kv_pack_format f, const uint8_t *p, const int j)
 {
-    if (f.lo_bits == 8) return vb_load(p + 64 * j);
     vb v;
+    if (code_bits(f) == 8) {
+        v = f.lut ? vb_lookup(f.lut, vb_shr_and(vb_load(p + 64 * (j % 4)), j < 4 ? 0 : 4, 15)) : vb_load(p + 64 * j);
+        return is_signed(f) ? vb_flip(v) : v;
+    }
     if (f.lo_bits == 4) {
         v = vb_shr_and(vb_load(p + 64 * (j % 4)), j < 4 ? 0 : 4, 15);
-        if (f.lut) v = vb_lookup(f.lut, v);
     } else {
         v = vb_shr_and(vb_load(p + 64 * (j / 4)), 2 * (j % 4), 3);
     }
@@ -111,11 +118,41 @@ KV_INLINE void fetch_ahead(const kv_pack_format f, const kv_packed *w, const uin
     __builtin_prefetch(scale + scales - 1, 0, 2);
 }
 
+/* What a dot of sub-block g starts from: -zero_point * sum(q). Types with minima have no zero point. */
+KV_INLINE vi dot_start(const kv_pack_format f, const uint8_t *neg)
+{
+    return f.has_min || is_signed(f) ? vi_set1(0) : vi_sll(vi_set1(load_int(neg)), f.zero_shift);
+}
+
+#if KV_DOT_CHAIN
+/* k-groups whose sums of two products, 2 * code * 127 each, add up in 16 bits: 4 * 7874 of 5 bits, 2 * 16002 of 6, 2 * 128 * 127 of
+ * signed ones. Of 4 bits 8 would fit, and be slower: gcc spills. A sub-block is a multiple of them. */
+KV_INLINE int groups_in_16_bits(const kv_pack_format f)
+{
+    const int bits = code_bits(f);
+    return bits <= 5 ? 4 : bits == 6 ? 2 : 1;
+}
+#endif
+
+/* dot += the products of k-group j; `pairs` holds those that are not widened yet. */
+KV_INLINE void dot_group(const kv_pack_format f, vi *dot, vi *pairs, vb codes, vi q4, const int j)
+{
+#if KV_DOT_CHAIN
+    const int n = groups_in_16_bits(f);
+    const vi now = vi_pairs(codes, q4, is_signed(f));
+    *pairs = j % n == 0 ? now : vi_add_pairs(*pairs, now);
+    if (j % n == n - 1) *dot = vi_add(*dot, vi_widen_pairs(*pairs));
+#else
+    (void)f, (void)pairs, (void)j;
+    *dot = vi_dot(*dot, codes, q4);
+#endif
+}
+
 /* R rows x P panels. `packed`: read panel data directly (P must be 1), else the expanded copies; then only sub, has_min,
- * zero_shift and wide matter of f, and zero_shift may be a run-time value. Types with minima have no zero point. */
-KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const int packed, const int wide,
-                         const kv_packed *w, int panel, const expanded *ex, const kv_q8 *x, int row0, float *y,
-                         size_t ldy, const uint8_t *after)
+ * zero_shift and the bits of a code matter of f, and zero_shift may be a run-time value. */
+KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const int packed, const kv_packed *w,
+                         int panel, const expanded *ex, const kv_q8 *x, int row0, float *y, size_t ldy,
+                         const uint8_t *after)
 {
     const int per_block = 32 / f.sub, nb = w->n_in / 32;
     const uint8_t *data = w->data + (size_t)panel * w->panel_bytes, *scales = data + w->scales_at;
@@ -134,11 +171,11 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
         {
             const int g = b * per_block + s;
             const size_t g4 = 4 * (size_t)g, b4 = 4 * (size_t)b, b32 = 32 * (size_t)b;
-            vi dot[MAX_R][MAX_P];
+            vi dot[MAX_R][MAX_P], pairs[MAX_R][MAX_P];
             KV_UNROLL for (int r = 0; r < R; r++)
             {
                 KV_UNROLL for (int p = 0; p < P; p++) dot[r][p] =
-                    f.has_min ? vi_set1(0) : vi_sll(vi_set1(load_int(rows[r] + at.neg + g4)), f.zero_shift);
+                    KV_DOT_CHAIN ? vi_set1(0) : dot_start(f, rows[r] + at.neg + g4);
             }
             KV_UNROLL for (int j = s * (8 / per_block); j < (s + 1) * (8 / per_block); j++)
             {
@@ -148,7 +185,7 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
                 KV_UNROLL for (int r = 0; r < R; r++)
                 {
                     vi q4 = vi_bcast4((const int8_t *)rows[r] + b32 + 4 * j);
-                    KV_UNROLL for (int p = 0; p < P; p++) dot[r][p] = vi_dot(dot[r][p], codes[p], q4, wide);
+                    KV_UNROLL for (int p = 0; p < P; p++) dot_group(f, &dot[r][p], &pairs[r][p], codes[p], q4, j);
                 }
             }
             KV_UNROLL for (int p = 0; p < P; p++)
@@ -163,6 +200,8 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
                 KV_UNROLL for (int r = 0; r < R; r++)
                 {
                     vf d = vf_set1(load_float(rows[r] + at.d + b4));
+                    /* Not before the groups, where it would cost a chain a register. */
+                    if (KV_DOT_CHAIN) dot[r][p] = vi_add(dot[r][p], dot_start(f, rows[r] + at.neg + g4));
                     acc[r][p] = vf_fma(vf_mul(scale, d), vf_from_vi(dot[r][p]), acc[r][p]);
                     if (f.has_min) acc[r][p] = vf_fma(min, vf_set1(load_float(rows[r] + at.s + g4)), acc[r][p]);
                 }
@@ -194,38 +233,39 @@ KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int 
     return (expanded){dst, scale, min};
 }
 
-/* Rows over expanded panels; compiled once per shape of scales, not per type. */
-KV_INLINE void run_expanded(const kv_pack_format f, const int wide, const kv_packed *w, int panel, int n,
-                            const expanded *ex, const kv_q8 *x, int n_rows, float *y, size_t ldy)
+/* Rows over expanded panels; compiled once per shape of scales and width of codes (up to BITS), not per type. */
+KV_INLINE void run_expanded(const kv_pack_format f, const kv_packed *w, int panel, int n, const expanded *ex,
+                            const kv_q8 *x, int n_rows, float *y, size_t ldy)
 {
     if (KV_DOT_PANELS > 1 && n == KV_DOT_PANELS) {
-#define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, wide, w, panel, ex, x, r0, y, ldy, NULL)
+#define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, w, panel, ex, x, r0, y, ldy, NULL)
         ROWS_LOOP(KV_DOT_ROWS, KV_DOT_ROWS_SMALL, PAIR);
 #undef PAIR
         return;
     }
-#define SINGLE(R) dot_block(f, R, 1, 0, wide, w, panel, ex, x, r0, y, ldy, NULL)
+#define SINGLE(R) dot_block(f, R, 1, 0, w, panel, ex, x, r0, y, ldy, NULL)
     ROWS_LOOP(KV_DOT_ROWS, 1, SINGLE);
 #undef SINGLE
 }
 
-#define EXPANDED_CASE(NAME, SUB, MIN, WIDE)                                                                            \
+#define EXPANDED_CASE(NAME, BITS, SUB, MIN)                                                                            \
     static __attribute__((noinline)) void NAME(const kv_packed *w, int panel, int n, const expanded *ex,               \
                                                const kv_q8 *x, int n_rows, float *y, size_t ldy)                       \
     {                                                                                                                  \
-        const kv_pack_format f = {.sub = SUB, .has_min = MIN, .zero_shift = w->format->zero_shift};                    \
-        run_expanded(f, WIDE, w, panel, n, ex, x, n_rows, y, ldy);                                                     \
+        const kv_pack_format f = {.lo_bits = BITS, .sub = SUB, .has_min = MIN, .zero_shift = w->format->zero_shift};   \
+        run_expanded(f, w, panel, n, ex, x, n_rows, y, ldy);                                                           \
     }
-EXPANDED_CASE(rows_32, 32, false, 0)
-EXPANDED_CASE(rows_32_wide, 32, false, 1)
-EXPANDED_CASE(rows_32_min, 32, true, 0)
-EXPANDED_CASE(rows_16, 16, false, 0)
-EXPANDED_CASE(rows_16_min, 16, true, 0)
+EXPANDED_CASE(rows_5, 5, 32, false)
+EXPANDED_CASE(rows_8, 8, 32, false)
+EXPANDED_CASE(rows_5_min, 5, 32, true)
+EXPANDED_CASE(rows_5_sub16, 5, 16, false)
+EXPANDED_CASE(rows_6_sub16, 6, 16, false)
+EXPANDED_CASE(rows_5_min_sub16, 5, 16, true)
 
 KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int panel, int n_panels, const kv_q8 *x,
                               int n_rows, float *y, size_t ldy, uint8_t *scratch, const uint8_t *after)
 {
-    const int wide = f.lo_bits == 8 || f.lut != NULL;
+    const int bits = code_bits(f);
     if (n_rows <= KV_DIRECT_LIMIT) {
         for (int p = panel; p < panel + n_panels; p++) {
             /* Without a word about what comes after, the next panel in memory. */
@@ -234,8 +274,7 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
             int r0 = 0;
 #define DIRECT(R)                                                                                                      \
     if (KV_DIRECT_ROWS >= (R))                                                                                         \
-        for (; r0 + (R) <= n_rows; r0 += (R))                                                                          \
-    dot_block(f, (R), 1, 1, wide, w, p, NULL, x, r0, y, ldy, r0 == 0 ? next : NULL)
+        for (; r0 + (R) <= n_rows; r0 += (R)) dot_block(f, (R), 1, 1, w, p, NULL, x, r0, y, ldy, r0 == 0 ? next : NULL)
             DIRECT(8);
             DIRECT(4);
             DIRECT(2);
@@ -250,9 +289,9 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
         const int left = panel + n_panels - p, n = left < KV_DOT_PANELS ? left : KV_DOT_PANELS;
         for (int i = 0; i < n; i++) ex[i] = expand_panel(f, w, p + i, scratch + (size_t)i * one);
         if (f.sub == 16)
-            (f.has_min ? rows_16_min : rows_16)(w, p, n, ex, x, n_rows, y, ldy);
+            (f.has_min ? rows_5_min_sub16 : bits <= 5 ? rows_5_sub16 : rows_6_sub16)(w, p, n, ex, x, n_rows, y, ldy);
         else
-            (f.has_min ? rows_32_min : wide ? rows_32_wide : rows_32)(w, p, n, ex, x, n_rows, y, ldy);
+            (f.has_min ? rows_5_min : bits <= 5 ? rows_5 : rows_8)(w, p, n, ex, x, n_rows, y, ldy);
     }
 }
 

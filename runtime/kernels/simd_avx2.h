@@ -13,8 +13,17 @@
 #define KV_DOT_ROWS       3
 #define KV_DOT_ROWS_SMALL 1
 #define KV_DOT_PANELS     1
-#define KV_DIRECT_ROWS    2
-#define KV_DIRECT_LIMIT   2 /* more rows than this are worth an expanded panel */
+#if defined(__AVXVNNI__)
+#define KV_DIRECT_ROWS  2
+#define KV_DIRECT_LIMIT 2 /* more rows than this are worth an expanded panel */
+#define KV_DOT_CHAIN    0
+#define KV_WIDE_SIGNED  0
+#else
+#define KV_DIRECT_ROWS  4
+#define KV_DIRECT_LIMIT 8
+#define KV_DOT_CHAIN    1
+#define KV_WIDE_SIGNED  1
+#endif
 
 typedef struct {
     __m256 a, b;
@@ -151,6 +160,11 @@ static inline vb vb_and_shl(vb x, uint8_t mask, int n)
     return (vb){_mm256_slli_epi16(_mm256_and_si256(x.a, m), n), _mm256_slli_epi16(_mm256_and_si256(x.b, m), n)};
 }
 static inline vb vb_or(vb x, vb y) { return (vb){_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+static inline vb vb_flip(vb x)
+{
+    const __m256i top = _mm256_set1_epi8((char)0x80);
+    return (vb){_mm256_xor_si256(x.a, top), _mm256_xor_si256(x.b, top)};
+}
 static inline vb vb_lookup(const uint8_t table[16], vb idx)
 {
     const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
@@ -162,27 +176,28 @@ static inline vi vi_bcast4(const int8_t *p)
     memcpy(&x, p, 4);
     return vi_set1(x);
 }
-#if defined(__AVXVNNI__)
-static inline __m256i dot8(__m256i acc, __m256i u, __m256i x, const int wide)
+#if KV_DOT_CHAIN
+/* Two sums of two products in each lane; neither saturates. maddubs wants one side unsigned: of signed codes (-128 too) the magnitude,
+ * the sign goes to x (never -128). */
+static inline __m256i pairs8(__m256i u, __m256i x, const int is_signed)
 {
-    (void)wide;
-    return _mm256_dpbusd_avx_epi32(acc, u, x);
+    return is_signed ? _mm256_maddubs_epi16(_mm256_abs_epi8(u), _mm256_sign_epi8(x, u)) : _mm256_maddubs_epi16(u, x);
 }
-#else
-/* maddubs adds two products in 16 bits: 2 * 127 * 127 fits, 2 * 255 * 127 would saturate, so codes above 127 go in two parts. */
-static inline __m256i dot8(__m256i acc, __m256i u, __m256i x, const int wide)
+static inline vi vi_pairs(vb u, vi x, const int is_signed)
+{
+    return (vi){pairs8(u.a, x.a, is_signed), pairs8(u.b, x.b, is_signed)};
+}
+static inline vi vi_add_pairs(vi x, vi y) { return (vi){_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)}; }
+static inline vi vi_widen_pairs(vi x)
 {
     const __m256i ones = _mm256_set1_epi16(1);
-    if (!wide) return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), ones));
-    const __m256i low = _mm256_set1_epi8(0x7f);
-    __m256i s = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(u, low), x), ones);
-    __m256i t = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_andnot_si256(low, u), x), ones);
-    return _mm256_add_epi32(acc, _mm256_add_epi32(s, t));
+    return (vi){_mm256_madd_epi16(x.a, ones), _mm256_madd_epi16(x.b, ones)};
+}
+#else
+static inline vi vi_dot(vi acc, vb u, vi x)
+{
+    return (vi){_mm256_dpbusd_avx_epi32(acc.a, u.a, x.a), _mm256_dpbusd_avx_epi32(acc.b, u.b, x.b)};
 }
 #endif
-static inline vi vi_dot(vi acc, vb u, vi x, const int wide)
-{
-    return (vi){dot8(acc.a, u.a, x.a, wide), dot8(acc.b, u.b, x.b, wide)};
-}
 
 #endif

@@ -14,6 +14,8 @@
 #define KV_DOT_PANELS     2
 #define KV_DIRECT_ROWS    8
 #define KV_DIRECT_LIMIT   16 /* more rows than this are worth an expanded panel */
+#define KV_DOT_CHAIN      0
+#define KV_WIDE_SIGNED    0
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -94,6 +96,7 @@ static inline vb vb_and_shl(vb a, uint8_t mask, int n)
     return _mm512_slli_epi16(_mm512_and_si512(a, _mm512_set1_epi8((char)mask)), (unsigned)n);
 }
 static inline vb vb_or(vb a, vb b) { return _mm512_or_si512(a, b); }
+static inline vb vb_flip(vb a) { return _mm512_xor_si512(a, _mm512_set1_epi8((char)0x80)); }
 static inline vb vb_lookup(const uint8_t table[16], vb idx)
 {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), idx);
@@ -104,10 +107,6 @@ static inline vi vi_bcast4(const int8_t *p)
     memcpy(&x, p, 4);
     return _mm512_set1_epi32(x);
 }
-static inline vi vi_dot(vi acc, vb u, vi x, const int wide)
-{
-    (void)wide;
-    return _mm512_dpbusd_epi32(acc, u, x);
-}
+static inline vi vi_dot(vi acc, vb u, vi x) { return _mm512_dpbusd_epi32(acc, u, x); }
 
 #endif

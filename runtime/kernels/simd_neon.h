@@ -5,7 +5,7 @@
  *     + dotprod    sdot                 s8 x s8
  *     + i8mm       usdot                u8 x s8
  *
- * Where only s8 x s8 is there, codes that may exceed 127 go in as code - 128, and 128 * sum(x) is added back.
+ * Where only s8 x s8 is there, codes that may exceed 127 go in as code - 128 (KV_WIDE_SIGNED).
  *
  * All are exact, so all give the same bits. */
 #ifndef KV_SIMD_NEON_H
@@ -24,6 +24,12 @@
 #define KV_DOT_PANELS     1
 #define KV_DIRECT_ROWS    2
 #define KV_DIRECT_LIMIT   2 /* more rows than this are worth an expanded panel */
+#define KV_DOT_CHAIN      0
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#define KV_WIDE_SIGNED 0
+#else
+#define KV_WIDE_SIGNED 1
+#endif
 
 /* Structs of fields, not float32x4x4_t: gcc keeps that one together in memory. */
 typedef struct {
@@ -185,6 +191,8 @@ static inline vb vb_and_shl(vb x, uint8_t mask, int n)
     return (vb){(x.a & m) << by, (x.b & m) << by, (x.c & m) << by, (x.d & m) << by};
 }
 static inline vb vb_or(vb x, vb y) { return MAP2(vb, vorrq_u8, x, y); }
+static inline uint8x16_t flip16(uint8x16_t x) { return veorq_u8(x, vdupq_n_u8(0x80)); }
+static inline vb vb_flip(vb x) { return MAP1(vb, flip16, x); }
 static inline vb vb_lookup(const uint8_t table[16], vb idx)
 {
     const uint8x16_t t = vld1q_u8(table);
@@ -196,11 +204,9 @@ static inline vi vi_bcast4(const int8_t *p)
     memcpy(&x, p, 4);
     return vi_set1(x);
 }
-static inline int8x16_t less128(uint8x16_t u) { return vreinterpretq_s8_u8(veorq_u8(u, vdupq_n_u8(0x80))); }
 #if defined(__ARM_FEATURE_MATMUL_INT8)
-static inline vi vi_dot(vi acc, vb u, vi x, const int wide)
+static inline vi vi_dot(vi acc, vb u, vi x)
 {
-    (void)wide;
     const int8x16_t s = vreinterpretq_s8_s32(x.a);
     return (vi){vusdotq_s32(acc.a, u.a, s), vusdotq_s32(acc.b, u.b, s), vusdotq_s32(acc.c, u.c, s),
                 vusdotq_s32(acc.d, u.d, s)};
@@ -218,17 +224,11 @@ static inline int32x4_t dot_signed(int32x4_t acc, int8x16_t u, int8x16_t s)
 #endif
 }
 /* x holds the same four bytes in every lane. */
-static inline vi vi_dot(vi acc, vb u, vi x, const int wide)
+static inline vi vi_dot(vi acc, vb u, vi x)
 {
     const int8x16_t s = vreinterpretq_s8_s32(x.a);
-    if (!wide)
-        return (vi){dot_signed(acc.a, vreinterpretq_s8_u8(u.a), s), dot_signed(acc.b, vreinterpretq_s8_u8(u.b), s),
-                    dot_signed(acc.c, vreinterpretq_s8_u8(u.c), s), dot_signed(acc.d, vreinterpretq_s8_u8(u.d), s)};
-    /* The same for every vector of codes: once per row. */
-    const int32x4_t back = vshlq_n_s32(dot_signed(vdupq_n_s32(0), vdupq_n_s8(1), s), 7);
-    return (vi){
-        dot_signed(vaddq_s32(acc.a, back), less128(u.a), s), dot_signed(vaddq_s32(acc.b, back), less128(u.b), s),
-        dot_signed(vaddq_s32(acc.c, back), less128(u.c), s), dot_signed(vaddq_s32(acc.d, back), less128(u.d), s)};
+    return (vi){dot_signed(acc.a, vreinterpretq_s8_u8(u.a), s), dot_signed(acc.b, vreinterpretq_s8_u8(u.b), s),
+                dot_signed(acc.c, vreinterpretq_s8_u8(u.c), s), dot_signed(acc.d, vreinterpretq_s8_u8(u.d), s)};
 }
 #endif
 #undef MAP1

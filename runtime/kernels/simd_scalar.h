@@ -21,6 +21,10 @@
 #define KV_DOT_PANELS     1
 #define KV_DIRECT_ROWS    1
 #define KV_DIRECT_LIMIT   1 /* more rows than this are worth an expanded panel */
+/* What the dot product takes: sums of two products in 16 bits (vi_pairs, vi_add_pairs, vi_widen_pairs) in place of vi_dot; codes that
+ * may exceed 127 as code - 128 (vb_flip). */
+#define KV_DOT_CHAIN   0
+#define KV_WIDE_SIGNED 0
 
 typedef struct {
     float l[16];
@@ -214,6 +218,12 @@ static inline vb vb_or(vb a, vb b)
     EACH_BYTE(i) a.l[i] |= b.l[i];
     return a;
 }
+/* code -> code - 128 */
+static inline vb vb_flip(vb a)
+{
+    EACH_BYTE(i) a.l[i] ^= 0x80;
+    return a;
+}
 /* table[byte], bytes below 16. */
 static inline vb vb_lookup(const uint8_t table[16], vb idx)
 {
@@ -227,10 +237,9 @@ static inline vi vi_bcast4(const int8_t *p)
     memcpy(&x, p, 4);
     return vi_set1(x);
 }
-/* acc[lane] += sum of 4 products u8 x s8, exact. `wide`: codes may exceed 127. */
-static inline vi vi_dot(vi acc, vb u, vi x, const int wide)
+/* acc[lane] += sum of 4 products u8 x s8, exact. x is never -128. */
+static inline vi vi_dot(vi acc, vb u, vi x)
 {
-    (void)wide;
     int8_t s[4];
     memcpy(s, x.l, 4);
     EACH(i) { acc.l[i] += u.l[4 * i] * s[0] + u.l[4 * i + 1] * s[1] + u.l[4 * i + 2] * s[2] + u.l[4 * i + 3] * s[3]; }
