@@ -4,7 +4,7 @@ back in canonical form, from the option, a file and the checkpoint's own key ali
 
     KVASIR=./kvasir python3 tests/test_attention_cli.py [word in the test's name]
 """
-import json, os, re, struct, subprocess, sys, tempfile
+import csv, io, json, os, re, struct, subprocess, sys, tempfile
 
 from support.runner import run_tests
 
@@ -228,6 +228,42 @@ def perplexity_and_bench_put_specifications_side_by_side():
     r = kvasir("bench", "-m", TINY, "-p", "0", "-n", "2", "-d", "200", "-r", "1", "-q", "-o", "jsonl", "--attention", "*=full", "--attention", "*=window(2)")
     full, window = map(json.loads, r.stdout.splitlines())
     assert full["attention"] == "0-3=full" and window["attention"] == "0-3=window(2)" and full["kv_bytes"] > window["kv_bytes"]
+
+
+@test
+def help_says_that_another_variant_is_another_model():
+    for tool in ("run", "chat", "serve", "bench", "perplexity", "attention"):
+        text = " ".join(kvasir(tool, "--help").stdout.split())
+        assert re.search(r"(computes something else|is another model)", text), tool
+    assert "the model changes" in open("README.md", encoding="utf-8").read()
+
+
+@test
+def side_by_side_is_a_table_in_every_format():
+    specs = ["*=full", "1-=window(9)+global(2)|topk(3)", "*=blocks(16, file=\"tests/golden/attention/blocks.csr\")|pages(2)"]
+    options = [x for s in specs for x in ("--attention", s)]
+    tools = {"perplexity": ("-f", "README.md", "-c", "64", "--chunks", "2"), "bench": ("-q", "-p", "8", "-n", "0", "-r", "1")}
+    for tool, args in tools.items():
+        out = {f: kvasir(tool, "-m", TINY, *args, "-o", f, *options) for f in ("md", "csv", "json")}
+        for f, r in out.items():
+            assert r.returncode == 0, (tool, f, r.stderr)
+        table = [re.split(r"(?<!\\)\|", line)[1:-1] for line in out["md"].stdout.splitlines() if line.startswith("|")]
+        head, _, *rows = [[cell.strip().replace("\\|", "|") for cell in row] for row in table]
+        assert {len(row) for row in rows} == {len(head)} and [row[-1] for row in rows][-3:] == specs, (tool, rows)
+        head, *lines = csv.reader(io.StringIO(out["csv"].stdout))
+        assert {len(line) for line in lines} == {len(head)} and len(lines) >= 3, (tool, lines)
+        found = json.loads(out["json"].stdout)
+        found = found["attention"] if tool == "perplexity" else found
+        printed = in_force(TINY, "--attention", specs[1])["attention_spec"]
+        assert len(found) == 3 and found[1]["attention"] == printed, (tool, found)
+        at = head.index("kv_bytes"), head.index("attention")
+        for row, line in zip(found, lines[-3:]):
+            assert int(line[at[0]]) == row["kv_bytes"] and line[at[1]], (tool, line, row)
+        if tool == "perplexity":
+            for row, line in zip(found, lines[-3:]):
+                got = dict(zip(head, line))
+                assert abs(float(got["ppl"]) - row["ppl"]) < 1e-3 and abs(float(got["kl_mean"]) - row["kl_mean"]) < 1e-5, (got, row)
+            assert [line[head.index("ppl")] for line in lines][0] == lines[1][head.index("ppl")], "the base, and full attention, which it has"
 
 
 if __name__ == "__main__":

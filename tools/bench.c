@@ -56,7 +56,8 @@ static const kv_opt BENCH_ROWS[] = {
     {"--gemm", NULL, KV_OPT_ENUM, AT(gemm), "HOW", 0, 0, GEMMS,
      "native, blas (OpenBLAS in float32), or both: native's speed is told as a multiple of OpenBLAS's."},
     {"--attention", NULL, KV_OPT_STRINGS, AT(attentions), "SPEC|@FILE", 0, 0, NULL,
-     "Attention per layer over what the checkpoint says; may be repeated: one table row each, side by side."},
+     "Attention per layer over what the checkpoint says; may be repeated: one table row each, side by side. A layer "
+     "trained with full attention computes something else under another variant."},
     {"--profile", NULL, KV_OPT_FLAG, AT(profile), NULL, 0, 0, NULL,
      "Also the time of each stage of the forward pass, per token and layer."},
     {"--output", "-o", KV_OPT_ENUM, AT(format), "FORMAT", 0, 0, FORMATS, "md, csv, json or jsonl."},
@@ -385,29 +386,12 @@ static kvasir_code run_attention(bench_state *s, const char *path, size_t needed
     return code;
 }
 
-/* A specification that is wrong is said before anything is measured. */
-static kvasir_code check_attentions(const bench_options *o, const char *path, kvasir_error *err)
-{
-    kvasir_code code = KVASIR_OK;
-    for (size_t i = 0; i < o->attentions.n && code == KVASIR_OK; i++) {
-        kv_common c = o->common;
-        c.attention = o->attentions.values[i];
-        kvasir_model_params params;
-        char *text = NULL, *json = NULL;
-        code = kv_common_model_params(&c, &params, &text, err);
-        if (code == KVASIR_OK) code = kvasir_inspect(path, params.attention, false, &json, err);
-        kvasir_free(json);
-        free(text);
-    }
-    return code;
-}
-
 static kvasir_code run_variants(bench_state *s, size_t needed, kvasir_error *err)
 {
     static char path[4096];
     const bench_options *o = s->options;
     kvasir_code code = kv_model_find(o->common.model, path, sizeof path, err);
-    if (code == KVASIR_OK) code = check_attentions(o, path, err);
+    if (code == KVASIR_OK) code = kv_common_check_attentions(&o->common, &o->attentions, path, err);
     if (code == KVASIR_OK && o->attentions.n == 0) return run_attention(s, path, needed, err);
     for (size_t i = 0; i < o->attentions.n && code == KVASIR_OK; i++) {
         s->attention = o->attentions.values[i];

@@ -4,6 +4,7 @@
  * load_ms, ttft_ms, kv_bytes, peak_rss_bytes and the limits themselves. A row is one JSON object; CSV is its keys and values.
  */
 #include "tools/bench_report.h"
+#include "tools/term.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -191,7 +192,11 @@ static void print_md(const kv_bench_setup *setup, const kv_bench_row *row)
     if (row->vs_blas > 0) snprintf(how, sizeof how, "%s (%.2f x blas)", setup->kernels, row->vs_blas);
     printf("| %-24s | %8.2f MiB | %7d | %-20s | %21s | %8s | %9.1f | %-19s |", type,
            (double)setup->info.weight_bytes / 1048576.0, setup->n_threads, name, speed, limit, row->ttft_ms, how);
-    if (setup->asked_attention) printf(" %10.2f | %s |", (double)row->kv_bytes / 1048576.0, setup->asked_attention);
+    if (setup->asked_attention) {
+        printf(" %10.2f | ", (double)row->kv_bytes / 1048576.0);
+        kv_print_md_cell(setup->asked_attention);
+        fputs(" |", stdout);
+    }
     putchar('\n');
 }
 

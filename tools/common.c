@@ -58,6 +58,14 @@ int kv_tool_finish(const char *tool, int status)
     return status;
 }
 
+void kv_print_md_cell(const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '|') putchar('\\');
+        putchar(*text == '\n' ? ' ' : *text);
+    }
+}
+
 kvasir_code kv_set_error(kvasir_error *err, kvasir_code code, const char *fmt, ...)
 {
     va_list args;
@@ -171,6 +179,22 @@ kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out,
     }
     *out = params;
     return KVASIR_OK;
+}
+
+kvasir_code kv_common_check_attentions(const kv_common *c, const kv_strings *specs, const char *path, kvasir_error *err)
+{
+    kvasir_code code = KVASIR_OK;
+    for (size_t i = 0; i < specs->n && code == KVASIR_OK; i++) {
+        kv_common with_spec = *c;
+        with_spec.attention = specs->values[i];
+        kvasir_model_params params;
+        char *text = NULL, *json = NULL;
+        code = kv_common_model_params(&with_spec, &params, &text, err);
+        if (code == KVASIR_OK) code = kvasir_inspect(path, params.attention, false, &json, err);
+        kvasir_free(json);
+        free(text);
+    }
+    return code;
 }
 
 kvasir_session_params kv_common_session_params(const kv_common *c)

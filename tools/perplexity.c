@@ -32,8 +32,11 @@ typedef struct perplexity_options {
     int kl_vs; /* index in MODES: 0 none, 1 native, 2 blas */
     int max_chunks;
     kv_strings attentions; /* specifications to compare with the checkpoint's own */
+    int format;            /* index in FORMATS */
 } perplexity_options;
 
+enum { FORMAT_TEXT, FORMAT_JSON, FORMAT_MD, FORMAT_CSV };
+static const char *const FORMATS[] = {"text", "json", "md", "csv", NULL};
 static const char *const MODES[] = {"none", "native", "blas", NULL};
 
 #define AT(field) offsetof(perplexity_options, field)
@@ -45,6 +48,8 @@ static const kv_opt PERPLEXITY_ROWS[] = {
     {"--attention", NULL, KV_OPT_STRINGS, AT(attentions), "SPEC|@FILE", 0, 0, NULL,
      "Attention per layer over what the checkpoint says, compared with the checkpoint's own; may be repeated."},
     {"--chunks", NULL, KV_OPT_INT, AT(max_chunks), "N", 0, INT_MAX, NULL, "Score the first N chunks only; 0: all."},
+    {"--output", "-o", KV_OPT_ENUM, AT(format), "FORMAT", 0, 0, FORMATS,
+     "text or json; md or csv: a table with a row per specification."},
     {0},
 };
 
@@ -272,10 +277,69 @@ static json_t *result_json(const perplexity_state *s)
     return json;
 }
 
+/* What tables say of one perplexity; "" where nothing is known: a base that was read from a file, or a run without one. */
+typedef struct table_row {
+    double ppl;
+    char error[24], kl[16], same_top[16], kv_bytes[32];
+    const char *attention;
+} table_row;
+
+static void print_table_row(int format, const table_row *r)
+{
+    if (format == FORMAT_CSV) {
+        printf("%.6f,%s,%s,%s,%s,\"", r->ppl, r->error, r->kl, r->same_top, r->kv_bytes);
+        for (const char *c = r->attention; *c; c++) fputs(*c == '"' ? "\"\"" : (char[2]){*c}, stdout);
+        puts("\"");
+        return;
+    }
+    const char *percent = r->same_top[0] ? " %" : "  ";
+    if (format == FORMAT_TEXT) {
+        printf("%10.4f  %9s  %10s  %6s%s  %10s  %s\n", r->ppl, r->error, r->kl, r->same_top, percent, r->kv_bytes,
+               r->attention);
+        return;
+    }
+    printf("| %10.4f | %9s | %10s | %6s%s | %10s | ", r->ppl, r->error, r->kl, r->same_top, percent, r->kv_bytes);
+    kv_print_md_cell(r->attention);
+    puts(" |");
+}
+
+/* One row per specification, after one for what they are compared with. */
+static void print_row(const perplexity_state *s, size_t i)
+{
+    const int format = s->options->format;
+    const result r = result_of(s);
+    if (i == 0 && format == FORMAT_CSV) puts("\"ppl\",\"stderr\",\"kl_mean\",\"same_top\",\"kv_bytes\",\"attention\"");
+    if (i == 0 && format == FORMAT_MD)
+        puts("| perplexity |       +/- |  KL to own | same top |   KV cache | attention |\n"
+             "| ---------: | --------: | ---------: | -------: | ---------: | --------- |");
+    if (i == 0 && format == FORMAT_TEXT)
+        printf("%10s  %9s  %10s  %8s  %10s  %s\n", "perplexity", "+/-", "KL to own", "same top", "KV cache",
+               "attention");
+    const char *own = "(the checkpoint's own)";
+    if (i == 0 && r.is_compared)
+        print_table_row(format, &(table_row){r.base_ppl, "", "0", "100", "", s->attention ? own : "(the base)"});
+    table_row row = {.ppl = r.ppl, .attention = s->attention ? s->attention : own};
+    snprintf(row.error, sizeof row.error, format == FORMAT_CSV ? "%.6f" : "%.4f", r.error);
+    if (r.is_compared) {
+        snprintf(row.kl, sizeof row.kl, "%.6f", r.kl);
+        snprintf(row.same_top, sizeof row.same_top, "%.2f", r.same_top);
+    }
+    if (format == FORMAT_CSV)
+        snprintf(row.kv_bytes, sizeof row.kv_bytes, "%zu", s->kv_bytes);
+    else
+        kv_format_bytes(s->kv_bytes, row.kv_bytes, sizeof row.kv_bytes);
+    print_table_row(format, &row);
+    fflush(stdout);
+}
+
 static int print_result(const perplexity_state *s)
 {
     const result r = result_of(s);
-    if (s->options->common.output == KV_OUTPUT_JSON) return kv_json_print(TOOL, result_json(s), KV_EXIT_OK);
+    if (s->options->format == FORMAT_JSON) return kv_json_print(TOOL, result_json(s), KV_EXIT_OK);
+    if (s->options->format != FORMAT_TEXT) {
+        print_row(s, 0);
+        return kv_tool_finish(TOOL, KV_EXIT_OK);
+    }
     printf("perplexity        %.4f +/- %.4f\n", r.ppl, r.error);
     printf("text              %zu tokens, %zu chunks of %zu, %zu positions scored\n", s->text.n_tokens,
            s->text.n_chunks, s->n_ctx, s->totals.n);
@@ -286,21 +350,6 @@ static int print_result(const perplexity_state *s)
     }
     if (s->is_writing && !s->options->common.quiet) fprintf(stderr, "written: %s\n", s->options->kl_base);
     return kv_tool_finish(TOOL, KV_EXIT_OK);
-}
-
-/* One row per specification, after one for what they are compared with. */
-static void print_row(const perplexity_state *s, size_t i)
-{
-    const result r = result_of(s);
-    char bytes[32];
-    if (i == 0) {
-        printf("%10s  %9s  %10s  %8s  %10s  %s\n", "perplexity", "+/-", "KL to own", "same top", "KV cache",
-               "attention");
-        printf("%10.4f  %9s  %10s  %8s  %10s  (the checkpoint's own)\n", r.base_ppl, "", "0", "100 %", "");
-    }
-    printf("%10.4f  %9.4f  %10.6f  %6.2f %%  %10s  %s\n", r.ppl, r.error, r.kl, r.same_top,
-           kv_format_bytes(s->kv_bytes, bytes, sizeof bytes), s->attention);
-    fflush(stdout);
 }
 
 /* ---- the tool ---------------------------------------------------------------------------------------------------- */
@@ -319,17 +368,11 @@ static int run_one(const perplexity_options *o, const char *attention)
 /* Several specifications: a table, or a list of the objects that each would give alone. */
 static int run_several(const perplexity_options *o)
 {
-    json_t *list = o->common.output == KV_OUTPUT_JSON ? json_array() : NULL;
+    json_t *list = o->format == FORMAT_JSON ? json_array() : NULL;
+    char path[4096];
     kvasir_error err = {0};
-    kvasir_code code = KVASIR_OK;
-    /* A specification that is wrong is said before anything is scored. */
-    for (size_t i = 0; i < o->attentions.n && code == KVASIR_OK; i++) {
-        perplexity_state s = {.options = o};
-        kv_common with_spec = o->common;
-        with_spec.attention = o->attentions.values[i];
-        code = kv_common_open_model(&with_spec, false, &s.tested.model, &err);
-        release(&s);
-    }
+    kvasir_code code = kv_model_find(o->common.model, path, sizeof path, &err);
+    if (code == KVASIR_OK) code = kv_common_check_attentions(&o->common, &o->attentions, path, &err);
     for (size_t i = 0; i < o->attentions.n && code == KVASIR_OK; i++) {
         perplexity_state s = {.options = o, .attention = o->attentions.values[i]};
         code = prepare(&s, &err);
@@ -360,12 +403,13 @@ int kv_tool_perplexity(int argc, char **argv)
     kv_opt_group load = kv_group_load(&o.common);
     rows_but_attention(load.options, load_rows);
     load.options = load_rows;
-    kv_opt_group groups[] = {
-        kv_group_text_source(&o.source), {"Scoring", PERPLEXITY_ROWS, &o}, kv_group_model(&o.common),  load,
-        kv_group_context(&o.common),     kv_group_output(&o.common),       kv_group_general(&o.common)};
+    kv_opt_group groups[] = {kv_group_text_source(&o.source), {"Scoring", PERPLEXITY_ROWS, &o},
+                             kv_group_model(&o.common),       load,
+                             kv_group_context(&o.common),     kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
-        .usage = "[-m MODEL] -f FILE [-c 512] [--attention A --attention B] [--kl-base FILE | --kl-vs blas] [-o json]",
+        .usage = "[-m MODEL] -f FILE [-c 512] [--attention A --attention B] [--kl-base FILE | --kl-vs blas] [-o "
+                 "text|json|md|csv]",
         .about = "Perplexity of a text: chunks of -c tokens (512 without it), the second half of each scored, as "
                  "llama-perplexity does. With "
                  "a base, also the mean KL divergence to it and how often both have the same most likely token "
@@ -378,6 +422,7 @@ int kv_tool_perplexity(int argc, char **argv)
         .args = &o.source.operand,
     };
     int status = kv_options_parse(argc, argv, &command);
+    o.common.output = o.format == FORMAT_JSON ? KV_OUTPUT_JSON : KV_OUTPUT_TEXT;
     if (o.attentions.n == 1) o.common.attention = o.attentions.values[0]; /* for --dry-run */
     if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
     if (status == KV_PARSED) status = kv_source_check(&o.source, &command);

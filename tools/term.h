@@ -49,6 +49,8 @@ void kv_bar_end(kv_bar *bar);
 
 /* "61.2 MB", "1.3 GiB"-like short text of a byte count (powers of 1000 with kB/MB/GB), into buf; returns buf. */
 const char *kv_format_bytes(size_t bytes, char *buf, size_t cap);
+/* A text within a cell of a Markdown table, on stdout: '|' would end the cell. */
+void kv_print_md_cell(const char *text);
 
 /* SIGINT sets a flag instead of ending the process, so that loops stop at a clean place; a second one while the flag is still
  * set ends the process with 130 at once. */

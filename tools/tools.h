@@ -93,5 +93,9 @@ kvasir_code kv_common_open_session(const kv_common *c, kvasir_model *model, kvas
 kvasir_code kv_common_open_sampler(kv_common *c, const kvasir_model *model, kvasir_sampler **out, kvasir_error *err);
 /* --dry-run: prints what the model would take (text or JSON) and returns the exit status. */
 int kv_common_dry_run(const char *tool, const kv_common *c);
+/* Whether every specification of a repeated --attention suits the checkpoint, by its header alone: what is wrong is said before anything is
+ * loaded. */
+kvasir_code kv_common_check_attentions(const kv_common *common, const kv_strings *specs, const char *path,
+                                       kvasir_error *err);
 
 #endif
