@@ -13,7 +13,7 @@ size_t kv_attend_scratch_bytes(const kv_attention *layer, const kv_layer_shape *
     const size_t tile_bytes =
         kv_tile_bytes((size_t)kv_tile_rows(group, d_k, d_v), d_k, d_v) +
         kv_select_scratch_bytes(&layer->spec, group, d_k, max_tokens, kv_tile_queries(group, d_k, d_v));
-    const size_t weigh_bytes = (size_t)layer->n_heads * 2 * (size_t)d_k * sizeof(float); /* weigh_pages */
+    const size_t weigh_bytes = (size_t)group * 2 * (size_t)d_k * sizeof(float); /* weigh_item */
     return kv_max_size(tile_bytes, weigh_bytes);
 }
 
@@ -87,24 +87,47 @@ static bool fills_pages(const kv_attend_job *job)
     return any && job->place->shape.bounds;
 }
 
-enum { WEIGH_PAGES = 32 }; /* of an item */
+enum { WEIGH_PAGES = KV_BOUNDS_SLAB_PAGES }; /* of an item */
 
-static size_t weigh_items(const kv_plan *plan) { return (plan->n_weighed + WEIGH_PAGES - 1) / WEIGH_PAGES; }
+static size_t weigh_items(const kv_attend_job *job, const kv_plan *plan)
+{
+    return (plan->n_weighed + WEIGH_PAGES - 1) / WEIGH_PAGES * (size_t)job->place->shape.n_kv_heads;
+}
 
-/* Bounds of a run of pages for the queries of a segment; items go through the segments one after the other. */
-static void weigh_pages(void *ctx, int item, int thread)
+/* The bounds that item `item` of a segment begins with; NULL when there is none. */
+static const void *bounds_of_item(const kv_attend_job *job, const kv_segment *seg, const kv_plan *plan, size_t item)
+{
+    const size_t n_kv = (size_t)job->place->shape.n_kv_heads;
+    if (item >= weigh_items(job, plan)) return NULL;
+    const kv_page *page = seg->seq->tables[job->place->group].pages[item / n_kv * WEIGH_PAGES];
+    return kv_page_bounds(page, job->place, (int)(item % n_kv));
+}
+
+/* Item = (segment, run of pages, KV head) for all queries of the segment. */
+static void weigh_item(void *ctx, int item, int thread)
 {
     const kv_attend_job *job = ctx;
     const kv_plan *plan = job->partials->plans;
-    size_t run = (size_t)item;
-    for (; run >= weigh_items(plan); plan++) run -= weigh_items(plan);
+    size_t at = (size_t)item;
+    for (; at >= weigh_items(job, plan); plan++) at -= weigh_items(job, plan);
     const kv_segment *seg = &job->segments[plan - job->partials->plans];
-    const size_t ldq = (size_t)job->layer->n_heads * (size_t)job->place->shape.d_k;
-    for (int r = 0; r < seg->n_rows; r++)
-        kv_select_weigh(job->c->kernels, job->layer, job->place, seg->seq, job->q + (size_t)(seg->row + r) * ldq,
-                        seg->pos0 + (size_t)r, run * WEIGH_PAGES, (run + 1) * WEIGH_PAGES,
-                        (float *)(void *)job->c->scratch[thread],
-                        plan->weights + (size_t)(r * job->place->shape.n_kv_heads) * plan->n_weighed, plan->n_weighed);
+    const size_t n_kv = (size_t)job->place->shape.n_kv_heads, begin = at / n_kv * WEIGH_PAGES, kv_head = at % n_kv;
+    kv_weigh_args args = {.kernels = job->c->kernels,
+                          .place = job->place,
+                          .seq = seg->seq,
+                          .kv_head = (int)kv_head,
+                          .group = job->group,
+                          .scale = job->layer->scale,
+                          .begin = begin,
+                          .next = bounds_of_item(job, seg, plan, at + (size_t)kv_pool_n_threads(job->c->pool)),
+                          .q_signed = (float *)(void *)job->c->scratch[thread]};
+    for (size_t r = 0; r < (size_t)seg->n_rows; r++, args.next = NULL) {
+        const size_t q_head = ((size_t)seg->row + r) * n_kv + kv_head;
+        args.q = job->q + q_head * (size_t)(job->group * job->place->shape.d_k);
+        args.end = kv_min_size(begin + WEIGH_PAGES, (seg->pos0 + r) / KV_PAGE);
+        args.out = plan->weights + (r * n_kv + kv_head) * plan->n_weighed;
+        kv_select_weigh(&args);
+    }
 }
 
 /* ---- the stage ------------------------------------------------------------------------------------------ */
@@ -170,8 +193,8 @@ void kv_attend(const kv_compute *c, const kv_attention *layer, const kv_layer_pl
     if (fills_pages(&job)) kv_pool_run(c->pool, n_segments * place->shape.n_kv_heads, fill_bounds, &job);
     for (int i = 0; i < n_segments; i++) plan_segment(&job, i, &room, &spans);
     size_t n_weigh = 0;
-    for (int i = 0; i < n_segments; i++) n_weigh += weigh_items(&plans[i]);
-    if (n_weigh > 0) kv_pool_run(c->pool, (int)n_weigh, weigh_pages, &job);
+    for (int i = 0; i < n_segments; i++) n_weigh += weigh_items(&job, &plans[i]);
+    if (n_weigh > 0) kv_pool_run(c->pool, (int)n_weigh, weigh_item, &job);
     kv_decode_list(&job);
     int n_items = 0, n_split = 0;
     for (int i = 0; i < n_segments; i++) {

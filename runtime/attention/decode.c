@@ -285,19 +285,19 @@ static void merge_row(const kv_attend_job *job, const kv_plan *plan, int row, in
     kv_tile_row_write(job, batch_row, head, l, o);
 }
 
+/* Item = (segment, query head): KV heads are too few to share evenly. */
 static void merge_item(void *ctx, int item, int thread)
 {
     const kv_attend_job *job = ctx;
-    const int n_kv = job->place->shape.n_kv_heads, head = item % n_kv * job->group;
-    const kv_segment *seg = &job->segments[item / n_kv];
-    const kv_plan *plan = &job->partials->plans[item / n_kv];
+    const int n_heads = job->layer->n_heads;
+    const kv_segment *seg = &job->segments[item / n_heads];
+    const kv_plan *plan = &job->partials->plans[item / n_heads];
     if (plan->n_splits == 0) return;
     for (int r = 0; r < seg->n_rows; r++)
-        for (int h = head; h < head + job->group; h++)
-            merge_row(job, plan, r, seg->row + r, h, (float *)(void *)job->c->scratch[thread]);
+        merge_row(job, plan, r, seg->row + r, item % n_heads, (float *)(void *)job->c->scratch[thread]);
 }
 
 void kv_decode_merge(const kv_attend_job *job)
 {
-    kv_pool_run(job->c->pool, job->n_segments * job->place->shape.n_kv_heads, merge_item, (void *)job);
+    kv_pool_run(job->c->pool, job->n_segments * job->layer->n_heads, merge_item, (void *)job);
 }

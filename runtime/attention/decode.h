@@ -4,7 +4,7 @@
  *     select   for layers with stages: which pages are left, per KV head                          | by segment x KV head
  *     list     visible splits -> items; a split that nobody sees costs nothing, not even an item
  *     run      split -> partials (m, l, o) of its rows                                            | by run of items
- *     merge    partials of a row in ascending order -> out                                        | by segment x KV head
+ *     merge    partials of a row in ascending order -> out                                        | by segment x query head
  *
  * Sequences that share a split's pages (a common prefix) are rows of one item of the first of them, their owner: the pages are read
  * once. */

@@ -310,58 +310,69 @@ static void threshold_row(kv_selection *s, int row, double t)
 
 /* ---- pages(k): the k pages with the largest bound, the query's own always one of them --------------------------- */
 
-/* q as (q-, q+), so that sum_d max(q min, q max) is the dot product with (min, max). */
+/* q as (q-, q+), so that sum_d max(q min, q max) is the dot product with (min, max). By bits: signs are as good as random, and a branch on
+ * them costs more than the bounds do. */
 static void split_signs(const float *q, float scale, int d_k, float *out)
 {
     for (int i = 0; i < d_k; i++) {
         const float x = q[i] * scale;
-        out[i] = x < 0.0f ? x : 0.0f, out[d_k + i] = x > 0.0f ? x : 0.0f;
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        const uint32_t negative = bits & (0u - (bits >> 31)), positive = bits & ((bits >> 31) - 1);
+        memcpy(&out[i], &negative, sizeof negative);
+        memcpy(&out[d_k + i], &positive, sizeof positive);
     }
 }
 
-/* The largest bound over the group's query heads, whose split rows are q_signed [group][2 d_k]. */
-static float page_bound(const kv_kernels *kernels, const kv_seq *seq, const kv_layer_place *place, size_t page,
-                        int kv_head, const float *q_signed, int group)
-{
-    enum { MOST = 64 };
-    const int width = 2 * place->shape.d_k;
-    const uint8_t *bounds = kv_seq_bounds(seq, place, page, kv_head);
-    float best = -INFINITY, x[MOST];
-    for (int g = 0; g < group; g += MOST) {
-        const int n = kv_min_int(MOST, group - g);
-        kernels->dots(kv_bounds_elem(seq->cache->type_k), bounds, q_signed + (ptrdiff_t)g * width, n, width, x);
-        for (int i = 0; i < n; i++) best = x[i] > best ? x[i] : best;
-    }
-    return best;
-}
+enum { BOUND_ROWS = 16 };
 
-void kv_select_weigh(const kv_kernels *kernels, const kv_attention *layer, const kv_layer_place *place,
-                     const kv_seq *seq, const float *q, size_t pos, size_t begin, size_t end, float *scratch,
-                     float *out, size_t step)
+/* For each of the 64 pages in a slab the largest bound over the group's query heads. */
+static void weigh_slab(const kv_weigh_args *a, const kv_page *page, float *best)
 {
-    const int d_k = place->shape.d_k, n_kv = place->shape.n_kv_heads, group = layer->n_heads / n_kv;
-    end = kv_min_size(end, pos / KV_PAGE);
-    if (begin >= end) return;
-    for (int h = 0; h < layer->n_heads; h++)
-        split_signs(q + (ptrdiff_t)h * d_k, layer->scale, d_k, scratch + (ptrdiff_t)h * 2 * d_k);
-    for (size_t page = begin; page < end; page++) {
-        for (int h = 0; h < n_kv; h++)
-            out[(size_t)h * step + page] =
-                page_bound(kernels, seq, place, page, h, scratch + (ptrdiff_t)h * group * 2 * d_k, group);
+    enum { N = KV_BOUNDS_SLAB_PAGES };
+    const int width = 2 * a->place->shape.d_k;
+    const void *next = a->next;
+    float x[BOUND_ROWS * N];
+    for (int t = 0; t < N; t++) best[t] = -INFINITY;
+    for (int g = 0; g < a->group; g += BOUND_ROWS, next = NULL) {
+        const int n = kv_min_int(BOUND_ROWS, a->group - g);
+        a->kernels->bound_pages(kv_bounds_elem(a->seq->cache->type_k), kv_page_bounds(page, a->place, a->kv_head),
+                                width, a->q_signed + (ptrdiff_t)g * width, n, x, next);
+        for (int i = 0; i < n; i++)
+            for (int t = 0; t < N; t++) best[t] = x[i * N + t] > best[t] ? x[i * N + t] : best[t];
     }
 }
 
-/* Sort keys of the bounds of pages [0, own). */
-static void bound_keys(kv_selection *s, int query, size_t own)
+void kv_select_weigh(const kv_weigh_args *a)
 {
-    const int d_k = s->place->shape.d_k;
-    const float *given = s->weights ? s->weights + (size_t)query * s->weights_step : NULL;
-    for (int g = 0; !given && g < s->group; g++)
-        split_signs(s->q + (ptrdiff_t)(query * s->group + g) * d_k, 1.0f, d_k, s->q_signed + (ptrdiff_t)g * 2 * d_k);
-    for (size_t p = 0; p < own; p++) {
-        s->keys[p] =
-            sort_key(given ? given[p] : page_bound(s->kernels, s->seq, s->place, p, s->kv_head, s->q_signed, s->group));
+    kv_page *const *pages = a->seq->tables[a->place->group].pages;
+    const int d_k = a->place->shape.d_k;
+    const uint8_t *slab = NULL;
+    float best[KV_BOUNDS_SLAB_PAGES];
+    for (int g = 0; g < a->group; g++)
+        split_signs(a->q + (ptrdiff_t)g * d_k, a->scale, d_k, a->q_signed + (ptrdiff_t)g * 2 * d_k);
+    for (size_t page = a->begin; page < a->end; page++) {
+        if (pages[page]->bounds != slab) weigh_slab(a, pages[page], best);
+        slab = pages[page]->bounds;
+        a->out[page] = best[pages[page]->slot];
     }
+}
+
+/* Bounds of pages [0, own) of a query, for tiles of many rows; in the keys' space, behind what choose_pages uses. */
+static const float *weigh_query(kv_selection *s, int query, size_t own)
+{
+    float *out = (float *)(void *)(s->keys + 2 * own);
+    kv_select_weigh(&(kv_weigh_args){.kernels = s->kernels,
+                                     .place = s->place,
+                                     .seq = s->seq,
+                                     .kv_head = s->kv_head,
+                                     .group = s->group,
+                                     .q = s->q + (ptrdiff_t)(query * s->group) * s->place->shape.d_k,
+                                     .scale = 1.0f,
+                                     .end = own,
+                                     .q_signed = s->q_signed,
+                                     .out = out});
+    return out;
 }
 
 /* Sets the bits of the query's pages; its own is always one of them. */
@@ -375,7 +386,8 @@ static void choose_pages(kv_selection *s, int query, size_t k)
     uint32_t least = 0, *keys = s->keys, *sorted = keys + own;
     size_t n_equal = own;
     if (own >= k) {
-        bound_keys(s, query, own);
+        const float *bounds = s->weights ? s->weights + (size_t)query * s->weights_step : weigh_query(s, query, own);
+        for (size_t p = 0; p < own; p++) keys[p] = sort_key(bounds[p]);
         memcpy(sorted, keys, own * sizeof *keys);
         least = kth_largest(sorted, own, k - 1, &n_equal);
     } else {

@@ -29,7 +29,8 @@ typedef struct kv_selection {
     void *gemm_scratch;
     const size_t *pos;           /* [n_queries] */
     const kv_span *const *spans; /* [n_queries] */
-    const float *weights;        /* [n_queries][weights_step], from kv_select_weigh for this KV head; NULL: not there */
+    const float
+        *weights; /* [n_queries][weights_step], from kv_select_weigh where threads share it, for few rows; or NULL */
     size_t weights_step;
     /* Result: visible pages in ascending order and the masks of their rows. Where the caller says, or NULL: in scratch. */
     int n_pages;
@@ -51,11 +52,21 @@ bool kv_selects(const kv_layer_spec *spec);
 int kv_select_queries(const kv_layer_spec *spec, int group, size_t max_tokens, int most);
 size_t kv_select_scratch_bytes(const kv_layer_spec *spec, int group, int d_k, size_t max_tokens, int most);
 
-/* For few rows: the bounds of pages [begin, end) before the query's own, for all KV heads at once, so that a page is visited once and
- * threads share the pages: out[kv_head * step + page]. q [n_heads][d_k] not scaled; scratch: n_heads * 2 * d_k floats. */
-void kv_select_weigh(const kv_kernels *kernels, const kv_attention *layer, const kv_layer_place *place,
-                     const kv_seq *seq, const float *q, size_t pos, size_t begin, size_t end, float *scratch,
-                     float *out, size_t step);
+/* One query and KV head against the bounds of pages [begin, end), all of them before the query's own. */
+typedef struct kv_weigh_args {
+    const kv_kernels *kernels;
+    const kv_layer_place *place;
+    const kv_seq *seq;
+    int kv_head, group;
+    const float *q; /* [group][d_k], to be multiplied by scale */
+    float scale;
+    size_t begin, end;
+    const void *next; /* bounds that this thread will probably read next: fetched meanwhile; NULL: none */
+    float *q_signed;  /* scratch [group][2 d_k] */
+    float *out;       /* [page]: the largest over the group */
+} kv_weigh_args;
+
+void kv_select_weigh(const kv_weigh_args *args);
 
 /* Takes its space from `scratch` and runs every stage. `s` has everything above "Result". */
 void kv_select(kv_selection *s, uint8_t *scratch);

@@ -27,6 +27,8 @@ bool kv_bounds_place(kv_group *group, kv_page *page)
             kv_free(slab);
             return false;
         }
+        memset(slab->data, 0,
+               bytes * KV_BOUNDS_SLAB_PAGES); /* places not taken yet are computed with too: they must be numbers */
         slab->older = group->slabs;
         group->slabs = slab;
         group->n_slots = 0;
@@ -70,7 +72,9 @@ void kv_bounds_compute(const kv_kernels *kernels, const kv_seq *seq, const kv_la
 {
     const kv_elem type = seq->cache->type_k, elem = kv_bounds_elem(type);
     const uint8_t *keys = kv_seq_k(seq, place, page, head);
-    uint8_t *bounds = kv_seq_bounds(seq, place, page, head);
+    const kv_page *p = seq->tables[place->group].pages[page];
+    uint8_t *bounds = kv_page_bounds(p, place, head) + p->slot * kv_elem_bytes(elem);
+    const size_t step = KV_BOUNDS_SLAB_PAGES * kv_elem_bytes(elem);
     const int d_k = place->shape.d_k;
     for (int i = 0; i < d_k; i++) {
         float x[LANES], low[LANES], high[LANES];
@@ -87,8 +91,7 @@ void kv_bounds_compute(const kv_kernels *kernels, const kv_seq *seq, const kv_la
             low[0] = low[lane] < low[0] ? low[lane] : low[0];
             high[0] = high[lane] > high[0] ? high[lane] : high[0];
         }
-        const size_t size = kv_elem_bytes(elem);
-        kernels->from_f32(elem, low, bounds + (size_t)i * size, 1);
-        kernels->from_f32(elem, high, bounds + (size_t)(d_k + i) * size, 1);
+        kernels->from_f32(elem, low, bounds + (size_t)i * step, 1);
+        kernels->from_f32(elem, high, bounds + (size_t)(d_k + i) * step, 1);
     }
 }

@@ -319,52 +319,19 @@ static void impl_attend_page(const kv_attend_args *g)
 
 static void impl_score_page(const kv_attend_args *g) { page_scores(g, 0, g->n_rows, 0, KV_PAGE / 16 - 1); }
 
-KV_INLINE vf load_elems(kv_elem type, const void *b, int i)
+static void impl_bound_pages(kv_elem type, const void *bounds, int n, const float *q, int n_rows, float *out,
+                             const void *next)
 {
-    return type == KV_ELEM_F32   ? vf_load((const float *)b + i)
-           : type == KV_ELEM_F16 ? vf_load_f16((const uint16_t *)b + i)
-                                 : vf_load_bf16((const uint16_t *)b + i);
-}
-
-/* n_rows <= 4 rows share every load of b. */
-KV_INLINE void dots_block(kv_elem type, const void *b, const float *a, int n_rows, int n, float *out)
-{
-    vf sum[4] = {vf_set1(0.0f), vf_set1(0.0f), vf_set1(0.0f), vf_set1(0.0f)};
-    int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        const vf x = load_elems(type, b, i);
-        for (int r = 0; r < n_rows; r++) sum[r] = vf_fma(vf_load(a + (size_t)r * (size_t)n + i), x, sum[r]);
-    }
-    if (i < n) {
-        const size_t size = kv_elem_bytes(type), rest = (size_t)(n - i);
-        _Alignas(64) uint8_t tail[16 * sizeof(float)] = {0};
-        memcpy(tail, (const uint8_t *)b + (size_t)i * size, rest * size);
-        const vf x = load_elems(type, tail, 0);
-        for (int r = 0; r < n_rows; r++) {
-            float ta[16] = {0};
-            memcpy(ta, a + (size_t)r * (size_t)n + i, rest * sizeof(float));
-            sum[r] = vf_fma(vf_load(ta), x, sum[r]);
-        }
-    }
-    for (int r = 0; r < n_rows; r++) out[r] = vf_reduce_add(sum[r]);
-}
-
-KV_INLINE void dots_of(kv_elem type, const void *b, const float *a, int n_rows, int n, float *out)
-{
-    for (; n_rows >= 4; n_rows -= 4, a += 4 * (size_t)n, out += 4) dots_block(type, b, a, 4, n, out);
-    if (n_rows == 3) dots_block(type, b, a, 3, n, out);
-    if (n_rows == 2) dots_block(type, b, a, 2, n, out);
-    if (n_rows == 1) dots_block(type, b, a, 1, n, out);
-}
-
-static void impl_dots(kv_elem type, const void *b, const float *a, int n_rows, int n, float *out)
-{
-    if (type == KV_ELEM_F32)
-        dots_of(KV_ELEM_F32, b, a, n_rows, n, out);
-    else if (type == KV_ELEM_F16)
-        dots_of(KV_ELEM_F16, b, a, n_rows, n, out);
-    else
-        dots_of(KV_ELEM_BF16, b, a, n_rows, n, out);
+    const fma_args g = {.a = q,
+                        .lda = (size_t)n,
+                        .b = bounds,
+                        .k_step = KV_PAGE,
+                        .v_step = 16,
+                        .c = out,
+                        .ldc = KV_PAGE,
+                        .n_k = n,
+                        .ahead = next};
+    fma_any(type, &g, n_rows, KV_PAGE / 16);
 }
 
 static void impl_merge(float *ma, float *la, float *oa, float mb, float lb, const float *ob, int d_v)
@@ -391,11 +358,11 @@ static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); 
 #define KV_KERNELS_TABLE(NAME)                                                                                         \
     {                                                                                                                  \
         .name = NAME, .quantize_q8 = impl_quantize_q8, .gemm_q8 = impl_gemm_q8, .gemm_f32 = impl_gemm_f32,             \
-        .attend_page = impl_attend_page, .score_page = impl_score_page, .dots = impl_dots, .merge = impl_merge,        \
-        .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul, .gelu_mul = impl_gelu_mul, .silu = impl_silu,          \
-        .gelu = impl_gelu, .gelu_erf = impl_gelu_erf, .to_f32 = impl_to_f32, .from_f32 = impl_from_f32,                \
-        .values_to_f32 = impl_values_to_f32, .exp = impl_exp, .rms_norm = impl_rms_norm, .add = impl_add,              \
-        .rotate_halves = impl_rotate_halves, .rotate_pairs = impl_rotate_pairs,                                        \
+        .attend_page = impl_attend_page, .score_page = impl_score_page, .bound_pages = impl_bound_pages,               \
+        .merge = impl_merge, .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul, .gelu_mul = impl_gelu_mul,        \
+        .silu = impl_silu, .gelu = impl_gelu, .gelu_erf = impl_gelu_erf, .to_f32 = impl_to_f32,                        \
+        .from_f32 = impl_from_f32, .values_to_f32 = impl_values_to_f32, .exp = impl_exp, .rms_norm = impl_rms_norm,    \
+        .add = impl_add, .rotate_halves = impl_rotate_halves, .rotate_pairs = impl_rotate_pairs,                       \
         .keys_to_f32 = impl_keys_to_f32, .phi_keys = impl_phi_keys, .phi_rows = impl_phi_rows,                         \
         .phi_attend = impl_phi_attend, .phi_fold = impl_phi_fold, .phi_join = impl_phi_join,                           \
     }

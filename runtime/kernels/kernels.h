@@ -118,8 +118,10 @@ typedef struct kv_kernels {
     /* Only q.k of every row with all 64 tokens -> scores, as attend_page computes it before ALiBi and soft-cap. Of args n_rows, d_k,
      * q, k, type_k, scores and, for q8_0, q8 and gemm_scratch are read. */
     void (*score_page)(const kv_attend_args *args);
-    /* out[r] = a[r] . b for rows a [n_rows][n] float32 and b [n] of a 16-bit type or float32, n any: 16 lanes, then the fixed tree. */
-    void (*dots)(kv_elem type, const void *b, const float *a, int n_rows, int n, float *out);
+    /* Bounds of 64 pages at once (cache/bounds.h): out[r][page] = sum of q[r][i] bounds[i][page], i ascending. bounds [n][64] of a
+     * 16-bit type or float32, q [n_rows][n], out [n_rows][64]. next: bounds to fetch meanwhile, or NULL. */
+    void (*bound_pages)(kv_elem type, const void *bounds, int n, const float *q, int n_rows, float *out,
+                        const void *next);
     /* Joins partial b into a: m, l scalars, o [d_v] (Dao 2023; spec/attention.md). */
     void (*merge)(float *ma, float *la, float *oa, float mb, float lb, const float *ob, int d_v);
     /* Sum of the 16 lanes of l in the fixed tree. */
