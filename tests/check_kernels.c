@@ -259,6 +259,45 @@ static void a_row_does_not_depend_on_its_company(void **state)
         }
 }
 
+static void rows_read_where_they_lie_give_the_bits_of_panels(void **state)
+{
+    (void)state;
+    oracle_rng rng = {5};
+    const kv_kernels *tables[8];
+    const int n_tables = kv_kernels_available(tables);
+    for (int i = 0; i < ORACLE_ROUNDS(120, 20); i++) {
+        product p =
+            product_make(&rng, KV_TYPE_Q8_0, 16 * oracle_int(&rng, 1, 5), row_counts[i % (int)KV_COUNT(row_counts)],
+                         i % 3 == 0 ? ORACLE_EXTREME : ORACLE_ORDINARY);
+        oracle_guard want = product_run(&p, &kv_kernels_scalar, 0, p.n_rows);
+        const kv_packed packed = p.m.w;
+        /* Exactly the bytes of the file, at an address as odd as one there: a byte read beyond them is found by a sanitizer, one written by
+         * the guard. */
+        const size_t bytes = (size_t)packed.n_out * (size_t)packed.n_in / 32 * 34;
+        oracle_guard rows = oracle_guard_make(bytes, 2 * (size_t)oracle_int(&rng, 0, 15));
+        memcpy(rows.data, p.m.rows, bytes);
+        assert_true(kv_packed_in_place(&p.m.w, rows.data));
+        assert_int_equal(kv_packed_bytes(&p.m.w), 0);
+        for (int k = 0; k < n_tables; k++) {
+            oracle_guard got = product_run(&p, tables[k], 0, p.n_rows);
+            nothing_else_is_written(&p, &got);
+            same_floats(want.data, got.data, p.ldy * (size_t)p.n_rows, tables[k]->name, "a product in place");
+            oracle_guard_free(&got);
+        }
+        assert_true(oracle_guard_whole(&rows));
+        oracle_guard_free(&rows);
+        oracle_guard_free(&want);
+        p.m.w = packed;
+        product_free(&p);
+    }
+    kv_packed cut, other;
+    assert_int_equal(kv_packed_layout(KV_TYPE_Q8_0, 64, 40, &cut, NULL), KVASIR_OK);
+    assert_int_equal(kv_packed_layout(KV_TYPE_Q4_0, 64, 32, &other, NULL), KVASIR_OK);
+    assert_false(kv_packed_in_place(&cut, &rng)); /* its last panel would go beyond the rows */
+    assert_false(kv_packed_in_place(&other, &rng));
+    assert_true(kv_packed_bytes(&cut) > 0 && kv_packed_bytes(&other) > 0);
+}
+
 /* ---- products: accuracy -------------------------------------------------------------------------------- */
 
 static void quantised_products_are_exact_up_to_the_last_sums(void **state)
@@ -880,6 +919,7 @@ int main(void)
         cmocka_unit_test(every_table_multiplies_every_type_to_the_same_bits),
         cmocka_unit_test(the_largest_sums_do_not_saturate),
         cmocka_unit_test(a_row_does_not_depend_on_its_company),
+        cmocka_unit_test(rows_read_where_they_lie_give_the_bits_of_panels),
         cmocka_unit_test(quantised_products_are_exact_up_to_the_last_sums),
         cmocka_unit_test(float_products_agree_with_doubles_and_with_openblas),
         cmocka_unit_test(quantising_gives_the_same_bits_everywhere),

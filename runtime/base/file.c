@@ -80,15 +80,29 @@ void kv_map_close(kv_mapped *map)
     *map = (kv_mapped){0};
 }
 
-void kv_map_drop(const kv_mapped *map, const void *data, size_t bytes)
+/* Advice on the whole pages inside [data, data+bytes), or on all that the range touches. Failing costs memory or time only. */
+static void advise(const kv_mapped *map, const void *data, size_t bytes, bool inside, int advice)
 {
     if (!map->from_file) return;
     uintptr_t lo = (uintptr_t)map->data, hi = lo + map->size;
     uintptr_t begin = (uintptr_t)data, page = (uintptr_t)sysconf(_SC_PAGESIZE);
     if (begin < lo || begin > hi || bytes > hi - begin) return;
-    uintptr_t end = (begin + bytes) / page * page;
-    begin = kv_align_up(begin, page);
-    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED); /* advice: failing costs memory only */
+    uintptr_t end = inside ? (begin + bytes) / page * page : begin + bytes;
+    begin = inside ? kv_align_up(begin, page) : begin / page * page;
+    if (begin < end) madvise((void *)begin, end - begin, advice);
+}
+
+void kv_map_drop(const kv_mapped *map, const void *data, size_t bytes)
+{
+    advise(map, data, bytes, true, MADV_DONTNEED);
+}
+
+void kv_map_fill(const kv_mapped *map, const void *data, size_t bytes)
+{
+    enum {
+        POPULATE_READ = 22
+    }; /* MADV_POPULATE_READ of Linux 5.14, newer than the headers that we may be built with */
+    advise(map, data, bytes, false, POPULATE_READ);
 }
 
 /* ---- reading ------------------------------------------------------------------------------- */

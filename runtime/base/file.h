@@ -16,6 +16,9 @@ void kv_map_close(kv_mapped *map);
 /* Gives the whole pages inside [data, data+bytes) back to the system; they are read again from the file when touched. */
 void kv_map_drop(const kv_mapped *map, const void *data, size_t bytes);
 
+/* Has the pages of [data, data+bytes) read and mapped at once, instead of one by one when they are touched. */
+void kv_map_fill(const kv_mapped *map, const void *data, size_t bytes);
+
 /* Whole small file into memory (kv_free), NUL-terminated; larger than max_bytes is an error. */
 kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err);
 /* Temporary file beside it, fsync, rename: the old content stays until the new one is whole. A directory, device, FIFO or

@@ -44,9 +44,19 @@ KV_INLINE vb expand_group(const kv_pack_format f, const uint8_t *p, const int j)
     return vb_or(v, h);
 }
 
-/* Scale and minimum of sub-block s (0 or 1) of 32-block b. */
-KV_INLINE vf load_scale(const kv_pack_format f, const uint8_t *scales, int b, const int s, vf *min)
+enum { Q8_BLOCK_BYTES = 34 };
+
+/* The same of a block whose file rows have been turned into `lines`. */
+KV_INLINE vb group_of(const kv_pack_format f, const uint8_t *p, const vb *lines, const int j)
 {
+    if (!f.as_rows) return expand_group(f, p, j);
+    return is_signed(f) ? lines[j] : vb_flip(lines[j]);
+}
+
+/* Scale and minimum of sub-block s (0 or 1) of 32-block b. */
+KV_INLINE vf load_scale(const kv_pack_format f, const uint8_t *scales, int b, const int s, size_t row_bytes, vf *min)
+{
+    if (f.as_rows) return vf_load_row_scales(scales + (size_t)b * Q8_BLOCK_BYTES, row_bytes);
     if (!f.super) {
         const uint8_t *p = scales + (size_t)b * kv_pack_small_scale_bytes(&f);
         if (f.has_min) *min = vf_load_f16((const uint16_t *)(const void *)(p + 32));
@@ -108,6 +118,12 @@ KV_INLINE void store_outputs(const kv_packed *w, int panel, vf acc, float *y)
 enum { AHEAD_BYTES = 4096 };
 KV_INLINE void fetch_ahead(const kv_pack_format f, const kv_packed *w, const uint8_t *data, int b, const uint8_t *after)
 {
+    if (f.as_rows) {
+        /* A step down 16 rows touches the whole panel: it is the next one that has to come, in the order it lies in. */
+        const uint8_t *line = after + (size_t)b * 16 * Q8_BLOCK_BYTES;
+        KV_UNROLL for (int i = 0; i < 16 * Q8_BLOCK_BYTES; i += 64) __builtin_prefetch(line + i, 0, 2);
+        return;
+    }
     const int codes = kv_pack_block_bytes(&f),
               scales = (int)(f.super ? kv_pack_super_scale_bytes(&f) / 8 : kv_pack_small_scale_bytes(&f));
     const size_t nb = (size_t)w->n_in / 32, at = (size_t)b + AHEAD_BYTES / (size_t)codes;
@@ -159,6 +175,7 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
     const row_fields at = fields_of(f.sub, w->n_in);
     const uint8_t *rows[MAX_R];
     vf acc[MAX_R][MAX_P];
+    const size_t row_bytes = w->panel_bytes / 16;
     KV_UNROLL for (int r = 0; r < R; r++)
     {
         rows[r] = x->base + (size_t)(row0 + r) * x->row_bytes;
@@ -166,7 +183,9 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
     }
     for (int b = 0; b < nb; b++) {
         const uint8_t *block = data + (size_t)b * (size_t)kv_pack_block_bytes(&f);
+        vb lines[8];
         if (packed && after) fetch_ahead(f, w, data, b, after);
+        if (packed && f.as_rows) vb_load_rows(data + (size_t)b * Q8_BLOCK_BYTES, row_bytes, lines);
         KV_UNROLL for (int s = 0; s < per_block; s++)
         {
             const int g = b * per_block + s;
@@ -181,7 +200,7 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
             {
                 vb codes[MAX_P];
                 KV_UNROLL for (int p = 0; p < P; p++) codes[p] =
-                    packed ? expand_group(f, block, j) : vb_load(ex[p].codes + ((size_t)b * 8 + (size_t)j) * 64);
+                    packed ? group_of(f, block, lines, j) : vb_load(ex[p].codes + ((size_t)b * 8 + (size_t)j) * 64);
                 KV_UNROLL for (int r = 0; r < R; r++)
                 {
                     vi q4 = vi_bcast4((const int8_t *)rows[r] + b32 + 4 * j);
@@ -192,7 +211,7 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
             {
                 vf min = vf_set1(0.0f), scale;
                 if (packed) {
-                    scale = load_scale(f, scales, b, s, &min);
+                    scale = load_scale(f, scales, b, s, row_bytes, &min);
                 } else {
                     scale = vf_load(ex[p].scale + 16 * g);
                     if (f.has_min) min = vf_load(ex[p].min + 16 * g);
@@ -214,19 +233,41 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
     }
 }
 
+/* A row alone over a panel of file rows. */
+KV_INLINE void dot_rows_alone(const kv_pack_format f, const kv_packed *w, int panel, const kv_q8 *x, int row, float *y,
+                              size_t ldy, const uint8_t *after)
+{
+    const uint8_t *data = w->data + (size_t)panel * w->panel_bytes, *q = x->base + (size_t)row * x->row_bytes;
+    const size_t row_bytes = w->panel_bytes / 16;
+    const row_fields at = fields_of(f.sub, w->n_in);
+    vf acc = vf_set1(0.0f);
+    for (int b = 0; b < w->n_in / 32; b++) {
+        const uint8_t *block = data + (size_t)b * Q8_BLOCK_BYTES;
+        const size_t b4 = 4 * (size_t)b;
+        if (after) fetch_ahead(f, w, data, b, after);
+        const vi dot = vi_dot_rows(block, row_bytes, (const int8_t *)q + 8 * b4, load_int(q + at.neg + b4));
+        const vf d = vf_set1(load_float(q + at.d + b4));
+        acc = vf_fma(vf_mul(vf_load_row_scales(block, row_bytes), d), vf_from_vi(dot), acc);
+    }
+    store_outputs(w, panel, acc, y + (size_t)row * ldy);
+}
+
 KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int panel, uint8_t *dst)
 {
     const uint8_t *data = w->data + (size_t)panel * w->panel_bytes;
     const int nb = w->n_in / 32, per_block = 32 / f.sub;
     float *scale = (float *)(void *)(dst + (size_t)w->n_in * 16), *min = scale + (size_t)(w->n_in / f.sub) * 16;
+    const size_t row_bytes = w->panel_bytes / 16;
     for (int b = 0; b < nb; b++) {
         const uint8_t *block = data + (size_t)b * (size_t)kv_pack_block_bytes(&f);
+        vb lines[8];
+        if (f.as_rows) vb_load_rows(data + (size_t)b * Q8_BLOCK_BYTES, row_bytes, lines);
         KV_UNROLL for (int j = 0; j < 8; j++)
-            vb_store(dst + ((size_t)b * 8 + (size_t)j) * 64, expand_group(f, block, j));
+            vb_store(dst + ((size_t)b * 8 + (size_t)j) * 64, group_of(f, block, lines, j));
         KV_UNROLL for (int s = 0; s < per_block; s++)
         {
             vf m;
-            vf_store(scale + 16 * (b * per_block + s), load_scale(f, data + w->scales_at, b, s, &m));
+            vf_store(scale + 16 * (b * per_block + s), load_scale(f, data + w->scales_at, b, s, row_bytes, &m));
             if (f.has_min) vf_store(min + 16 * (b * per_block + s), m);
         }
     }
@@ -278,6 +319,7 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
             DIRECT(8);
             DIRECT(4);
             DIRECT(2);
+            for (; f.as_rows && r0 < n_rows; r0++) dot_rows_alone(f, w, p, x, r0, y, ldy, r0 == 0 ? next : NULL);
             DIRECT(1);
 #undef DIRECT
         }
@@ -309,6 +351,7 @@ FORMAT_CASE(q4_min,  .lo_bits = 4, .sub = 32, .has_min = true)
 FORMAT_CASE(q5,      .lo_bits = 4, .hi_bits = 1, .zero_shift = 4, .sub = 32)
 FORMAT_CASE(q5_min,  .lo_bits = 4, .hi_bits = 1, .sub = 32, .has_min = true)
 FORMAT_CASE(q8,      .lo_bits = 8, .zero_shift = 7, .sub = 32)
+FORMAT_CASE(q8_rows, .lo_bits = 8, .zero_shift = 7, .sub = 32, .as_rows = true)
 FORMAT_CASE(q2k,     .lo_bits = 2, .sub = 16, .super = true, .has_min = true)
 FORMAT_CASE(q3k,     .lo_bits = 2, .hi_bits = 1, .zero_shift = 2, .sub = 16, .super = true, .signed_sc = true)
 FORMAT_CASE(q4k,     .lo_bits = 4, .sub = 32, .super = true, .has_min = true)
@@ -336,7 +379,7 @@ static void impl_gemm_q8(const kv_packed *w, int panel, int n_panels, const kv_q
         gemm_q5_min(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q8_0:
-        gemm_q8(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
+        (w->format->as_rows ? gemm_q8_rows : gemm_q8)(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);
         break;
     case KV_TYPE_Q2_K:
         gemm_q2k(w, panel, n_panels, x, n_rows, y, ldy, scratch, after);

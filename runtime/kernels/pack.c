@@ -65,7 +65,20 @@ kvasir_code kv_packed_layout(kv_type type, int n_in, int n_out, kv_packed *out, 
     return KVASIR_OK;
 }
 
-size_t kv_packed_bytes(const kv_packed *w) { return w->panel_bytes * (size_t)w->n_panels; }
+size_t kv_packed_bytes(const kv_packed *w) { return w->format->as_rows ? 0 : w->panel_bytes * (size_t)w->n_panels; }
+
+bool kv_packed_in_place(kv_packed *w, const void *rows)
+{
+    static const kv_pack_format q8_rows = {.lo_bits = 8, .zero_shift = 7, .sub = 32, .as_rows = true};
+    const size_t panel_bytes = 16 * ((size_t)w->n_in / 32) * sizeof(kv_block_q8_0);
+    /* No panel may go beyond the rows; kernels reach them by 32-bit offsets. */
+    if (w->type != KV_TYPE_Q8_0 || w->n_out % 16 != 0 || panel_bytes > INT32_MAX) return false;
+    w->format = &q8_rows;
+    w->panel_bytes = panel_bytes;
+    w->scales_at = 0;
+    w->data = (uint8_t *)(uintptr_t)rows; /* read only: kv_pack_panels is for the others */
+    return true;
+}
 
 kv_packed kv_key_panel(const void *page, int d_k)
 {

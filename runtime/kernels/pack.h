@@ -6,6 +6,7 @@
  *   k-group j = inputs 4j..4j+3 of a 32-block, j = 0..7; byte 4*row+i of a 64-byte line belongs to row `row`, input 4j+i
  *   4-bit  4 lines: line j holds group j in its low nibbles, group j+4 in its high ones (for Q4_0/Q4_1 exactly the file's bytes)
  *   2-bit  2 lines: line j/4, bits 2*(j%4)          1-bit (high bit)  1 line: bit j          8-bit  8 lines
+ *   rows   nothing is packed: the 16 rows of a panel as the file has them (Q8_0), turned into the 8-bit lines in registers
  *   scales, small: per 32-block d[16] (half) and m[16] (half) if the type has minima
  *   scales, super: per 256 d[16] (half), -dmin[16] (half) if minima; then per sub-block sc[16] (u8 or i8), mn[16] (u8) if minima
  *
@@ -27,6 +28,7 @@ typedef struct kv_pack_format {
     bool signed_sc;     /* sc is int8 */
     bool has_min;       /* w = scale * code + m */
     bool bf16_d;        /* d is bfloat16 (powers of two beyond a half's range) */
+    bool as_rows;       /* a panel is 16 rows of the file, scales and all */
     const uint8_t *lut; /* [16]: 4-bit codes are looked up (already offset by 1 << zero_shift) */
 } kv_pack_format;
 
@@ -48,7 +50,10 @@ static inline size_t kv_pack_super_scale_bytes(const kv_pack_format *f)
 
 /* Fills everything but `data` (sizes only, for estimates too). n_in must be a multiple of the type's block size. Errors: UNSUPPORTED, MEMORY (overflow). */
 kvasir_code kv_packed_layout(kv_type type, int n_in, int n_out, kv_packed *out, kvasir_error *err);
-/* Bytes of `data`. */
+/* Makes panels of `rows` (as kv_pack_panels takes them, which is not called then, and which must outlive w) where they lie, if the type's
+ * blocks can be read so: no copy, no time. Returns whether it did. */
+bool kv_packed_in_place(kv_packed *w, const void *rows);
+/* Bytes of `data` that the caller has to find; 0 in place. */
 size_t kv_packed_bytes(const kv_packed *w);
 /* Packs panels [panel, panel + n_panels) from rows as a GGUF file stores them ([n_out][n_in], contiguous). */
 void kv_pack_panels(const kv_packed *w, const void *rows, int panel, int n_panels);

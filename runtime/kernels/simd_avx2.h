@@ -170,6 +170,75 @@ static inline vb vb_lookup(const uint8_t table[16], vb idx)
     const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
     return (vb){_mm256_shuffle_epi8(t, idx.a), _mm256_shuffle_epi8(t, idx.b)};
 }
+/* Bytes [0, 16) of rows r and r + 4 at p. */
+static inline __m256i load_2_rows(const uint8_t *p, size_t row_bytes)
+{
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p)),
+                                   _mm_loadu_si128((const __m128i *)(p + 4 * row_bytes)), 1);
+}
+static inline void load_8_rows(const uint8_t *p, size_t row_bytes, __m256i out[4])
+{
+    const __m256i a = load_2_rows(p, row_bytes), b = load_2_rows(p + row_bytes, row_bytes),
+                  c = load_2_rows(p + 2 * row_bytes, row_bytes), d = load_2_rows(p + 3 * row_bytes, row_bytes);
+    const __m256i ab0 = _mm256_unpacklo_epi32(a, b), ab1 = _mm256_unpackhi_epi32(a, b),
+                  cd0 = _mm256_unpacklo_epi32(c, d), cd1 = _mm256_unpackhi_epi32(c, d);
+    out[0] = _mm256_unpacklo_epi64(ab0, cd0), out[1] = _mm256_unpackhi_epi64(ab0, cd0);
+    out[2] = _mm256_unpacklo_epi64(ab1, cd1), out[3] = _mm256_unpackhi_epi64(ab1, cd1);
+}
+static inline void vb_load_rows(const uint8_t *p, size_t row_bytes, vb line[8])
+{
+    for (int h = 0; h < 2; h++) {
+        __m256i a[4], b[4];
+        load_8_rows(p + 2 + 16 * h, row_bytes, a);
+        load_8_rows(p + 2 + 16 * h + 8 * row_bytes, row_bytes, b);
+        for (int j = 0; j < 4; j++) line[4 * h + j] = (vb){a[j], b[j]};
+    }
+}
+static inline __m256i add_pairs(__m256i a, __m256i b)
+{
+    return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+}
+/* Partial dots of a row. Codes may be -128, activations are not. */
+static inline __m256i dot_row(const uint8_t *p, __m256i q)
+{
+    const __m256i w = _mm256_loadu_si256((const __m256i *)p);
+#if defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), _mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
+#else
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)), _mm256_set1_epi16(1));
+#endif
+}
+/* Rows 0-3, two addends each. */
+static inline __m256i dot_4_rows(const uint8_t *p, size_t row_bytes, __m256i q)
+{
+    const __m256i ab = add_pairs(dot_row(p, q), dot_row(p + row_bytes, q)),
+                  cd = add_pairs(dot_row(p + 2 * row_bytes, q), dot_row(p + 3 * row_bytes, q));
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+}
+static inline __m256i dot_8_rows(const uint8_t *p, size_t row_bytes, __m256i q)
+{
+    const __m256i lo = dot_4_rows(p, row_bytes, q), hi = dot_4_rows(p + 4 * row_bytes, row_bytes, q);
+    return _mm256_add_epi32(_mm256_permute2x128_si256(lo, hi, 0x20), _mm256_permute2x128_si256(lo, hi, 0x31));
+}
+static inline vi vi_dot_rows(const uint8_t *p, size_t row_bytes, const int8_t *x, int32_t neg)
+{
+    const __m256i q = _mm256_loadu_si256((const __m256i *)x);
+    (void)neg;
+    return (vi){dot_8_rows(p + 2, row_bytes, q), dot_8_rows(p + 2 + 8 * row_bytes, row_bytes, q)};
+}
+/* Halves of rows 0-7, from registers: a load that covers fresh stores would wait for all of them. */
+static inline __m128i load_8_halves(const uint8_t *p, size_t row_bytes)
+{
+    uint16_t d[8];
+    for (size_t i = 0; i < 8; i++) memcpy(&d[i], p + i * row_bytes, 2);
+    return _mm_setr_epi16((short)d[0], (short)d[1], (short)d[2], (short)d[3], (short)d[4], (short)d[5], (short)d[6],
+                          (short)d[7]);
+}
+static inline vf vf_load_row_scales(const uint8_t *p, size_t row_bytes)
+{
+    return (vf){_mm256_cvtph_ps(load_8_halves(p, row_bytes)),
+                _mm256_cvtph_ps(load_8_halves(p + 8 * row_bytes, row_bytes))};
+}
 static inline vi vi_bcast4(const int8_t *p)
 {
     int32_t x;

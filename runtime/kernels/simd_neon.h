@@ -198,6 +198,63 @@ static inline vb vb_lookup(const uint8_t table[16], vb idx)
     const uint8x16_t t = vld1q_u8(table);
     return (vb){vqtbl1q_u8(t, idx.a), vqtbl1q_u8(t, idx.b), vqtbl1q_u8(t, idx.c), vqtbl1q_u8(t, idx.d)};
 }
+/* Words [0, 4) of four rows at p, turned: out[j] has word j of each. */
+static inline void load_4_rows(const uint8_t *p, size_t row_bytes, uint8x16_t out[4])
+{
+    const uint32x4_t a = vreinterpretq_u32_u8(vld1q_u8(p)), b = vreinterpretq_u32_u8(vld1q_u8(p + row_bytes)),
+                     c = vreinterpretq_u32_u8(vld1q_u8(p + 2 * row_bytes)),
+                     d = vreinterpretq_u32_u8(vld1q_u8(p + 3 * row_bytes));
+    const uint64x2_t ab0 = vreinterpretq_u64_u32(vzip1q_u32(a, b)), ab1 = vreinterpretq_u64_u32(vzip2q_u32(a, b)),
+                     cd0 = vreinterpretq_u64_u32(vzip1q_u32(c, d)), cd1 = vreinterpretq_u64_u32(vzip2q_u32(c, d));
+    out[0] = vreinterpretq_u8_u64(vzip1q_u64(ab0, cd0)), out[1] = vreinterpretq_u8_u64(vzip2q_u64(ab0, cd0));
+    out[2] = vreinterpretq_u8_u64(vzip1q_u64(ab1, cd1)), out[3] = vreinterpretq_u8_u64(vzip2q_u64(ab1, cd1));
+}
+static inline void vb_load_rows(const uint8_t *p, size_t row_bytes, vb line[8])
+{
+    for (int h = 0; h < 2; h++) {
+        uint8x16_t a[4], b[4], c[4], d[4];
+        const uint8_t *q = p + 2 + 16 * h;
+        load_4_rows(q, row_bytes, a), load_4_rows(q + 4 * row_bytes, row_bytes, b);
+        load_4_rows(q + 8 * row_bytes, row_bytes, c), load_4_rows(q + 12 * row_bytes, row_bytes, d);
+        for (int j = 0; j < 4; j++) line[4 * h + j] = (vb){a[j], b[j], c[j], d[j]};
+    }
+}
+/* s8 x s8 into the four lanes, exact. */
+static inline int32x4_t dot_signed(int32x4_t acc, int8x16_t u, int8x16_t s)
+{
+#if defined(__ARM_FEATURE_DOTPROD)
+    return vdotq_s32(acc, u, s);
+#else
+    /* A product, at most 128 * 128, fits 16 bits; two of them may not, so the first sum widens. */
+    const int32x4_t lo = vpaddlq_s16(vmull_s8(vget_low_s8(u), vget_low_s8(s))), hi = vpaddlq_s16(vmull_high_s8(u, s));
+    return vaddq_s32(acc, vpaddq_s32(lo, hi));
+#endif
+}
+static inline int32x4_t dot_row(const uint8_t *p, int8x16_t x0, int8x16_t x1)
+{
+    const int8x16_t w0 = vreinterpretq_s8_u8(vld1q_u8(p)), w1 = vreinterpretq_s8_u8(vld1q_u8(p + 16));
+    return dot_signed(dot_signed(vdupq_n_s32(0), w0, x0), w1, x1);
+}
+static inline int32x4_t dot_4_rows(const uint8_t *p, size_t row_bytes, int8x16_t x0, int8x16_t x1)
+{
+    const int32x4_t ab = vpaddq_s32(dot_row(p, x0, x1), dot_row(p + row_bytes, x0, x1)),
+                    cd = vpaddq_s32(dot_row(p + 2 * row_bytes, x0, x1), dot_row(p + 3 * row_bytes, x0, x1));
+    return vpaddq_s32(ab, cd);
+}
+static inline vi vi_dot_rows(const uint8_t *p, size_t row_bytes, const int8_t *x, int32_t neg)
+{
+    const int8x16_t x0 = vld1q_s8(x), x1 = vld1q_s8(x + 16);
+    (void)neg;
+    p += 2;
+    return (vi){dot_4_rows(p, row_bytes, x0, x1), dot_4_rows(p + 4 * row_bytes, row_bytes, x0, x1),
+                dot_4_rows(p + 8 * row_bytes, row_bytes, x0, x1), dot_4_rows(p + 12 * row_bytes, row_bytes, x0, x1)};
+}
+static inline vf vf_load_row_scales(const uint8_t *p, size_t row_bytes)
+{
+    uint16_t d[16];
+    for (int i = 0; i < 16; i++) memcpy(&d[i], p + (size_t)i * row_bytes, 2);
+    return vf_load_f16(d);
+}
 static inline vi vi_bcast4(const int8_t *p)
 {
     int32_t x;
@@ -212,17 +269,6 @@ static inline vi vi_dot(vi acc, vb u, vi x)
                 vusdotq_s32(acc.d, u.d, s)};
 }
 #else
-/* s8 x s8 into the four lanes, exact. */
-static inline int32x4_t dot_signed(int32x4_t acc, int8x16_t u, int8x16_t s)
-{
-#if defined(__ARM_FEATURE_DOTPROD)
-    return vdotq_s32(acc, u, s);
-#else
-    /* A product, at most 128 * 128, fits 16 bits; two of them may not, so the first sum widens. */
-    const int32x4_t lo = vpaddlq_s16(vmull_s8(vget_low_s8(u), vget_low_s8(s))), hi = vpaddlq_s16(vmull_high_s8(u, s));
-    return vaddq_s32(acc, vpaddq_s32(lo, hi));
-#endif
-}
 /* x holds the same four bytes in every lane. */
 static inline vi vi_dot(vi acc, vb u, vi x)
 {

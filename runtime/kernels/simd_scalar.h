@@ -230,6 +230,28 @@ static inline vb vb_lookup(const uint8_t table[16], vb idx)
     EACH_BYTE(i) idx.l[i] = table[idx.l[i]];
     return idx;
 }
+/* Blocks of Q8_0 (a half, then 32 codes) of 16 rows, row_bytes apart: their codes as the 8 lines of a panel, signed, and
+ * their scales. No byte beyond a block is read. */
+static inline void vb_load_rows(const uint8_t *p, size_t row_bytes, vb line[8])
+{
+    for (int j = 0; j < 8; j++)
+        EACH_BYTE(i) line[j].l[i] = p[(size_t)(i / 4) * row_bytes + (size_t)(2 + 4 * j + i % 4)];
+}
+/* Lane r: sum of the 32 signed codes of row r times x, whose sum is -neg. A row alone is multiplied along its codes: turning sixteen of them for it would cost
+ * more than the products. */
+static inline vi vi_dot_rows(const uint8_t *p, size_t row_bytes, const int8_t *x, int32_t neg)
+{
+    (void)neg;
+    vi sum = vi_set1(0);
+    EACH(r) for (int i = 0; i < 32; i++) sum.l[r] += (int8_t)p[(size_t)r * row_bytes + 2 + (size_t)i] * x[i];
+    return sum;
+}
+static inline vf vf_load_row_scales(const uint8_t *p, size_t row_bytes)
+{
+    uint16_t d[16];
+    EACH(i) memcpy(&d[i], p + (size_t)i * row_bytes, 2);
+    return vf_load_f16(d);
+}
 /* Four int8 activations, the same for every lane. */
 static inline vi vi_bcast4(const int8_t *p)
 {

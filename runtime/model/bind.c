@@ -122,6 +122,7 @@ static kvasir_code bind_matrix(binder *b, const kv_gguf_tensor *t, uint64_t firs
     KV_TRY(kv_packed_layout(t->type, (int)t->dims[0], (int)n_out, &out->packed, b->err));
     if (t->type == KV_TYPE_F32 && (uintptr_t)t->data % sizeof(float) != 0)
         return kv_fail(b->err, KVASIR_ERR_FORMAT, "tensor " KV_STR_FMT " is not aligned", KV_STR_ARG(t->name));
+    kv_packed_in_place(&out->packed, out->rows);
     return KVASIR_OK;
 }
 
@@ -380,6 +381,18 @@ size_t kv_bound_packed_bytes(const kv_bound *bound, const kv_hparams *hp)
     return total;
 }
 
+static void add_weight_bytes(void *ctx, const kv_linear *w)
+{
+    *(size_t *)ctx += w->packed.format->as_rows ? (size_t)w->packed.n_out * w->row_bytes : kv_packed_bytes(&w->packed);
+}
+
+size_t kv_bound_weight_bytes(const kv_bound *bound, const kv_hparams *hp)
+{
+    size_t total = 0;
+    kv_bound_each(bound, hp, add_weight_bytes, &total);
+    return total;
+}
+
 static void count_matrix(void *ctx, const kv_linear *w)
 {
     (void)w;
@@ -393,6 +406,7 @@ struct place {
 static void place_matrix(void *ctx, const kv_linear *w)
 {
     struct place *p = ctx;
+    if (w->packed.format->as_rows) return;
     ((kv_linear *)w)->packed.data = p->next;
     p->next += kv_packed_bytes(&w->packed);
 }
@@ -414,10 +428,10 @@ static void collect(void *ctx, const kv_linear *w)
     job->n++;
 }
 
-static void pack_item(void *ctx, int item, int thread)
+/* The panels of an item, and the bytes [*rows, + *n_bytes) of the file that they are made of. */
+static const kv_linear *panels_of(const struct pack_job *job, int item, int *panel, int *n, const uint8_t **rows,
+                                  size_t *n_bytes)
 {
-    const struct pack_job *job = ctx;
-    (void)thread;
     int lo = 0, hi = job->n;
     while (hi - lo > 1) {
         int mid = (lo + hi) / 2;
@@ -427,12 +441,37 @@ static void pack_item(void *ctx, int item, int thread)
             hi = mid;
     }
     const kv_linear *w = job->matrices[lo];
-    const int panel = (item - job->first_item[lo]) * PACK_PANELS,
-              n = kv_min_int(PACK_PANELS, w->packed.n_panels - panel);
+    *panel = (item - job->first_item[lo]) * PACK_PANELS;
+    *n = kv_min_int(PACK_PANELS, w->packed.n_panels - *panel);
+    const size_t first = 16 * (size_t)*panel, end = kv_min_size(first + 16 * (size_t)*n, (size_t)w->packed.n_out);
+    *rows = w->rows + first * w->row_bytes;
+    *n_bytes = (end - first) * w->row_bytes;
+    return w;
+}
+
+static void pack_item(void *ctx, int item, int thread)
+{
+    const struct pack_job *job = ctx;
+    const uint8_t *rows;
+    size_t n_bytes;
+    int panel, n;
+    const kv_linear *w = panels_of(job, item, &panel, &n, &rows, &n_bytes);
+    (void)thread;
+    if (w->packed.format->as_rows) return;
     kv_pack_panels(&w->packed, w->rows, panel, n);
     /* Given back piece by piece, so that file and panels never stand in memory together. */
-    const size_t first = 16 * (size_t)panel, end = kv_min_size(first + 16 * (size_t)n, (size_t)w->packed.n_out);
-    kv_map_drop(job->map, w->rows + first * w->row_bytes, (end - first) * w->row_bytes);
+    kv_map_drop(job->map, rows, n_bytes);
+}
+
+/* Matrices read where they lie: all their pages mapped now, by all threads, not by faults of the first pass. */
+static void fill_item(void *ctx, int item, int thread)
+{
+    const struct pack_job *job = ctx;
+    const uint8_t *rows;
+    size_t n_bytes;
+    int panel, n;
+    (void)thread;
+    if (panels_of(job, item, &panel, &n, &rows, &n_bytes)->packed.format->as_rows) kv_map_fill(job->map, rows, n_bytes);
 }
 
 kvasir_code kv_bound_pack(kv_bound *bound, const kv_hparams *hp, const kv_gguf *gguf, kv_pool *pool, kvasir_error *err)
@@ -455,6 +494,7 @@ kvasir_code kv_bound_pack(kv_bound *bound, const kv_hparams *hp, const kv_gguf *
         kv_pool_run(pool, job.first_item[job.n], pack_item, &job);
         /* A fault maps its neighbours too (up to 64 KiB of them): what other threads had given back by then. */
         kv_map_drop(job.map, job.map->data, job.map->size);
+        kv_pool_run(pool, job.first_item[job.n], fill_item, &job);
         kv_settle_huge(bound->panels, total);
     }
     kv_free(job.matrices);

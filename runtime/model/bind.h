@@ -20,7 +20,9 @@ kvasir_code kv_bind(const kv_gguf *gguf, const kv_arch *arch, const kv_hparams *
 void kv_bound_deinit(kv_bound *bound);
 /* Bytes that packing takes, from the shapes alone. */
 size_t kv_bound_packed_bytes(const kv_bound *bound, const kv_hparams *hp);
-/* Packs all matrices in parallel and gives the file's pages back. */
+/* Bytes of weights in memory once that is done: those, and the file's pages of matrices that are read where they lie. */
+size_t kv_bound_weight_bytes(const kv_bound *bound, const kv_hparams *hp);
+/* Packs all matrices in parallel and gives the file's pages back, except those of matrices read where they lie. */
 kvasir_code kv_bound_pack(kv_bound *bound, const kv_hparams *hp, const kv_gguf *gguf, kv_pool *pool, kvasir_error *err);
 /* Calls fn for every matrix, in the order of a forward pass (the output matrix once, also when tied). */
 void kv_bound_each(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void *ctx, const kv_linear *w), void *ctx);

@@ -47,6 +47,23 @@ static void random_floats(oracle_rng *rng, float *x, size_t n, float scale)
 
 /* ---- what is digested ------------------------------------------------------------------------------------- */
 
+/* The same rows, as many as make whole panels, read where they lie. */
+static void digest_in_place(const kv_kernels *k, const uint8_t *file, int n_in, int n_out, int n_rows, const float *x,
+                            digest *d)
+{
+    kv_packed w;
+    if (n_out == 0) return;
+    if (kv_packed_layout(KV_TYPE_Q8_0, n_in, n_out, &w, NULL) != KVASIR_OK || !kv_packed_in_place(&w, file)) abort();
+    kv_q8 q8 = {.row_bytes = kv_q8_row_bytes(n_in), .n = n_in};
+    q8.base = get(q8.row_bytes * (size_t)n_rows);
+    void *scratch = get(kv_gemm_scratch_bytes(n_in));
+    float *y = get((size_t)n_rows * (size_t)n_out * 4);
+    for (int r = 0; r < n_rows; r++) k->quantize_q8(x + (size_t)r * (size_t)n_in, &q8, r);
+    k->gemm_q8(&w, 0, w.n_panels, &q8, n_rows, y, (size_t)n_out, scratch, NULL);
+    add_floats(d, y, (size_t)n_rows * (size_t)n_out);
+    free(q8.base), free(scratch), free(y);
+}
+
 static void digest_gemm(const kv_kernels *k, kv_type type, oracle_rng *rng, digest *d)
 {
     static const int rows[] = {1, 2, 3, 4, 5, 7, 12, 16, 31, 64};
@@ -77,6 +94,7 @@ static void digest_gemm(const kv_kernels *k, kv_type type, oracle_rng *rng, dige
         }
         add(d, w.data, kv_packed_bytes(&w));
         add_floats(d, y, (size_t)n_rows * (size_t)n_out);
+        if (type == KV_TYPE_Q8_0) digest_in_place(k, file, n_in, n_out / 16 * 16, n_rows, x, d);
         free(file), free(w.data), free(x), free(y);
     }
 }
