@@ -7,7 +7,7 @@
  * Random token ids from a fixed seed, one warm-up of everything, the median of -r repeats. No sampling. The limit of a test is
  *     t_min = n_prompt * operations per token / peak  +  n_gen * (weights + KV bytes) / read bandwidth
  * with operations = 2 * parameters of the layers (attention itself not counted) and peak = int8 for quantised weights, float32
- * for float weights and --gemm blas; limit_pct = t_min / t.
+ * for float weights and --gemm blas; limit_pct = t_min / t. Read bandwidth is that of a buffer as large as what a step reads.
  *
  * Several --attention, --kernels all and --gemm both make several variants of this, one after the other, each with its model opened anew:
  *     blas (when asked, first, so that the others have its times to be compared with)  ->  each kernel set that this CPU runs
@@ -161,8 +161,29 @@ static kvasir_code once(bench_state *s, int n_prompt, int n_gen, uint64_t *ns, d
     return code;
 }
 
+static size_t buffer_for(const bench_state *s, size_t kv_bytes)
+{
+    const size_t bytes = s->setup.info.decode_weight_bytes + kv_bytes;
+    return bytes < MIN_BUFFER ? MIN_BUFFER : bytes > MAX_BUFFER ? MAX_BUFFER : bytes;
+}
+
+/* Of a buffer as large as what one step reads: weights that fit a cache may not do so together with their context. */
+static double read_limit(bench_state *s, size_t kv_bytes)
+{
+    kv_bench_setup *setup = &s->setup;
+    const size_t bytes = buffer_for(s, kv_bytes);
+    kv_limits found;
+    if (setup->limits.int8_ops <= 0 || bytes <= setup->limits_bytes + setup->limits_bytes / 8)
+        return setup->limits.read_bytes_per_s;
+    if (bytes != setup->deep_bytes && kv_limits_measure(setup->n_threads, bytes, &found)) {
+        setup->deep_read_bytes_per_s = found.read_bytes_per_s;
+        setup->deep_bytes = bytes;
+    }
+    return bytes == setup->deep_bytes ? setup->deep_read_bytes_per_s : setup->limits.read_bytes_per_s;
+}
+
 /* Seconds that this machine would need at its limits. */
-static double limit_seconds(const bench_state *s, int n_prompt, int n_gen, size_t kv_bytes)
+static double limit_seconds(const bench_state *s, int n_prompt, int n_gen, const kv_bench_row *row)
 {
     const kvasir_model_info *info = &s->setup.info;
     const kv_limits *limits = &s->setup.limits;
@@ -176,7 +197,7 @@ static double limit_seconds(const bench_state *s, int n_prompt, int n_gen, size_
     double layers = (double)info->n_params - (is_tied ? 1 : 2) * embedding;
     double operations = n_prompt > 0 ? 2 * (layers * n_prompt + embedding) : 0; /* logits of the last row only */
     return operations / (is_float ? limits->fma_flops : limits->int8_ops) +
-           n_gen * (double)(info->decode_weight_bytes + kv_bytes) / limits->read_bytes_per_s;
+           n_gen * (double)(info->decode_weight_bytes + row->kv_bytes) / row->read_bytes_per_s;
 }
 
 /* How many times as fast as OpenBLAS in the same test; 0 when that was not measured. */
@@ -235,7 +256,8 @@ static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, k
         row.ttft_ms = s->depth_ms + (double)kv_median_ns(firsts, o->repeats) / 1e6;
         double sum_s = 0;
         for (int r = 0; r < o->repeats; r++) sum_s += (double)samples[r] / 1e9;
-        row.limit_pct = 100 * limit_seconds(s, n_prompt, n_gen, row.kv_bytes) * o->repeats / sum_s;
+        row.read_bytes_per_s = n_gen > 0 ? read_limit(s, row.kv_bytes) : s->setup.limits.read_bytes_per_s;
+        row.limit_pct = 100 * limit_seconds(s, n_prompt, n_gen, &row) * o->repeats / sum_s;
         row.vs_blas = compare_with_blas(s, samples);
         row.stages = s->stages;
         row.n_stages = s->n_stages;
@@ -300,7 +322,7 @@ static kvasir_code open_variant(bench_state *s, const char *path, const char *ke
     if (code != KVASIR_OK) return code;
     s->is_blas = is_blas;
     s->i_test = 0;
-    kv_limits limits = s->setup.limits; /* measured once for all */
+    const kv_bench_setup before = s->setup; /* its limits were measured for all */
     s->setup = (kv_bench_setup){
         .model_path = path,
         .info = kvasir_model_get_info(s->model),
@@ -313,7 +335,10 @@ static kvasir_code open_variant(bench_state *s, const char *path, const char *ke
         .n_batch = c->n_batch,
         .n_ubatch = (int)kv_common_session_params(c).n_batch,
         .n_threads = kvasir_session_n_threads(s->session),
-        .limits = limits,
+        .limits = before.limits,
+        .limits_bytes = before.limits_bytes,
+        .deep_read_bytes_per_s = before.deep_read_bytes_per_s,
+        .deep_bytes = before.deep_bytes,
     };
     return KVASIR_OK;
 }
@@ -336,9 +361,8 @@ static kvasir_code prepare(bench_state *s, size_t needed, kvasir_error *err)
     s->tokens = malloc((needed + 1) * sizeof *s->tokens);
     if (!s->tokens) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %zu tokens", needed);
     fill_tokens(s->tokens, needed, s->setup.info.n_vocab);
-    size_t buffer = s->setup.info.decode_weight_bytes;
-    buffer = buffer < MIN_BUFFER ? MIN_BUFFER : buffer > MAX_BUFFER ? MAX_BUFFER : buffer;
-    if (!kv_limits_measure(s->setup.n_threads, buffer, &s->setup.limits) && !s->options->common.quiet)
+    s->setup.limits_bytes = buffer_for(s, 0);
+    if (!kv_limits_measure(s->setup.n_threads, s->setup.limits_bytes, &s->setup.limits) && !s->options->common.quiet)
         fprintf(stderr, "kvasir bench: this machine's limits could not be measured; no percentages\n");
     kv_bench_begin((kv_bench_format)s->options->format, &s->setup);
     return KVASIR_OK;

@@ -135,7 +135,7 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
         "limit_pct", real(row->limit_pct, 2),
         "load_ms", real(setup->info.load_ms, 3),
         "ttft_ms", real(row->ttft_ms, 3),
-        "limit_read_gb_s", real(setup->limits.read_bytes_per_s / 1e9, 3),
+        "limit_read_gb_s", real(row->read_bytes_per_s / 1e9, 3),
         "kv_bytes", (json_int_t)row->kv_bytes,
         "peak_rss_bytes", (json_int_t)kv_peak_rss_bytes(),
         "limit_fma_gflops", real(setup->limits.fma_flops / 1e9, 2),
@@ -260,4 +260,7 @@ void kv_bench_end(kv_bench_format format, const kv_bench_setup *setup, int n_row
         printf("\nlimits of this machine, %d threads: read %.1f GB/s, float32 %.0f GFLOP/s, int8 %.0f GOP/s\n",
                setup->n_threads, setup->limits.read_bytes_per_s / 1e9, setup->limits.fma_flops / 1e9,
                setup->limits.int8_ops / 1e9);
+    if (format == KV_BENCH_MD && setup->deep_read_bytes_per_s > 0)
+        printf("with the deepest context, %.0f MB a step instead of %.0f: read %.1f GB/s\n", (double)setup->deep_bytes / 1e6,
+               (double)setup->limits_bytes / 1e6, setup->deep_read_bytes_per_s / 1e9);
 }

@@ -19,6 +19,10 @@ typedef struct kv_bench_setup {
     const char *asked_attention; /* as --attention said it; NULL: the checkpoint's own */
     int n_batch, n_ubatch, n_threads;
     kv_limits limits; /* zero: could not be measured */
+    size_t limits_bytes;
+    /* The read bandwidth again over a buffer that holds the context too, where that is much more than the weights; 0: not measured. */
+    double deep_read_bytes_per_s;
+    size_t deep_bytes;
 } kv_bench_setup;
 
 /* One test: n_prompt tokens read, then n_gen single-token steps, behind n_depth tokens of context. */
@@ -29,10 +33,11 @@ typedef struct kv_bench_row {
     const kvasir_stage_time *stages; /* [n_stages] of all samples together; 0: not asked for */
     int n_stages;
     double ttft_ms;
-    double limit_pct;   /* of what the limits allow; 0 when they are unknown */
-    double vs_blas;     /* times as fast as --gemm blas; 0: not compared */
-    size_t kv_bytes;    /* in use at the end */
-    char test_time[32]; /* UTC, ISO 8601 */
+    double limit_pct;        /* of what the limits allow; 0 when they are unknown */
+    double read_bytes_per_s; /* the read bandwidth in that limit */
+    double vs_blas;          /* times as fast as --gemm blas; 0: not compared */
+    size_t kv_bytes;         /* in use at the end */
+    char test_time[32];      /* UTC, ISO 8601 */
 } kv_bench_row;
 
 /* Prints what comes before the rows, one row, and what comes after them. `index` counts rows from 0. */
