@@ -20,15 +20,6 @@ size_t kv_store_v_bytes(kv_elem type, int d)
 
 enum { CHUNK = 256 };
 
-/* Halves end at 65504: larger values are held there, because an infinity in V would reach rows that do not even see it (0 x inf). */
-static void convert_chunk(const kv_kernels *kernels, kv_elem type, const float *x, int n, void *dst)
-{
-    float held[CHUNK];
-    for (int i = 0; i < n && type == KV_ELEM_F16; i++)
-        held[i] = x[i] > 65504.0f ? 65504.0f : x[i] < -65504.0f ? -65504.0f : x[i];
-    kernels->from_f32(type, type == KV_ELEM_F16 ? held : x, dst, n);
-}
-
 /* int8 blocks of up to CHUNK values with half scales. */
 static void quantize_chunk(const kv_kernels *kernels, const float *x, int n, int8_t *q, uint16_t *scales)
 {
@@ -72,7 +63,7 @@ void kv_store_k(const kv_kernels *kernels, kv_elem type, uint8_t *page, int t, c
         uint16_t *dst = (uint16_t *)(void *)page + at, half[CHUNK];
         for (int i0 = 0; i0 < d; i0 += CHUNK) {
             const int n = kv_min_int(CHUNK, d - i0);
-            convert_chunk(kernels, type, k + i0, n, half);
+            kernels->from_f32(type, k + i0, half, n);
             for (int i = 0; i < n; i++) dst[16 * (size_t)(i0 + i)] = half[i];
         }
     }
@@ -81,9 +72,7 @@ void kv_store_k(const kv_kernels *kernels, kv_elem type, uint8_t *page, int t, c
 void kv_store_v(const kv_kernels *kernels, kv_elem type, uint8_t *page, int t, const float *v, int d)
 {
     if (type != KV_ELEM_Q8_0) {
-        uint8_t *dst = page + (size_t)t * (size_t)d * kv_elem_bytes(type);
-        for (int i0 = 0; i0 < d; i0 += CHUNK)
-            convert_chunk(kernels, type, v + i0, kv_min_int(CHUNK, d - i0), dst + (size_t)i0 * kv_elem_bytes(type));
+        kernels->from_f32(type, v, page + (size_t)t * (size_t)d * kv_elem_bytes(type), d);
         return;
     }
     uint8_t *scales = page + (size_t)KV_PAGE * (size_t)d + (size_t)t * (size_t)(d / 32) * sizeof(uint16_t);

@@ -144,6 +144,9 @@ static void impl_to_f32(kv_elem type, const void *src, float *dst, int n)
     for (; i < n; i++) dst[i] = type == KV_ELEM_F16 ? kv_f16_to_f32(h[i]) : kv_bf16_to_f32(h[i]);
 }
 
+/* A NaN stays one: it is the second operand. */
+KV_INLINE vf within_half(vf x) { return vf_max(vf_set1(-65504.0f), vf_min(vf_set1(65504.0f), x)); }
+
 static void impl_from_f32(kv_elem type, const float *src, void *dst, int n)
 {
     if (type == KV_ELEM_F32) {
@@ -152,9 +155,14 @@ static void impl_from_f32(kv_elem type, const float *src, void *dst, int n)
     }
     uint16_t *h = dst;
     int i = 0;
-    if (type == KV_ELEM_F16)
-        for (; i + 16 <= n; i += 16) vf_store_f16(h + i, vf_load(src + i));
-    for (; i < n; i++) h[i] = type == KV_ELEM_F16 ? kv_f32_to_f16(src[i]) : kv_f32_to_bf16(src[i]);
+    for (; i + 16 <= n && type == KV_ELEM_F16; i += 16) vf_store_f16(h + i, within_half(vf_load(src + i)));
+    if (i < n && type == KV_ELEM_F16) {
+        uint16_t tail[16];
+        vf_store_f16(tail, within_half(load_tail(src + i, n - i)));
+        memcpy(h + i, tail, (size_t)(n - i) * sizeof *h);
+        return;
+    }
+    for (; i < n; i++) h[i] = kv_f32_to_bf16(src[i]);
 }
 
 static void impl_values_to_f32(const void *page, int n_tokens, int d, float *dst)

@@ -140,7 +140,8 @@ typedef struct kv_kernels {
     /* Turns n_pairs pairs of one head by the angles whose cosines and sines are given: (x[i], x[n_pairs + i]) or (x[2i], x[2i + 1]). */
     void (*rotate_halves)(float *x, const float *cosines, const float *sines, int n_pairs);
     void (*rotate_pairs)(float *x, const float *cosines, const float *sines, int n_pairs);
-    /* 16-bit or 32-bit rows to float32 and back; n any. */
+    /* 16-bit or 32-bit rows to float32 and back; n any. Halves end at 65504: larger values are held there, because an infinity in V
+     * would reach rows that do not even see it (0 x inf). */
     void (*to_f32)(kv_elem type, const void *src, float *dst, int n);
     void (*from_f32)(kv_elem type, const float *src, void *dst, int n);
     /* q8_0 values of a page, codes [64][d] then half scales [64][d/32], first n_tokens of them -> dst [n_tokens][d]. */
