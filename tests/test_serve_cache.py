@@ -189,6 +189,8 @@ def who_leaves_early_leaves_no_page_behind():
                 s.recv(200 + rng.randrange(3000))
         parallel([lambda i=i: hang_up(i) for i in range(24)])
         m = settled(server)
+        while m["kvasir_connections"] > 1: # not even read yet, or not seen to be gone
+            m = settled(server)
         assert m["kvasir_requests_cancelled_total"] > 0 and m["kvasir_kv_pages"] == m["kvasir_kv_cached_pages"] > 0, m
         text = prefix + [1, 2, 3]
         assert complete(server, text, 20)["choices"] == complete(server, text, 20, cache_prompt=False)["choices"]

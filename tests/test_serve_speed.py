@@ -65,16 +65,19 @@ def bench(server, clients, *args):
 
 
 def eight_streams_are_three_times_as_fast_as_one():
-    """Decoding reads the weights once for all of them."""
+    """Decoding reads the weights once for all of them: three times as fast, where memory is what a stream alone waits for. Where it is not, as
+    with weights in a large cache or without int8 instructions, arithmetic sets the end: at least 0.4 of what a prompt is read with."""
+    prompt = json.loads(subprocess.run([KVASIR, "bench", "-q", "-m", SMOLLM2, "-p", "512", "-n", "0", "-r", "1", "-o", "json"],
+                                       capture_output=True, text=True, check=True).stdout)[0]["avg_ts"]
     with Server(model=SMOLLM2) as server:
         tried = []
         for _ in range(TRIES):
             one, eight = (bench(server, n, "--requests", 1, "-p", 16, "-n", 128) for n in (1, 8))
-            tried.append(eight["predicted_per_second"] / one["predicted_per_second"])
+            tried.append((eight["predicted_per_second"] / one["predicted_per_second"], eight["predicted_per_second"] / prompt))
             assert 0 < eight["between_p50_ms"] <= eight["between_p99_ms"] and 0 < eight["ttft_p50_ms"] <= eight["ttft_p99_ms"], eight
-            if tried[-1] >= 3:
+            if tried[-1][0] >= 3 or (tried[-1][0] >= 1.3 and tried[-1][1] >= 0.4):
                 return
-        raise AssertionError(f"eight streams give {tried} times what one gives")
+        raise AssertionError(f"eight streams give (times one, of the prompt's speed) {tried}")
 
 
 def a_shared_prefix_costs_its_time_once():

@@ -122,7 +122,6 @@ static kvasir_code bind_matrix(binder *b, const kv_gguf_tensor *t, uint64_t firs
     KV_TRY(kv_packed_layout(t->type, (int)t->dims[0], (int)n_out, &out->packed, b->err));
     if (t->type == KV_TYPE_F32 && (uintptr_t)t->data % sizeof(float) != 0)
         return kv_fail(b->err, KVASIR_ERR_FORMAT, "tensor " KV_STR_FMT " is not aligned", KV_STR_ARG(t->name));
-    kv_packed_in_place(&out->packed, out->rows);
     return KVASIR_OK;
 }
 
@@ -319,6 +318,21 @@ static kvasir_code fail_unknown(binder *b)
     return kv_fail(b->err, KVASIR_ERR_FORMAT, "the file holds a tensor twice");
 }
 
+/* Packing takes about a second per GB, and what is packed is decoded a tenth faster: less than this is packed, however it is stored. */
+enum { IN_PLACE_BYTES = 256 << 20 };
+
+static void add_in_place(void *ctx, const kv_linear *w)
+{
+    kv_packed p = w->packed;
+    if (kv_packed_in_place(&p, w->rows)) *(size_t *)ctx += (size_t)p.n_out * w->row_bytes;
+}
+
+static void put_in_place(void *ctx, const kv_linear *w)
+{
+    (void)ctx;
+    kv_packed_in_place(&((kv_linear *)w)->packed, w->rows);
+}
+
 kvasir_code kv_bind(const kv_gguf *gguf, const kv_arch *arch, const kv_hparams *hp, kv_bound *out, kvasir_error *err)
 {
     kv_bound bound = {0};
@@ -331,6 +345,9 @@ kvasir_code kv_bind(const kv_gguf *gguf, const kv_arch *arch, const kv_hparams *
         kv_bound_deinit(&bound);
         return code;
     }
+    size_t in_place = 0;
+    kv_bound_each(&bound, hp, add_in_place, &in_place);
+    if (in_place >= IN_PLACE_BYTES) kv_bound_each(&bound, hp, put_in_place, NULL);
     *out = bound;
     return KVASIR_OK;
 }
