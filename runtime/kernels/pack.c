@@ -95,38 +95,33 @@ kv_packed kv_key_panel(const void *page, int d_k)
 
 /* ---- codes ------------------------------------------------------------------------------------ */
 
-/* codes [32] of one row -> the planes of its block; `block` is zeroed. */
+static void store_word(uint8_t *line, uint32_t word) { memcpy(line, &word, sizeof word); }
+
+/* Two bits of each byte, from bit `from` on, of the four k-groups c[0..3], side by side. */
+static uint32_t four_groups(const uint32_t *c, int from)
+{
+    uint32_t word = 0;
+    for (int j = 0; j < 4; j++) word |= (c[j] >> from & 0x03030303u) << (2 * j);
+    return word;
+}
+
+/* codes [32] of one row -> the planes of its block, a k-group of four codes at a time. */
 static void interleave(const kv_pack_format *f, const uint8_t *codes, uint8_t *block, int row)
 {
     uint8_t *line = block + 4 * row;
-    if (f->lo_bits == 8) {
-        for (int j = 0; j < 8; j++) memcpy(line + 64 * j, codes + 4 * j, 4);
-        return;
+    uint32_t c[8];
+    memcpy(c, codes, sizeof c);
+    for (int j = 0; j < 8 && f->lo_bits == 8; j++) store_word(line + 64 * j, c[j]);
+    for (int l = 0; l < 4 && f->lo_bits == 4; l++)
+        store_word(line + 64 * l, (c[l] & 0x0f0f0f0fu) | (c[l + 4] & 0x0f0f0f0fu) << 4);
+    for (int l = 0; l < 2 && f->lo_bits == 2; l++) store_word(line + 64 * l, four_groups(c + 4 * l, 0));
+    line += 64 * f->lo_bits;
+    if (f->hi_bits == 1) {
+        uint32_t word = 0;
+        for (int j = 0; j < 8; j++) word |= (c[j] >> f->lo_bits & 0x01010101u) << j;
+        store_word(line, word);
     }
-    const int lo = f->lo_bits, per_line = 8 / lo, n_lines = lo;
-    uint8_t packed[16];
-    for (int i = 0; i < 4 * n_lines; i++) packed[i] = 0;
-    if (lo == 4) {
-        for (int i = 0; i < 16; i++) packed[i] = (uint8_t)((codes[i] & 15) | (codes[16 + i] << 4));
-    } else {
-        /* line l holds groups l*per_line ...: bits lo*(j % per_line) */
-        for (int j = 0; j < 8; j++)
-            for (int i = 0; i < 4; i++)
-                packed[4 * (j / per_line) + i] |= (uint8_t)((codes[4 * j + i] & 3) << (lo * (j % per_line)));
-    }
-    for (int l = 0; l < n_lines; l++) memcpy(line + 64 * l, packed + 4 * l, 4);
-    if (f->hi_bits == 0) return;
-    uint8_t high[8] = {0};
-    line += 64 * n_lines;
-    for (int j = 0; j < 8; j++)
-        for (int i = 0; i < 4; i++) {
-            unsigned h = (unsigned)(codes[4 * j + i] >> lo);
-            if (f->hi_bits == 1)
-                high[i] |= (uint8_t)((h & 1) << j);
-            else
-                high[4 * (j / 4) + i] |= (uint8_t)((h & 3) << (2 * (j % 4)));
-        }
-    for (int l = 0; l < f->hi_bits; l++) memcpy(line + 64 * l, high + 4 * l, 4);
+    for (int l = 0; l < 2 && f->hi_bits == 2; l++) store_word(line + 64 * l, four_groups(c + 4 * l, f->lo_bits));
 }
 
 static void interleave_words(const uint8_t *words, int n, uint8_t *block, int row, uint32_t flip)
