@@ -142,7 +142,7 @@ KV_INLINE vi dot_start(const kv_pack_format f, const uint8_t *neg)
 
 #if KV_DOT_CHAIN
 /* k-groups whose sums of two products, 2 * code * 127 each, add up in 16 bits: 4 * 7874 of 5 bits, 2 * 16002 of 6, 2 * 128 * 127 of
- * signed ones. Of 4 bits 8 would fit, and be slower: gcc spills. A sub-block is a multiple of them. */
+ * signed ones. Of 4 bits 8 would fit, and be slower: too few registers. A sub-block is a multiple of them. */
 KV_INLINE int groups_in_16_bits(const kv_pack_format f)
 {
     const int bits = code_bits(f);
