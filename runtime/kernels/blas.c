@@ -5,7 +5,7 @@
 #include "kernels/linear.h"
 
 /* OpenBLAS asks the CPU for its model, and takes one that is newer than itself for the oldest it knows: on an Emerald Rapids that of Debian 12
- * runs SSE3 kernels, six times slower. The name of the kernels that its instructions allow; NULL: OpenBLAS knows best. */
+ * runs SSE3 kernels, and reading a text takes twice as long. The name of the kernels that its instructions allow; NULL: OpenBLAS knows best. */
 static const char *core_name(void)
 {
 #if defined(__x86_64__)

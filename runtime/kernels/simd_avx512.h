@@ -148,7 +148,7 @@ static inline vi vi_dot_rows(const uint8_t *p, size_t row_bytes, const int8_t *x
     const __m512i sum = _mm512_add_epi32(_mm512_shuffle_i32x4(lo, hi, 0x88), _mm512_shuffle_i32x4(lo, hi, 0xdd));
     return _mm512_add_epi32(sum, _mm512_set1_epi32(neg * 128));
 }
-/* Halves of rows 0-7. Not a gather: that one waits for its sixteen lines before anything else goes on, and takes 80 steps on Zen 4. */
+/* Halves of rows 0-7. Not a gather: from memory that was no faster here, and gathers are slow on AMD. */
 static inline __m128i load_8_halves(const uint8_t *p, size_t row_bytes)
 {
     uint16_t d[8];
