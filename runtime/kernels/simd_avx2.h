@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/simd_x86.h"
+
 /* 16 registers, two to a vector. */
 #define KV_FMA_ROWS       5
 #define KV_FMA_VECS       1
@@ -225,14 +227,6 @@ static inline vi vi_dot_rows(const uint8_t *p, size_t row_bytes, const int8_t *x
     const __m256i q = _mm256_loadu_si256((const __m256i *)x);
     (void)neg;
     return (vi){dot_8_rows(p + 2, row_bytes, q), dot_8_rows(p + 2 + 8 * row_bytes, row_bytes, q)};
-}
-/* Halves of rows 0-7, from registers: a load that covers fresh stores would wait for all of them. */
-static inline __m128i load_8_halves(const uint8_t *p, size_t row_bytes)
-{
-    uint16_t d[8];
-    for (size_t i = 0; i < 8; i++) memcpy(&d[i], p + i * row_bytes, 2);
-    return _mm_setr_epi16((short)d[0], (short)d[1], (short)d[2], (short)d[3], (short)d[4], (short)d[5], (short)d[6],
-                          (short)d[7]);
 }
 static inline vf vf_load_row_scales(const uint8_t *p, size_t row_bytes)
 {

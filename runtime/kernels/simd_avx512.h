@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/simd_x86.h"
+
 /* 32 registers: 24 accumulators + 4 operands of the float block; 6 x 2 integer and 6 x 2 float ones of the dot block. */
 #define KV_FMA_ROWS       6
 #define KV_FMA_VECS       4
@@ -147,14 +149,6 @@ static inline vi vi_dot_rows(const uint8_t *p, size_t row_bytes, const int8_t *x
     const __m512i lo = dot_8_rows(p + 2, row_bytes, q), hi = dot_8_rows(p + 2 + 8 * row_bytes, row_bytes, q);
     const __m512i sum = _mm512_add_epi32(_mm512_shuffle_i32x4(lo, hi, 0x88), _mm512_shuffle_i32x4(lo, hi, 0xdd));
     return _mm512_add_epi32(sum, _mm512_set1_epi32(neg * 128));
-}
-/* Halves of rows 0-7. Not a gather: from memory that was no faster here, and gathers are slow on AMD. */
-static inline __m128i load_8_halves(const uint8_t *p, size_t row_bytes)
-{
-    uint16_t d[8];
-    for (size_t i = 0; i < 8; i++) memcpy(&d[i], p + i * row_bytes, 2);
-    return _mm_setr_epi16((short)d[0], (short)d[1], (short)d[2], (short)d[3], (short)d[4], (short)d[5], (short)d[6],
-                          (short)d[7]);
 }
 static inline vf vf_load_row_scales(const uint8_t *p, size_t row_bytes)
 {
