@@ -2,7 +2,7 @@
  *
  *   x = embed(tokens) * scale
  *   each layer:
- *     rows    h = norm(x), int8                                       | by rows
+ *     rows    x += [norm] h of the layer before; h = norm(x), int8    | by rows
  *     stage   q, k, v = h Wqkv                                        | by panels
  *     rows    norm heads, rotate, write K and V to pages              | by rows
  *     stage   attention partials (and merge)                          | by tile or split
@@ -11,7 +11,7 @@
  *     stage   gate, up = h Wgu                                        | by panels
  *     rows    gate = act(gate) * up, int8                             | by rows
  *     stage   h = gate Wdown                                          | by panels
- *     rows    x += [norm] h
+ *   x += [norm] h
  *   logits = norm(x[wanted]) Wout
  *
  * Few rows (decode) are done by the caller between stages: five barriers a layer. Many rows are shared out. */
@@ -108,15 +108,6 @@ static void norm_row(const kv_pass *p, int row, const kv_norm *norm, float *y)
                   kv_row(y, row, n));
 }
 
-/* With a parallel residual the input of the second half is made here too; where there is one norm, it is that of both. */
-static void row_attn_norm(const kv_pass *p, int row)
-{
-    const kv_layer *w = kv_pass_layer(p);
-    const bool shared = p->m->hp.parallel && !w->attn_norm.weight;
-    norm_row(p, row, shared ? &w->ffn_norm : &w->attn_norm, p->ws->h);
-    if (p->m->hp.parallel) norm_row(p, row, w->ffn_norm.weight ? &w->ffn_norm : &w->attn_norm, p->ws->h2);
-}
-
 /* q or k of a row [n_heads][head_dim]. */
 static void norm_heads(const kv_pass *p, float *x, int n_heads, const kv_norm *norm)
 {
@@ -197,7 +188,22 @@ static void row_attn_add(const kv_pass *p, int row)
     if (!p->m->hp.parallel) norm_row(p, row, &kv_pass_layer(p)->ffn_norm, p->ws->h);
 }
 
-static void row_ffn_add(const kv_pass *p, int row) { add_branch(p, row, &kv_pass_layer(p)->ffn_post_norm); }
+/* Of the layer before p->layer. */
+static void row_ffn_add(const kv_pass *p, int row)
+{
+    add_branch(p, row, &p->m->bound.w.layers[p->layer - 1].ffn_post_norm);
+}
+
+/* The layer before ends here, while the row is in L1. With a parallel residual the input of the second half is made too; where there is one
+ * norm, it is that of both. */
+static void row_attn_norm(const kv_pass *p, int row)
+{
+    const kv_layer *w = kv_pass_layer(p);
+    const bool shared = p->m->hp.parallel && !w->attn_norm.weight;
+    if (p->layer > 0) row_ffn_add(p, row);
+    norm_row(p, row, shared ? &w->ffn_norm : &w->attn_norm, p->ws->h);
+    if (p->m->hp.parallel) norm_row(p, row, w->ffn_norm.weight ? &w->ffn_norm : &w->attn_norm, p->ws->h2);
+}
 
 /* ---- stages ----------------------------------------------------------------------------------------- */
 
@@ -268,8 +274,6 @@ static void ffn_half(kv_pass *p)
         kv_dense_ffn(p, (kv_rows){x, (int)p->m->hp.n_embd, row_attn_add, KV_STAGE_ADD}, &w->gate, &w->up, &w->down,
                      p->ws->h);
     }
-    kv_each_row(p, p->n_rows, row_ffn_add);
-    kv_mark(p, KV_STAGE_ADD);
 }
 
 static void softcap_logits(float *logits, size_t n, float cap)
@@ -316,6 +320,8 @@ void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *pl
         attention_half(&p);
         ffn_half(&p);
     }
+    kv_each_row(&p, p.n_rows, row_ffn_add);
+    kv_mark(&p, KV_STAGE_ADD);
     logits_of(&p);
     kv_mark(&p, KV_STAGE_LOGITS);
 }
