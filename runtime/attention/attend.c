@@ -119,7 +119,7 @@ static void weigh_item(void *ctx, int item, int thread)
                           .group = job->group,
                           .scale = job->layer->scale,
                           .begin = begin,
-                          .next = bounds_of_item(job, seg, plan, at + (size_t)kv_pool_n_threads(job->c->pool)),
+                          .next = bounds_of_item(job, seg, plan, at + 1),
                           .q_signed = (float *)(void *)job->c->scratch[thread]};
     for (size_t r = 0; r < (size_t)seg->n_rows; r++, args.next = NULL) {
         const size_t q_head = ((size_t)seg->row + r) * n_kv + kv_head;

@@ -257,11 +257,8 @@ void kv_decode_run(const kv_attend_job *job, int segment, int run, int thread)
 {
     const kv_plan *plan = &job->partials->plans[segment];
     const int first = run * plan->run_items, end = kv_min_int(first + plan->run_items, plan->n_items);
-    for (int item = first; item < end; item++) {
-        /* Runs go to the threads more or less in turn. */
-        const int next = item + 1 < end ? item + 1 : end + (kv_pool_n_threads(job->c->pool) - 1) * plan->run_items;
-        run_item(job, segment, item, item_page(job, plan, next), job->c->scratch[thread]);
-    }
+    for (int item = first; item < end; item++)
+        run_item(job, segment, item, item_page(job, plan, item + 1), job->c->scratch[thread]);
 }
 
 /* ---- merge ------------------------------------------------------------------------------------------------ */

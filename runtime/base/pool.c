@@ -21,15 +21,20 @@
 /* Roughly 30 us of pauses: longer than the gap between two stages of a layer, shorter than anyone's time slice. */
 enum { SPIN_ROUNDS = 600 };
 
+/* The items of a job that a thread begins with. */
+struct share {
+    _Alignas(64) _Atomic int next;
+    int end;
+};
+
 struct kv_pool {
     _Alignas(64) _Atomic uint64_t word;
-    _Alignas(64) _Atomic int next_item;
     _Alignas(64) _Atomic int n_parked;
     _Atomic bool quit;
     kv_pool_fn fn;
     void *ctx;
-    int n_items;
     int n_threads;
+    struct share *shares; /* [n_threads] */
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     struct worker {
@@ -48,12 +53,27 @@ static inline void cpu_pause(void)
 #endif
 }
 
+/* A thread's own share, then what is left of the others'. */
 static void take_items(kv_pool *pool, int thread)
 {
-    for (;;) {
-        int item = atomic_fetch_add_explicit(&pool->next_item, 1, memory_order_relaxed);
-        if (item >= pool->n_items) return;
-        pool->fn(pool->ctx, item, thread);
+    for (int i = 0; i < pool->n_threads; i++) {
+        const int owner = (thread + i) % pool->n_threads;
+        struct share *share = &pool->shares[owner];
+        for (;;) {
+            const int item = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed);
+            if (item >= share->end) break;
+            pool->fn(pool->ctx, item, thread);
+        }
+    }
+}
+
+/* Consecutive items to each thread, all threads the same number but for one. */
+static void share_out(kv_pool *pool, int n_items)
+{
+    const long n = n_items, n_threads = pool->n_threads;
+    for (int t = 0; t < pool->n_threads; t++) {
+        atomic_store_explicit(&pool->shares[t].next, (int)(n * t / n_threads), memory_order_relaxed);
+        pool->shares[t].end = (int)(n * (t + 1) / n_threads);
     }
 }
 
@@ -115,8 +135,7 @@ void kv_pool_run(kv_pool *pool, int n_items, kv_pool_fn fn, void *ctx)
     }
     pool->fn = fn;
     pool->ctx = ctx;
-    pool->n_items = n_items;
-    atomic_store_explicit(&pool->next_item, 0, memory_order_relaxed);
+    share_out(pool, n_items);
     uint64_t word = atomic_load_explicit(&pool->word, memory_order_relaxed);
     uint32_t epoch = EPOCH(word) + 1;
     if (epoch == 0) epoch = 1;
@@ -144,10 +163,13 @@ kvasir_code kv_pool_open(int n_threads, kv_pool **out, kvasir_error *err)
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pool->workers = kv_calloc((size_t)n_threads, sizeof *pool->workers);
-    if (!pool->workers) {
+    pool->shares = kv_alloc_aligned((size_t)n_threads * sizeof *pool->shares);
+    if (!pool->workers || !pool->shares) {
         kv_pool_close(pool);
-        return kv_fail_memory(err, (size_t)n_threads * sizeof *pool->workers, "the thread pool");
+        return kv_fail_memory(err, (size_t)n_threads * (sizeof *pool->workers + sizeof *pool->shares),
+                              "the thread pool");
     }
+    memset(pool->shares, 0, (size_t)n_threads * sizeof *pool->shares);
     for (int i = 1; i < n_threads; i++) {
         struct worker *w = &pool->workers[i];
         *w = (struct worker){.pool = pool, .index = i};
@@ -173,6 +195,7 @@ void kv_pool_close(kv_pool *pool)
     for (int i = 1; i < pool->n_threads; i++) pthread_join(pool->workers[i].thread, NULL);
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->mutex);
+    kv_free(pool->shares);
     kv_free(pool->workers);
     kv_free(pool);
 }

@@ -3,7 +3,9 @@
  *     caller:  publish job --> take items ... --> close --> wait for helpers inside
  *     helper:  spin, then park --> enter while the job is open --> take items ... --> leave
  *
- * A job is n_items calls of fn; an atomic counter hands them out, so fast and slow cores mix. The end of a job is the barrier.
+ * A job is n_items calls of fn. Each thread begins with its own share of consecutive items, so that rows which a stage wrote are read in
+ * the next by the core whose cache holds them; then it helps out with the others' shares, so fast and slow cores mix. The end of a job
+ * is the barrier.
  * The caller works too, and it never waits for a helper that has not entered: on a busy machine a descheduled helper costs
  * its share of the work, not a time slice. Which thread runs an item never changes a result: items write disjoint outputs. */
 #ifndef KV_BASE_POOL_H

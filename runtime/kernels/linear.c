@@ -91,7 +91,7 @@ static int job_of(const struct run *run, int item)
     return j;
 }
 
-/* First panel of an item: what a thread reads after its own item is most probably that of the item n_threads further. */
+/* First panel of an item. */
 static const uint8_t *item_data(const struct run *run, int item)
 {
     if (item >= run->first_item[run->n_jobs]) return NULL;
@@ -113,7 +113,7 @@ static void run_item(void *ctx, int item, int thread)
         blas_item(run, job, panel, n_panels, (float *)(void *)scratch);
     else if (kv_linear_is_quantized(job->w))
         run->c->kernels->gemm_q8(w, panel, n_panels, &run->in->q8, run->n_rows, job->y, job->ldy, scratch,
-                                 item_data(run, item + kv_pool_n_threads(run->c->pool)));
+                                 item_data(run, item + 1));
     else
         run->c->kernels->gemm_f32(w, panel, n_panels, run->in->x, run->in->ldx, run->n_rows, job->y, job->ldy);
     if (job->w->bias) add_bias(run, job, panel, n_panels);
