@@ -164,8 +164,8 @@ static void through_int8(float *x, size_t n_rows, int d, bool half_scales)
     for (size_t r = 0; r < n_rows; r++, x += d) {
         scalar->quantize_q8(x, &q8, 0);
         for (int i = 0; i < d; i++) {
-            const float scale = kv_q8_d(&q8, 0)[i / 32];
-            x[i] = (float)kv_q8_q(&q8, 0)[i] * (half_scales ? oracle_stored(KV_ELEM_F16, scale) : scale);
+            const kv_q8_block *block = &kv_q8_row(&q8, 0)[i / 32];
+            x[i] = (float)block->q[i % 32] * (half_scales ? oracle_stored(KV_ELEM_F16, block->d) : block->d);
         }
     }
     free(q8.base);

@@ -23,11 +23,13 @@ enum { CHUNK = 256 };
 /* int8 blocks of up to CHUNK values with half scales. */
 static void quantize_chunk(const kv_kernels *kernels, const float *x, int n, int8_t *q, uint16_t *scales)
 {
-    _Alignas(64) uint8_t row[CHUNK + CHUNK / 32 * 28 + 64];
-    const kv_q8 q8 = {.base = row, .row_bytes = kv_q8_row_bytes(n), .n = n};
+    kv_q8_block row[CHUNK / 32];
+    const kv_q8 q8 = {.base = (uint8_t *)row, .row_bytes = kv_q8_row_bytes(n), .n = n};
     kernels->quantize_q8(x, &q8, 0);
-    memcpy(q, kv_q8_q(&q8, 0), (size_t)n);
-    for (int b = 0; b < n / 32; b++) scales[b] = kv_f32_to_f16(kv_q8_d(&q8, 0)[b]);
+    for (int b = 0; b < n / 32; b++) {
+        memcpy(q + 32 * b, row[b].q, 32);
+        scales[b] = kv_f32_to_f16(row[b].d);
+    }
 }
 
 static void store_k_q8(const kv_kernels *kernels, uint8_t *page, int t, const float *k, int d)

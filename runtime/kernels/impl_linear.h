@@ -1,8 +1,8 @@
 /* impl_linear.h - y = W x on packed panels, written once over the primitives of simd_*.h.
  *
  * Quantised (per output lane, for every sub-block g of 32 or 16 inputs in ascending order):
- *     dot  = -zero_point * sum(q_g) + sum(code * q)        exact int32
- *     acc  = fma(scale_g * d_x, (float)dot, acc)           scale_g exact in float32 for every type
+ *     dot  = -zero_point * sum(q_g) + sum(code * q)        exact int32, |dot| < 2^22
+ *     acc  = fma(scale_g, d_x * (float)dot, acc)           scale_g exact in float32 for every type
  *     acc  = fma(min_g, d_x * sum(q_g), acc)               types with minima only
  *
  * Few rows read the packed panel directly (it passes through registers once); many rows first expand a pair of panels to bytes and
@@ -73,32 +73,6 @@ KV_INLINE vf load_scale(const kv_pack_format f, const uint8_t *scales, int b, co
 
 /* ---- the block of rows x panels ---------------------------------------------------------------------- */
 
-/* Rows are reached as base of the row + offset of the field, so that a block of rows needs one register each. */
-typedef struct row_fields {
-    size_t d, neg, s;
-} row_fields;
-
-KV_INLINE row_fields fields_of(const int sub, int n)
-{
-    const size_t nb = (size_t)n / 32, d = (size_t)n, neg32 = d + 4 * nb, neg16 = neg32 + 4 * nb, s32 = neg16 + 8 * nb,
-                 s16 = s32 + 4 * nb;
-    return sub == 32 ? (row_fields){d, neg32, s32} : (row_fields){d, neg16, s16};
-}
-
-KV_INLINE float load_float(const uint8_t *p)
-{
-    float x;
-    memcpy(&x, p, sizeof x);
-    return x;
-}
-
-KV_INLINE int32_t load_int(const uint8_t *p)
-{
-    int32_t x;
-    memcpy(&x, p, sizeof x);
-    return x;
-}
-
 /* Expanded panel in scratch: codes [n_in/32][8][64], then scale [n_sub][16], then min [n_sub][16]. */
 typedef struct expanded {
     const uint8_t *codes;
@@ -134,10 +108,26 @@ KV_INLINE void fetch_ahead(const kv_pack_format f, const kv_packed *w, const uin
     __builtin_prefetch(scale + scales - 1, 0, 2);
 }
 
-/* What a dot of sub-block g starts from: -zero_point * sum(q). Types with minima have no zero point. */
-KV_INLINE vi dot_start(const kv_pack_format f, const uint8_t *neg)
+/* KV_DOT_BIASED: a dot starts at the bits of the float KV_DOT_BIAS = 1.5 * 2^23, whose last bit is worth one. Its bits are then those of
+ * KV_DOT_BIAS + dot, and d * dot = fma(those, d, -KV_DOT_BIAS * d) takes one operation, not a conversion and a product: the sum before
+ * rounding is exactly d * dot. */
+KV_INLINE vf scaled_dot(vi dot, const kv_q8_block *q)
 {
-    return f.has_min || is_signed(f) ? vi_set1(0) : vi_sll(vi_set1(load_int(neg)), f.zero_shift);
+    return KV_DOT_BIASED ? vf_fma(vf_as(dot), vf_set1(q->d), vf_set1(q->unbias))
+                         : vf_mul(vf_from_vi(dot), vf_set1(q->d));
+}
+
+/* The sum that sub-block s of a block starts from. */
+KV_INLINE int32_t neg_of(const kv_pack_format f, const kv_q8_block *q, const int s)
+{
+    return f.sub == 32 ? q->neg32 : q->neg16[s];
+}
+
+/* What a dot of sub-block g starts from: -zero_point * sum(q). Types with minima have no zero point. */
+KV_INLINE vi dot_start(const kv_pack_format f, int32_t neg)
+{
+    const vi bias = KV_DOT_BIASED ? vi_as(vf_set1((float)KV_DOT_BIAS)) : vi_set1(0);
+    return f.has_min || is_signed(f) ? bias : vi_add(vi_sll(vi_set1(neg), f.zero_shift), bias);
 }
 
 #if KV_DOT_CHAIN
@@ -172,13 +162,12 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
 {
     const int per_block = 32 / f.sub, nb = w->n_in / 32;
     const uint8_t *data = w->data + (size_t)panel * w->panel_bytes, *scales = data + w->scales_at;
-    const row_fields at = fields_of(f.sub, w->n_in);
-    const uint8_t *rows[MAX_R];
+    const kv_q8_block *rows[MAX_R];
     vf acc[MAX_R][MAX_P];
     const size_t row_bytes = w->panel_bytes / 16;
     KV_UNROLL for (int r = 0; r < R; r++)
     {
-        rows[r] = x->base + (size_t)(row0 + r) * x->row_bytes;
+        rows[r] = kv_q8_row(x, row0 + r);
         KV_UNROLL for (int p = 0; p < P; p++) acc[r][p] = vf_set1(0.0f);
     }
     for (int b = 0; b < nb; b++) {
@@ -189,12 +178,11 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
         KV_UNROLL for (int s = 0; s < per_block; s++)
         {
             const int g = b * per_block + s;
-            const size_t g4 = 4 * (size_t)g, b4 = 4 * (size_t)b, b32 = 32 * (size_t)b;
             vi dot[MAX_R][MAX_P], pairs[MAX_R][MAX_P];
             KV_UNROLL for (int r = 0; r < R; r++)
             {
                 KV_UNROLL for (int p = 0; p < P; p++) dot[r][p] =
-                    KV_DOT_CHAIN ? vi_set1(0) : dot_start(f, rows[r] + at.neg + g4);
+                    KV_DOT_CHAIN ? vi_set1(0) : dot_start(f, neg_of(f, rows[r] + b, s));
             }
             KV_UNROLL for (int j = s * (8 / per_block); j < (s + 1) * (8 / per_block); j++)
             {
@@ -203,26 +191,25 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
                     packed ? group_of(f, block, lines, j) : vb_load(ex[p].codes + ((size_t)b * 8 + (size_t)j) * 64);
                 KV_UNROLL for (int r = 0; r < R; r++)
                 {
-                    vi q4 = vi_bcast4((const int8_t *)rows[r] + b32 + 4 * j);
+                    vi q4 = vi_bcast4(rows[r][b].q + 4 * j);
                     KV_UNROLL for (int p = 0; p < P; p++) dot_group(f, &dot[r][p], &pairs[r][p], codes[p], q4, j);
                 }
             }
+            vf scale[MAX_P], min[MAX_P];
             KV_UNROLL for (int p = 0; p < P; p++)
             {
-                vf min = vf_set1(0.0f), scale;
-                if (packed) {
-                    scale = load_scale(f, scales, b, s, row_bytes, &min);
-                } else {
-                    scale = vf_load(ex[p].scale + 16 * g);
-                    if (f.has_min) min = vf_load(ex[p].min + 16 * g);
-                }
-                KV_UNROLL for (int r = 0; r < R; r++)
+                scale[p] = packed ? load_scale(f, scales, b, s, row_bytes, &min[p]) : vf_load(ex[p].scale + 16 * g);
+                if (f.has_min && !packed) min[p] = vf_load(ex[p].min + 16 * g);
+            }
+            KV_UNROLL for (int r = 0; r < R; r++)
+            {
+                const kv_q8_block *q = rows[r] + b;
+                KV_UNROLL for (int p = 0; p < P; p++)
                 {
-                    vf d = vf_set1(load_float(rows[r] + at.d + b4));
                     /* Not before the groups, where it would cost a chain a register. */
-                    if (KV_DOT_CHAIN) dot[r][p] = vi_add(dot[r][p], dot_start(f, rows[r] + at.neg + g4));
-                    acc[r][p] = vf_fma(vf_mul(scale, d), vf_from_vi(dot[r][p]), acc[r][p]);
-                    if (f.has_min) acc[r][p] = vf_fma(min, vf_set1(load_float(rows[r] + at.s + g4)), acc[r][p]);
+                    if (KV_DOT_CHAIN) dot[r][p] = vi_add(dot[r][p], dot_start(f, neg_of(f, q, s)));
+                    acc[r][p] = vf_fma(scale[p], scaled_dot(dot[r][p], q), acc[r][p]);
+                    if (f.has_min) acc[r][p] = vf_fma(min[p], vf_set1(f.sub == 32 ? q->s32 : q->s16[s]), acc[r][p]);
                 }
             }
         }
@@ -237,17 +224,16 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
 KV_INLINE void dot_rows_alone(const kv_pack_format f, const kv_packed *w, int panel, const kv_q8 *x, int row, float *y,
                               size_t ldy, const uint8_t *after)
 {
-    const uint8_t *data = w->data + (size_t)panel * w->panel_bytes, *q = x->base + (size_t)row * x->row_bytes;
+    const uint8_t *data = w->data + (size_t)panel * w->panel_bytes;
+    const kv_q8_block *q = kv_q8_row(x, row);
     const size_t row_bytes = w->panel_bytes / 16;
-    const row_fields at = fields_of(f.sub, w->n_in);
     vf acc = vf_set1(0.0f);
     for (int b = 0; b < w->n_in / 32; b++) {
         const uint8_t *block = data + (size_t)b * Q8_BLOCK_BYTES;
-        const size_t b4 = 4 * (size_t)b;
         if (after) fetch_ahead(f, w, data, b, after);
-        const vi dot = vi_dot_rows(block, row_bytes, (const int8_t *)q + 8 * b4, load_int(q + at.neg + b4));
-        const vf d = vf_set1(load_float(q + at.d + b4));
-        acc = vf_fma(vf_mul(vf_load_row_scales(block, row_bytes), d), vf_from_vi(dot), acc);
+        const vi dot = vi_dot_rows(block, row_bytes, q[b].q, q[b].neg32);
+        const vf scaled = vf_mul(vf_from_vi(dot), vf_set1(q[b].d));
+        acc = vf_fma(vf_load_row_scales(block, row_bytes), scaled, acc);
     }
     store_outputs(w, panel, acc, y + (size_t)row * ldy);
 }
@@ -274,45 +260,27 @@ KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int 
     return (expanded){dst, scale, min};
 }
 
-/* What is expanded next, a share of it asked for after each block of rows: a panel is too short for the hardware to run ahead of. */
-typedef struct fetch {
-    const uint8_t *at, *end;
-    size_t share;
-} fetch;
-
-KV_INLINE fetch fetch_during(const uint8_t *data, size_t bytes, int n_rows)
-{
-    const size_t n_blocks = (size_t)(n_rows / KV_DOT_ROWS + 1);
-    return (fetch){data, data + bytes, (bytes / n_blocks / 64 + 1) * 64};
-}
-
-KV_INLINE void fetch_share(fetch *f)
-{
-    const uint8_t *end = (size_t)(f->end - f->at) < f->share ? f->end : f->at + f->share;
-    for (; f->at < end; f->at += 64) __builtin_prefetch(f->at, 0, 2);
-}
-
 /* Rows over expanded panels; compiled once per shape of scales and width of codes (up to BITS), not per type. */
 KV_INLINE void run_expanded(const kv_pack_format f, const kv_packed *w, int panel, int n, const expanded *ex,
-                            const kv_q8 *x, int n_rows, float *y, size_t ldy, fetch *next)
+                            const kv_q8 *x, int n_rows, float *y, size_t ldy)
 {
     if (KV_DOT_PANELS > 1 && n == KV_DOT_PANELS) {
-#define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, w, panel, ex, x, r0, y, ldy, NULL), fetch_share(next)
+#define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, w, panel, ex, x, r0, y, ldy, NULL)
         ROWS_LOOP(KV_DOT_ROWS, KV_DOT_ROWS_SMALL, PAIR);
 #undef PAIR
         return;
     }
-#define SINGLE(R) dot_block(f, R, 1, 0, w, panel, ex, x, r0, y, ldy, NULL), fetch_share(next)
+#define SINGLE(R) dot_block(f, R, 1, 0, w, panel, ex, x, r0, y, ldy, NULL)
     ROWS_LOOP(KV_DOT_ROWS, 1, SINGLE);
 #undef SINGLE
 }
 
 #define EXPANDED_CASE(NAME, BITS, SUB, MIN)                                                                            \
     static __attribute__((noinline)) void NAME(const kv_packed *w, int panel, int n, const expanded *ex,               \
-                                               const kv_q8 *x, int n_rows, float *y, size_t ldy, fetch *next)          \
+                                               const kv_q8 *x, int n_rows, float *y, size_t ldy)                       \
     {                                                                                                                  \
         const kv_pack_format f = {.lo_bits = BITS, .sub = SUB, .has_min = MIN, .zero_shift = w->format->zero_shift};   \
-        run_expanded(f, w, panel, n, ex, x, n_rows, y, ldy, next);                                                     \
+        run_expanded(f, w, panel, n, ex, x, n_rows, y, ldy);                                                           \
     }
 EXPANDED_CASE(rows_5, 5, 32, false)
 EXPANDED_CASE(rows_8, 8, 32, false)
@@ -347,15 +315,11 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
     for (int p = panel; p < panel + n_panels; p += KV_DOT_PANELS) {
         expanded ex[KV_DOT_PANELS];
         const int left = panel + n_panels - p, n = left < KV_DOT_PANELS ? left : KV_DOT_PANELS;
-        const uint8_t *behind = w->data + (size_t)(p + n) * w->panel_bytes;
-        fetch next = fetch_during(left > n || !after ? behind : after, w->panel_bytes * KV_DOT_PANELS, n_rows);
         for (int i = 0; i < n; i++) ex[i] = expand_panel(f, w, p + i, scratch + (size_t)i * one);
         if (f.sub == 16)
-            (f.has_min   ? rows_5_min_sub16
-             : bits <= 5 ? rows_5_sub16
-                         : rows_6_sub16)(w, p, n, ex, x, n_rows, y, ldy, &next);
+            (f.has_min ? rows_5_min_sub16 : bits <= 5 ? rows_5_sub16 : rows_6_sub16)(w, p, n, ex, x, n_rows, y, ldy);
         else
-            (f.has_min ? rows_5_min : bits <= 5 ? rows_5 : rows_8)(w, p, n, ex, x, n_rows, y, ldy, &next);
+            (f.has_min ? rows_5_min : bits <= 5 ? rows_5 : rows_8)(w, p, n, ex, x, n_rows, y, ldy);
     }
 }
 
@@ -437,40 +401,51 @@ static void impl_gemm_q8(const kv_packed *w, int panel, int n_panels, const kv_q
 /* Blocks whose scales are made together: divisions and sums of one block alone leave the vectors empty. */
 enum { QUANTIZE_BLOCKS = 32 };
 
+/* x without the last two bits of its significand, so that KV_DOT_BIAS * x is exact. */
+KV_INLINE float with_22_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= ~3u;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 /* Blocks [b0, b0 + n) of a row, n <= QUANTIZE_BLOCKS. */
 KV_INLINE void quantize_blocks(const float *x, const kv_q8 *out, int row, int b0, int n)
 {
-    int32_t bits[QUANTIZE_BLOCKS] = {0}, sums[QUANTIZE_BLOCKS][2];
+    int32_t bits[QUANTIZE_BLOCKS] = {0};
     float inverse[QUANTIZE_BLOCKS], scale[QUANTIZE_BLOCKS];
+    const int32_t too_large = 0x7149f2ca; /* 1e30 */
     for (int b = 0; b < n; b++) bits[b] = vi_reduce_max_abs(vf_load(x + 32 * b), vf_load(x + 32 * b + 16));
     for (int b = 0; b < QUANTIZE_BLOCKS; b++) {
         float amax;
         memcpy(&amax, &bits[b], 4);
         /* Below 1e-30 the inverse would overflow; such a block is zero for every purpose. */
         const bool regular = amax >= 1e-30f;
-        const float safe = regular ? amax : 1.0f, s = safe / 127.0f, i = 127.0f / safe;
-        scale[b] = bits[b] < 0x7f800000 ? (regular ? s : 0.0f) : NAN;
+        const float safe = regular ? amax : 1.0f, i = 127.0f / safe;
+        scale[b] = bits[b] < too_large ? (regular ? with_22_bits(safe / 127.0f) : 0.0f) : NAN;
         inverse[b] = regular ? i : 0.0f;
     }
-    int8_t *q = kv_q8_q(out, row) + 32 * b0;
+    kv_q8_block *to = kv_q8_row(out, row) + b0;
     for (int b = 0; b < n; b++) {
-        if (bits[b] < 0x7f800000) {
+        if (bits[b] < too_large) {
             const vf by = vf_set1(inverse[b]);
-            vi_store_i8(q + 32 * b, vi_round(vf_mul(vf_load(x + 32 * b), by)));
-            vi_store_i8(q + 32 * b + 16, vi_round(vf_mul(vf_load(x + 32 * b + 16), by)));
+            vi_store_i8(to[b].q, vi_round(vf_mul(vf_load(x + 32 * b), by)));
+            vi_store_i8(to[b].q + 16, vi_round(vf_mul(vf_load(x + 32 * b + 16), by)));
         } else {
-            memset(q + 32 * b, 0, 32);
+            memset(to[b].q, 0, 32);
         }
     }
     /* Not in the loop above: a load that covers two fresh stores waits for both to leave the core. */
-    for (int b = 0; b < n; b++) sum_i8(q + 32 * b, sums[b]);
-    float *d = kv_q8_d(out, row) + b0, *s32 = kv_q8_s32(out, row) + b0, *s16 = kv_q8_s16(out, row) + 2 * b0;
-    int32_t *neg32 = kv_q8_neg32(out, row) + b0, *neg16 = kv_q8_neg16(out, row) + 2 * b0;
     for (int b = 0; b < n; b++) {
-        const int32_t s0 = sums[b][0], s1 = sums[b][1];
-        d[b] = scale[b];
-        neg16[2 * b] = -s0, neg16[2 * b + 1] = -s1, neg32[b] = -(s0 + s1);
-        s16[2 * b] = scale[b] * (float)s0, s16[2 * b + 1] = scale[b] * (float)s1, s32[b] = scale[b] * (float)(s0 + s1);
+        int32_t sum[2];
+        sum_i8(to[b].q, sum);
+        const int32_t both = sum[0] + sum[1];
+        const float d = scale[b];
+        to[b].d = d, to[b].unbias = d * -(float)KV_DOT_BIAS;
+        to[b].neg32 = -both, to[b].neg16[0] = -sum[0], to[b].neg16[1] = -sum[1];
+        to[b].s32 = d * (float)both, to[b].s16[0] = d * (float)sum[0], to[b].s16[1] = d * (float)sum[1];
     }
 }
 

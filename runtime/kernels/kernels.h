@@ -14,22 +14,29 @@
 
 enum { KV_PAGE = 64 }; /* tokens of a KV page; tokens of a sub-tile of K are lanes: 16 */
 
-/* Rows of activations as int8 blocks of 32, x = d * q. Per row, at base + row * row_bytes:
- *   q [n] int8 | d [nb] float | neg32 [nb] int32 | neg16 [2 nb] int32 | s32 [nb] float | s16 [2 nb] float      nb = n / 32
- * neg = -sum(q) over 32 or 16 values (starting point of the dot product: codes are unsigned, neg * zero_point cancels the
- * offset exactly); s = d * sum(q) (meets the minimum of a weight block). */
+/* 32 activations, x = d * q, in one cache line with all that a block of weights wants to know of them. neg = -sum(q) over all or over
+ * 16 (starting point of the dot product: codes are unsigned, neg * zero_point cancels the offset exactly); s = d * sum(q) (meets the
+ * minimum of a weight block); unbias = -KV_DOT_BIAS * d, exactly: d has 22 significant bits. */
+enum { KV_DOT_BIAS = 3 << 22 };
+typedef struct kv_q8_block {
+    int8_t q[32];
+    float d, unbias;
+    int32_t neg32, neg16[2];
+    float s32, s16[2];
+} kv_q8_block;
+_Static_assert(sizeof(kv_q8_block) == 64, "a cache line");
+
+/* Rows of n / 32 blocks. */
 typedef struct kv_q8 {
     uint8_t *base;
     size_t row_bytes;
     int n;
 } kv_q8;
-static inline size_t kv_q8_row_bytes(int n) { return ((size_t)n + (size_t)(n / 32) * 28 + 63) / 64 * 64; }
-static inline int8_t *kv_q8_q(const kv_q8 *x, int row) { return (int8_t *)(x->base + (size_t)row * x->row_bytes); }
-static inline float *kv_q8_d(const kv_q8 *x, int row) { return (float *)(void *)(kv_q8_q(x, row) + x->n); }
-static inline int32_t *kv_q8_neg32(const kv_q8 *x, int row) { return (int32_t *)(void *)(kv_q8_d(x, row) + x->n / 32); }
-static inline int32_t *kv_q8_neg16(const kv_q8 *x, int row) { return kv_q8_neg32(x, row) + x->n / 32; }
-static inline float *kv_q8_s32(const kv_q8 *x, int row) { return (float *)(void *)(kv_q8_neg16(x, row) + x->n / 16); }
-static inline float *kv_q8_s16(const kv_q8 *x, int row) { return kv_q8_s32(x, row) + x->n / 32; }
+static inline size_t kv_q8_row_bytes(int n) { return (size_t)(n / 32) * sizeof(kv_q8_block); }
+static inline kv_q8_block *kv_q8_row(const kv_q8 *x, int row)
+{
+    return (kv_q8_block *)(void *)(x->base + (size_t)row * x->row_bytes);
+}
 
 typedef enum kv_elem { KV_ELEM_F32, KV_ELEM_F16, KV_ELEM_BF16, KV_ELEM_Q8_0 } kv_elem;
 /* Not for Q8_0, whose values come in blocks. */
@@ -104,7 +111,7 @@ typedef struct kv_phi_args {
 
 typedef struct kv_kernels {
     const char *name;
-    /* x [n] float -> row `row` of out. n a multiple of 32. Blocks that hold NaN or infinity get d = NaN. */
+    /* x [n] float -> row `row` of out. n a multiple of 32. Blocks that hold NaN or numbers beyond 1e30 get d = NaN. */
     void (*quantize_q8)(const float *x, const kv_q8 *out, int row);
     /* y[r][o] for rows r < n_rows and outputs of panels [panel, panel + n_panels): y = W x. Columns beyond w->n_out are not
      * written. scratch: kv_gemm_scratch_bytes(w). after: the packed panel that this thread will probably read next, fetched meanwhile

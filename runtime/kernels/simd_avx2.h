@@ -19,11 +19,13 @@
 #define KV_DIRECT_ROWS  2
 #define KV_DIRECT_LIMIT 2 /* more rows than this are worth an expanded panel */
 #define KV_DOT_CHAIN    0
+#define KV_DOT_BIASED   1
 #define KV_WIDE_SIGNED  0
 #else
 #define KV_DIRECT_ROWS  4
 #define KV_DIRECT_LIMIT 8
 #define KV_DOT_CHAIN    1
+#define KV_DOT_BIASED   0
 #define KV_WIDE_SIGNED  1
 #endif
 

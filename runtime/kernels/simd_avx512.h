@@ -17,6 +17,7 @@
 #define KV_DIRECT_ROWS    8
 #define KV_DIRECT_LIMIT   16 /* more rows than this are worth an expanded panel */
 #define KV_DOT_CHAIN      0
+#define KV_DOT_BIASED     1
 #define KV_WIDE_SIGNED    0
 
 typedef __m512 vf;

@@ -25,6 +25,7 @@
 #define KV_DIRECT_ROWS    2
 #define KV_DIRECT_LIMIT   2 /* more rows than this are worth an expanded panel */
 #define KV_DOT_CHAIN      0
+#define KV_DOT_BIASED     1
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 #define KV_WIDE_SIGNED 0
 #else

@@ -22,8 +22,9 @@
 #define KV_DIRECT_ROWS    1
 #define KV_DIRECT_LIMIT   1 /* more rows than this are worth an expanded panel */
 /* What the dot product takes: sums of two products in 16 bits (vi_pairs, vi_add_pairs, vi_widen_pairs) in place of vi_dot; codes that
- * may exceed 127 as code - 128 (vb_flip). */
+ * may exceed 127 as code - 128 (vb_flip); dots as the bits of a float (impl_linear.h). */
 #define KV_DOT_CHAIN   0
+#define KV_DOT_BIASED  0
 #define KV_WIDE_SIGNED 0
 
 typedef struct {

@@ -113,10 +113,13 @@ static void digest_quantize(const kv_kernels *k, int unused, oracle_rng *rng, di
             for (int j = 0; j < N; j++) x[j] = j % 32 == 0 ? 127.0f : (float)oracle_int(rng, -126, 126) + 0.5f;
         if (i % 7 == 0) x[oracle_int(rng, 0, N - 1)] = INFINITY;
         k->quantize_q8(x, &q8, 0);
-        add(d, kv_q8_q(&q8, 0), N);
-        add_floats(d, kv_q8_d(&q8, 0), N / 32);
-        add(d, kv_q8_neg32(&q8, 0), N / 32 * 4 + N / 16 * 4);
-        add_floats(d, kv_q8_s32(&q8, 0), N / 32 + N / 16);
+        for (int b = 0; b < N / 32; b++) {
+            const kv_q8_block *block = &kv_q8_row(&q8, 0)[b];
+            const float floats[] = {block->d, block->unbias, block->s32, block->s16[0], block->s16[1]};
+            add(d, block->q, sizeof block->q);
+            add_floats(d, floats, 5);
+            add(d, &block->neg32, 3 * sizeof(int32_t));
+        }
     }
     free(q8.base);
 }
