@@ -45,13 +45,35 @@ typedef struct fma_args {
     int n_k;
     bool add;             /* continue from what C holds */
     const float *rescale; /* [n_rows], or NULL: continue from what C holds times this */
-    const uint8_t *ahead; /* NULL, or what is asked for meanwhile: as many bytes as B is read (few rows only) */
+    const uint8_t *ahead; /* NULL, or what is asked for meanwhile: as many bytes as B has (few rows only) */
 } fma_args;
 
+/* Asks for what g->ahead has for step `at` of the whole product, a step being V vectors: lines of its two halves in turn, so that the
+ * hardware prefetcher follows in two 4 KiB pages at once. Into L2: L1 would lose what is in use. */
+KV_INLINE void fma_fetch(const int step_bytes, const uint8_t *next, size_t half, size_t at)
+{
+    if (step_bytes < 64) { /* a line for every other step */
+        if (at % 2 != 0) return;
+        at /= 2;
+    }
+    if (step_bytes < 128) {
+        __builtin_prefetch(next + (at % 2 != 0 ? half : 0) + at / 2 * 64, 0, 2);
+        return;
+    }
+    next += at * (size_t)(step_bytes / 2);
+    KV_UNROLL for (int i = 0; i < step_bytes / 2; i += 64)
+    {
+        __builtin_prefetch(next + i, 0, 2);
+        __builtin_prefetch(next + half + i, 0, 2);
+    }
+}
+
+/* ahead: 0, or vectors of the whole product, in whose course g->ahead is fetched. */
 KV_INLINE void fma_block(const int R, const int V, const int type, const int ahead, const fma_args *g, int r0, int v0)
 {
-    const int step_bytes = V * 16 * (type == KV_ELEM_F32 ? 4 : 2);
-    const uint8_t *next = ahead ? g->ahead + (size_t)v0 / (size_t)V * (size_t)g->n_k * (size_t)step_bytes : NULL;
+    const size_t elem = type == KV_ELEM_F32 ? 4 : 2;
+    const int step_bytes = V * 16 * (int)elem, n_k = g->n_k;
+    const size_t half = ahead ? (size_t)ahead * (size_t)n_k * 8 * elem : 0, at = ahead ? (size_t)(v0 / V * n_k) : 0;
     vf acc[MAX_R][MAX_P];
     float *c = g->c + (size_t)r0 * g->ldc + 16 * (size_t)v0;
     KV_UNROLL for (int r = 0; r < R; r++)
@@ -64,19 +86,15 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const int ahe
         KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_fma(acc[r][v], by, vf_set1(0.0f));
     }
     const float *a = g->a + (size_t)r0 * g->lda;
-    const size_t first = (size_t)v0 * g->v_step;
-    for (int k = 0; k < g->n_k; k++) {
+    const uint8_t *w = (const uint8_t *)g->b + (size_t)v0 * g->v_step * elem;
+    const size_t k_bytes = g->k_step * elem, v_step = g->v_step, lda = g->lda;
+    for (int k = 0; k < n_k; k++, w += k_bytes) {
         vf b[MAX_P];
-        if (ahead) {
-            KV_UNROLL for (int i = 0; i < step_bytes; i += 64)
-                __builtin_prefetch(next + i, 0, 2); /* into L2: L1 would lose what is in use */
-            next += step_bytes;
-        }
-        KV_UNROLL for (int v = 0; v < V; v++) b[v] =
-            load_elem(type, g->b, first + (size_t)k * g->k_step + (size_t)v * g->v_step);
+        if (ahead) fma_fetch(step_bytes, g->ahead, half, at + (size_t)k);
+        KV_UNROLL for (int v = 0; v < V; v++) b[v] = load_elem(type, w, (size_t)v * v_step);
         KV_UNROLL for (int r = 0; r < R; r++)
         {
-            vf av = vf_set1(a[(size_t)r * g->lda + (size_t)k]);
+            vf av = vf_set1(a[(size_t)r * lda + (size_t)k]);
             KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_fma(av, b[v], acc[r][v]);
         }
     }
@@ -103,12 +121,31 @@ KV_INLINE void fma_all(const int type, const fma_args *g, int n_rows, int n_vec)
 /* Rows that a pass over memory is shared by when what comes next is fetched in step with the arithmetic. */
 enum { AHEAD_ROWS = 4 };
 
-KV_INLINE void fma_ahead_rows(const int R, const fma_args *g, kv_elem type, int n_vec)
+KV_INLINE void fma_ahead_rows(const int R, const int type, const fma_args *g, int n_vec)
 {
-    for (int v = 0; v < n_vec && type == KV_ELEM_F16; v += KV_FMA_VECS)
-        fma_block(R, KV_FMA_VECS, KV_ELEM_F16, 1, g, 0, v);
-    for (int v = 0; v < n_vec && type == KV_ELEM_BF16; v += KV_FMA_VECS)
-        fma_block(R, KV_FMA_VECS, KV_ELEM_BF16, 1, g, 0, v);
+    enum { PAIR = KV_FMA_VECS < 2 ? KV_FMA_VECS : 2 };
+    if (g->v_step == 16)
+        for (int v = 0; v < n_vec; v += KV_FMA_VECS) fma_block(R, KV_FMA_VECS, type, n_vec, g, 0, v);
+    else /* Vectors that are streams of their own: two at a time. Four are slower when all comes from L2. */
+        for (int v = 0; v < n_vec; v += PAIR) fma_block(R, PAIR, type, n_vec, g, 0, v);
+}
+
+KV_INLINE int fma_ahead_any(const int type, const fma_args *g, int n_rows, int n_vec)
+{
+    switch (n_rows) {
+    case 1:
+        fma_ahead_rows(1, type, g, n_vec);
+        return 1;
+    case 2:
+        fma_ahead_rows(2, type, g, n_vec);
+        return 2;
+    case 3:
+        fma_ahead_rows(3, type, g, n_vec);
+        return 3;
+    default:
+        fma_ahead_rows(AHEAD_ROWS, type, g, n_vec);
+        return AHEAD_ROWS;
+    }
 }
 
 /* The first rows, with g->ahead fetched meanwhile; how many they are. A burst of prefetches before the work fills the core's miss buffers
@@ -116,20 +153,8 @@ KV_INLINE void fma_ahead_rows(const int R, const fma_args *g, kv_elem type, int 
 static __attribute__((noinline)) int fma_ahead(kv_elem type, const fma_args *g, int n_rows, int n_vec)
 {
     if (n_vec % KV_FMA_VECS != 0 || type == KV_ELEM_F32) return 0;
-    switch (n_rows) {
-    case 1:
-        fma_ahead_rows(1, g, type, n_vec);
-        return 1;
-    case 2:
-        fma_ahead_rows(2, g, type, n_vec);
-        return 2;
-    case 3:
-        fma_ahead_rows(3, g, type, n_vec);
-        return 3;
-    default:
-        fma_ahead_rows(AHEAD_ROWS, g, type, n_vec);
-        return AHEAD_ROWS;
-    }
+    return type == KV_ELEM_F16 ? fma_ahead_any(KV_ELEM_F16, g, n_rows, n_vec)
+                               : fma_ahead_any(KV_ELEM_BF16, g, n_rows, n_vec);
 }
 
 static __attribute__((noinline)) void fma_f32(const fma_args *g, int n_rows, int n_vec)
