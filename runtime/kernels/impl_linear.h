@@ -401,12 +401,12 @@ static void impl_gemm_q8(const kv_packed *w, int panel, int n_panels, const kv_q
 /* Blocks whose scales are made together: divisions and sums of one block alone leave the vectors empty. */
 enum { QUANTIZE_BLOCKS = 32 };
 
-/* x without the last two bits of its significand, so that KV_DOT_BIAS * x is exact. */
-KV_INLINE float with_22_bits(float x)
+/* x without the last four bits of its significand: KV_DOT_BIAS * x is exact, which two would do for. */
+KV_INLINE float with_20_bits(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    bits &= ~3u;
+    bits &= ~15u;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
@@ -424,7 +424,7 @@ KV_INLINE void quantize_blocks(const float *x, const kv_q8 *out, int row, int b0
         /* Below 1e-30 the inverse would overflow; such a block is zero for every purpose. */
         const bool regular = amax >= 1e-30f;
         const float safe = regular ? amax : 1.0f, i = 127.0f / safe;
-        scale[b] = bits[b] < too_large ? (regular ? with_22_bits(safe / 127.0f) : 0.0f) : NAN;
+        scale[b] = bits[b] < too_large ? (regular ? with_20_bits(safe / 127.0f) : 0.0f) : NAN;
         inverse[b] = regular ? i : 0.0f;
     }
     kv_q8_block *to = kv_q8_row(out, row) + b0;

@@ -16,7 +16,7 @@ enum { KV_PAGE = 64 }; /* tokens of a KV page; tokens of a sub-tile of K are lan
 
 /* 32 activations, x = d * q, in one cache line with all that a block of weights wants to know of them. neg = -sum(q) over all or over
  * 16 (starting point of the dot product: codes are unsigned, neg * zero_point cancels the offset exactly); s = d * sum(q) (meets the
- * minimum of a weight block); unbias = -KV_DOT_BIAS * d, exactly: d has 22 significant bits. */
+ * minimum of a weight block); unbias = -KV_DOT_BIAS * d, exactly: d has 20 significant bits. */
 enum { KV_DOT_BIAS = 3 << 22 };
 typedef struct kv_q8_block {
     int8_t q[32];
