@@ -300,6 +300,14 @@ static void rows_read_where_they_lie_give_the_bits_of_panels(void **state)
 
 /* ---- products: accuracy -------------------------------------------------------------------------------- */
 
+/* Of 16 weights code * scale + minimum: no less than any code * scale or the minimum, as codes of 16 reach over most of their range. */
+static double widest_part(const float *w)
+{
+    double low = INFINITY, high = -INFINITY;
+    for (int i = 0; i < 16; i++) low = fmin(low, (double)w[i]), high = fmax(high, (double)w[i]);
+    return fmax(fabs(low), fabs(high)) + (high - low);
+}
+
 static void quantised_products_are_exact_up_to_the_last_sums(void **state)
 {
     (void)state;
@@ -313,13 +321,13 @@ static void quantised_products_are_exact_up_to_the_last_sums(void **state)
                 for (int o = 0; o < p.m.w.n_out; o++) {
                     double sum = 0, magnitude = 0;
                     for (int k = 0; k < p.m.w.n_in; k++) {
-                        const double term = (double)kv_q8_row(&p.q8, r)[k / 32].d *
-                                            kv_q8_row(&p.q8, r)[k / 32].q[k % 32] *
-                                            (double)p.m.values[(size_t)o * (size_t)p.m.w.n_in + (size_t)k];
-                        sum += term, magnitude += fabs(term);
+                        const kv_q8_block *q = &kv_q8_row(&p.q8, r)[k / 32];
+                        const float *w = p.m.values + (size_t)o * (size_t)p.m.w.n_in + (size_t)k;
+                        sum += (double)q->d * q->q[k % 32] * (double)*w;
+                        magnitude += fabs((double)q->d * q->q[k % 32]) * widest_part(w - k % 16);
                     }
-                    /* Dots are exact integers. Left: at most two sums per block of 16 that lose u of a partial sum, which is
-                     * smaller than the sum of all magnitudes; 1e-38: products below float32's normal range. */
+                    /* Dots are exact integers. Left, for each block of 16: two products that are rounded, each no larger than the sum of
+                     * its parts' magnitudes, and two sums that lose u of a partial sum; 1e-38: products below float32's normal range. */
                     const double got = (double)((const float *)y.data)[(size_t)r * p.ldy + (size_t)o];
                     if (!(fabs(got - sum) <= 8 * u * magnitude + 1e-38))
                         fail_msg("%s: %.9g, not %.9g (bound %.3g)", kv_type_get(p.m.w.type)->name, got, sum,
@@ -458,6 +466,7 @@ static void a_quantised_value_is_within_half_a_step(void **state)
         for (int j = 0; j < 32; j++) amax = fmax(amax, fabs((double)x[j]));
         kv_kernels_scalar.quantize_q8(x, &q8, 0);
         const kv_q8_block *block = kv_q8_row(&q8, 0);
+        const kv_q8_halves *halves = kv_q8_row_halves(&q8, 0);
         const int8_t *q = block->q;
         const double d = (double)block->d;
         /* Beyond 1e30 a block counts as infinite. */
@@ -478,12 +487,12 @@ static void a_quantised_value_is_within_half_a_step(void **state)
             if (d == 0.0) assert_int_equal(q[j], 0);
         }
         assert_true((double)block->unbias == -12582912.0 * d);
-        assert_int_equal(block->neg32, -(int)sum);
-        assert_int_equal(block->neg16[0], -(int)sum_low);
-        assert_int_equal(block->neg16[1], -(int)(sum - sum_low));
-        assert_true(block->s32 == (float)(d * sum));
-        assert_true(block->s16[0] == (float)(d * sum_low));
-        assert_true(block->s16[1] == (float)(d * (sum - sum_low)));
+        assert_int_equal(block->neg, -(int)sum);
+        assert_int_equal(halves->neg[0], -(int)sum_low);
+        assert_int_equal(halves->neg[1], -(int)(sum - sum_low));
+        assert_true(block->s == (float)(d * sum));
+        assert_true(halves->s[0] == (float)(d * sum_low));
+        assert_true(halves->s[1] == (float)(d * (sum - sum_low)));
     }
     for (int i = 0; i < 200; i++) {
         float x[32];

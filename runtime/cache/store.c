@@ -23,12 +23,15 @@ enum { CHUNK = 256 };
 /* int8 blocks of up to CHUNK values with half scales. */
 static void quantize_chunk(const kv_kernels *kernels, const float *x, int n, int8_t *q, uint16_t *scales)
 {
-    kv_q8_block row[CHUNK / 32];
-    const kv_q8 q8 = {.base = (uint8_t *)row, .row_bytes = kv_q8_row_bytes(n), .n = n};
+    struct {
+        kv_q8_block blocks[CHUNK / 32];
+        kv_q8_halves halves[CHUNK / 32];
+    } row;
+    const kv_q8 q8 = {.base = (uint8_t *)&row, .row_bytes = kv_q8_row_bytes(n), .n = n};
     kernels->quantize_q8(x, &q8, 0);
     for (int b = 0; b < n / 32; b++) {
-        memcpy(q + 32 * b, row[b].q, 32);
-        scales[b] = kv_f32_to_f16(row[b].d);
+        memcpy(q + 32 * b, row.blocks[b].q, 32);
+        scales[b] = kv_f32_to_f16(row.blocks[b].d);
     }
 }
 

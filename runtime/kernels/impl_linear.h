@@ -117,10 +117,18 @@ KV_INLINE vf scaled_dot(vi dot, const kv_q8_block *q)
                          : vf_mul(vf_from_vi(dot), vf_set1(q->d));
 }
 
-/* The sum that sub-block s of a block starts from. */
-KV_INLINE int32_t neg_of(const kv_pack_format f, const kv_q8_block *q, const int s)
+/* -sum(q) and d * sum(q) of sub-block s of block b of a row of nb blocks. */
+KV_INLINE const kv_q8_halves *halves_of(const kv_q8_block *row, int nb, int b)
 {
-    return f.sub == 32 ? q->neg32 : q->neg16[s];
+    return (const kv_q8_halves *)(const void *)(row + nb) + b;
+}
+KV_INLINE int32_t neg_of(const kv_pack_format f, const kv_q8_block *row, int nb, int b, const int s)
+{
+    return f.sub == 32 ? row[b].neg : halves_of(row, nb, b)->neg[s];
+}
+KV_INLINE float sum_of(const kv_pack_format f, const kv_q8_block *row, int nb, int b, const int s)
+{
+    return f.sub == 32 ? row[b].s : halves_of(row, nb, b)->s[s];
 }
 
 /* What a dot of sub-block g starts from: -zero_point * sum(q). Types with minima have no zero point. */
@@ -182,7 +190,7 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
             KV_UNROLL for (int r = 0; r < R; r++)
             {
                 KV_UNROLL for (int p = 0; p < P; p++) dot[r][p] =
-                    KV_DOT_CHAIN ? vi_set1(0) : dot_start(f, neg_of(f, rows[r] + b, s));
+                    KV_DOT_CHAIN ? vi_set1(0) : dot_start(f, neg_of(f, rows[r], nb, b, s));
             }
             KV_UNROLL for (int j = s * (8 / per_block); j < (s + 1) * (8 / per_block); j++)
             {
@@ -203,13 +211,12 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
             }
             KV_UNROLL for (int r = 0; r < R; r++)
             {
-                const kv_q8_block *q = rows[r] + b;
                 KV_UNROLL for (int p = 0; p < P; p++)
                 {
                     /* Not before the groups, where it would cost a chain a register. */
-                    if (KV_DOT_CHAIN) dot[r][p] = vi_add(dot[r][p], dot_start(f, neg_of(f, q, s)));
-                    acc[r][p] = vf_fma(scale[p], scaled_dot(dot[r][p], q), acc[r][p]);
-                    if (f.has_min) acc[r][p] = vf_fma(min[p], vf_set1(f.sub == 32 ? q->s32 : q->s16[s]), acc[r][p]);
+                    if (KV_DOT_CHAIN) dot[r][p] = vi_add(dot[r][p], dot_start(f, neg_of(f, rows[r], nb, b, s)));
+                    acc[r][p] = vf_fma(scale[p], scaled_dot(dot[r][p], &rows[r][b]), acc[r][p]);
+                    if (f.has_min) acc[r][p] = vf_fma(min[p], vf_set1(sum_of(f, rows[r], nb, b, s)), acc[r][p]);
                 }
             }
         }
@@ -231,7 +238,7 @@ KV_INLINE void dot_rows_alone(const kv_pack_format f, const kv_packed *w, int pa
     for (int b = 0; b < w->n_in / 32; b++) {
         const uint8_t *block = data + (size_t)b * Q8_BLOCK_BYTES;
         if (after) fetch_ahead(f, w, data, b, after);
-        const vi dot = vi_dot_rows(block, row_bytes, q[b].q, q[b].neg32);
+        const vi dot = vi_dot_rows(block, row_bytes, q[b].q, q[b].neg);
         const vf scaled = vf_mul(vf_from_vi(dot), vf_set1(q[b].d));
         acc = vf_fma(vf_load_row_scales(block, row_bytes), scaled, acc);
     }
@@ -428,6 +435,7 @@ KV_INLINE void quantize_blocks(const float *x, const kv_q8 *out, int row, int b0
         inverse[b] = regular ? i : 0.0f;
     }
     kv_q8_block *to = kv_q8_row(out, row) + b0;
+    kv_q8_halves *halves = kv_q8_row_halves(out, row) + b0;
     for (int b = 0; b < n; b++) {
         if (bits[b] < too_large) {
             const vf by = vf_set1(inverse[b]);
@@ -444,8 +452,8 @@ KV_INLINE void quantize_blocks(const float *x, const kv_q8 *out, int row, int b0
         const int32_t both = sum[0] + sum[1];
         const float d = scale[b];
         to[b].d = d, to[b].unbias = d * -(float)KV_DOT_BIAS;
-        to[b].neg32 = -both, to[b].neg16[0] = -sum[0], to[b].neg16[1] = -sum[1];
-        to[b].s32 = d * (float)both, to[b].s16[0] = d * (float)sum[0], to[b].s16[1] = d * (float)sum[1];
+        to[b].s = d * (float)both, to[b].neg = -both;
+        halves[b] = (kv_q8_halves){{d * (float)sum[0], d * (float)sum[1]}, {-sum[0], -sum[1]}};
     }
 }
 

@@ -14,28 +14,35 @@
 
 enum { KV_PAGE = 64 }; /* tokens of a KV page; tokens of a sub-tile of K are lanes: 16 */
 
-/* 32 activations, x = d * q, in one cache line with all that a block of weights wants to know of them. neg = -sum(q) over all or over
- * 16 (starting point of the dot product: codes are unsigned, neg * zero_point cancels the offset exactly); s = d * sum(q) (meets the
- * minimum of a weight block); unbias = -KV_DOT_BIAS * d, exactly: d has 20 significant bits. */
+/* 32 activations, x = d * q, beside what a block of weights wants to know of them. neg = -sum(q) (starting point of the dot product:
+ * codes are unsigned, neg * zero_point cancels the offset exactly); s = d * sum(q) (meets the minimum of a weight block); unbias =
+ * -KV_DOT_BIAS * d, exactly: d has 20 significant bits. */
 enum { KV_DOT_BIAS = 3 << 22 };
 typedef struct kv_q8_block {
     int8_t q[32];
-    float d, unbias;
-    int32_t neg32, neg16[2];
-    float s32, s16[2];
+    float d, unbias, s;
+    int32_t neg;
 } kv_q8_block;
-_Static_assert(sizeof(kv_q8_block) == 64, "a cache line");
+/* neg and s of its halves, for weights of which 16 share a scale. */
+typedef struct kv_q8_halves {
+    float s[2];
+    int32_t neg[2];
+} kv_q8_halves;
 
-/* Rows of n / 32 blocks. */
+/* Rows of n / 32 blocks, then the halves of each. */
 typedef struct kv_q8 {
     uint8_t *base;
     size_t row_bytes;
     int n;
 } kv_q8;
-static inline size_t kv_q8_row_bytes(int n) { return (size_t)(n / 32) * sizeof(kv_q8_block); }
+static inline size_t kv_q8_row_bytes(int n) { return (size_t)(n / 32) * (sizeof(kv_q8_block) + sizeof(kv_q8_halves)); }
 static inline kv_q8_block *kv_q8_row(const kv_q8 *x, int row)
 {
     return (kv_q8_block *)(void *)(x->base + (size_t)row * x->row_bytes);
+}
+static inline kv_q8_halves *kv_q8_row_halves(const kv_q8 *x, int row)
+{
+    return (kv_q8_halves *)(void *)(kv_q8_row(x, row) + x->n / 32);
 }
 
 typedef enum kv_elem { KV_ELEM_F32, KV_ELEM_F16, KV_ELEM_BF16, KV_ELEM_Q8_0 } kv_elem;

@@ -115,10 +115,12 @@ static void digest_quantize(const kv_kernels *k, int unused, oracle_rng *rng, di
         k->quantize_q8(x, &q8, 0);
         for (int b = 0; b < N / 32; b++) {
             const kv_q8_block *block = &kv_q8_row(&q8, 0)[b];
-            const float floats[] = {block->d, block->unbias, block->s32, block->s16[0], block->s16[1]};
+            const kv_q8_halves *halves = &kv_q8_row_halves(&q8, 0)[b];
+            const float floats[] = {block->d, block->unbias, block->s, halves->s[0], halves->s[1]};
             add(d, block->q, sizeof block->q);
             add_floats(d, floats, 5);
-            add(d, &block->neg32, 3 * sizeof(int32_t));
+            add(d, &block->neg, sizeof block->neg);
+            add(d, halves->neg, sizeof halves->neg);
         }
     }
     free(q8.base);
