@@ -163,7 +163,7 @@ static void select_item(void *ctx, int item, int thread)
 }
 
 /* Items of a run: as many as leave every thread several runs, so that they end together. A thread then knows what it reads next. */
-enum { RUNS_PER_THREAD = 6, MOST_RUN_ITEMS = 8 };
+enum { RUNS_PER_THREAD = 14, MOST_RUN_ITEMS = 8 };
 
 /* Items of one KV head, or of all where they see the same, split by split: threads then read neighbours. */
 static void list_items(const kv_attend_job *job, kv_plan *plan)

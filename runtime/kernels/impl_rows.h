@@ -264,6 +264,12 @@ static __attribute__((noinline)) void softmax_masked(const kv_attend_args *g, in
     softmax_rows(g, r0, n, t_first, t_last, false, rescale);
 }
 
+static bool is_16_bit(kv_elem type) { return type == KV_ELEM_F16 || type == KV_ELEM_BF16; }
+
+/* What comes half a page later is fetched meanwhile: V during Q K, the next page's K during P V. Types whose product does not fetch
+ * leave it to the other one. */
+static bool fetches_by_halves(const kv_attend_args *g) { return is_16_bit(g->type_k) && is_16_bit(g->type_v); }
+
 /* scores [n][64] of rows [r0, r0 + n) and sub-tiles [t_first, t_last]. Keys as float: n_k steps of one fma each. */
 static void page_scores(const kv_attend_args *g, int r0, int n, int t_first, int t_last)
 {
@@ -282,7 +288,9 @@ static void page_scores(const kv_attend_args *g, int r0, int n, int t_first, int
                    .c = g->scores + 64 * (size_t)r0 + 16 * t_first,
                    .ldc = 64,
                    .n_k = g->d_k,
-                   .ahead = r0 == 0 && n_tiles == 4 ? g->next_k : NULL};
+                   .ahead = r0 != 0 || n_tiles != 4 ? NULL
+                            : fetches_by_halves(g)  ? g->v
+                                                    : g->next_k};
     fma_any(g->type_k, &qk, n, n_tiles);
 }
 
@@ -306,7 +314,9 @@ static void attend_rows(const kv_attend_args *g, int r0, int n, uint64_t any, ui
                    .ldc = (size_t)g->d_v,
                    .n_k = last - first + 1,
                    .rescale = rescale,
-                   .ahead = r0 == 0 ? g->next_v : NULL};
+                   .ahead = r0 != 0                ? NULL
+                            : fetches_by_halves(g) ? g->next_k
+                                                   : g->next_v};
     fma_any(g->type_v, &pv, n, g->d_v / 16);
 }
 

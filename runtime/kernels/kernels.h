@@ -69,7 +69,8 @@ typedef struct kv_attend_args {
     float *l;                       /* [n_rows][16] running sum, one partial per token lane */
     float *o;                       /* [n_rows][d_v] unnormalised */
     float *scores;                  /* scratch [n_rows][64] */
-    /* The K and V that will be asked for next, as many bytes: fetched meanwhile; or NULL. A hint, also where they are not what comes. */
+    /* The K and V that will be asked for next, as many bytes: fetched meanwhile; or NULL. A hint, also where they are not what comes.
+     * Where both are of 16 bits, v is fetched meanwhile too, and next_v is left to the next call. */
     const void *next_k, *next_v;
 } kv_attend_args;
 
