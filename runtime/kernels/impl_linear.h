@@ -424,7 +424,9 @@ KV_INLINE void quantize_blocks(const float *x, const kv_q8 *out, int row, int b0
     int32_t bits[QUANTIZE_BLOCKS] = {0};
     float inverse[QUANTIZE_BLOCKS], scale[QUANTIZE_BLOCKS];
     const int32_t too_large = 0x7149f2ca; /* 1e30 */
-    for (int b = 0; b < n; b++) bits[b] = vi_reduce_max_abs(vf_load(x + 32 * b), vf_load(x + 32 * b + 16));
+    int first = 0;
+    for (; first + 16 <= n; first += 16) max_abs_of_16(x + 32 * first, bits + first);
+    for (int b = first; b < n; b++) bits[b] = vi_reduce_max_abs(vf_load(x + 32 * b), vf_load(x + 32 * b + 16));
     for (int b = 0; b < QUANTIZE_BLOCKS; b++) {
         float amax;
         memcpy(&amax, &bits[b], 4);
@@ -437,23 +439,12 @@ KV_INLINE void quantize_blocks(const float *x, const kv_q8 *out, int row, int b0
     kv_q8_block *to = kv_q8_row(out, row) + b0;
     kv_q8_halves *halves = kv_q8_row_halves(out, row) + b0;
     for (int b = 0; b < n; b++) {
-        if (bits[b] < too_large) {
-            const vf by = vf_set1(inverse[b]);
-            vi_store_i8(to[b].q, vi_round(vf_mul(vf_load(x + 32 * b), by)));
-            vi_store_i8(to[b].q + 16, vi_round(vf_mul(vf_load(x + 32 * b + 16), by)));
-        } else {
-            memset(to[b].q, 0, 32);
-        }
-    }
-    /* Not in the loop above: a load that covers two fresh stores waits for both to leave the core. */
-    for (int b = 0; b < n; b++) {
-        int32_t sum[2];
-        sum_i8(to[b].q, sum);
-        const int32_t both = sum[0] + sum[1];
-        const float d = scale[b];
-        to[b].d = d, to[b].unbias = d * -(float)KV_DOT_BIAS;
-        to[b].s = d * (float)both, to[b].neg = -both;
-        halves[b] = (kv_q8_halves){{d * (float)sum[0], d * (float)sum[1]}, {-sum[0], -sum[1]}};
+        const vf by = vf_set1(inverse[b]);
+        if (bits[b] < too_large)
+            store_block(to + b, halves + b, vi_round(vf_mul(vf_load(x + 32 * b), by)),
+                        vi_round(vf_mul(vf_load(x + 32 * b + 16), by)), scale[b]);
+        else
+            store_block(to + b, halves + b, vi_set1(0), vi_set1(0), scale[b]);
     }
 }
 

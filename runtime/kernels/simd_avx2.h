@@ -74,15 +74,6 @@ static inline vi vi_set1(int32_t x)
 }
 static inline vi vi_add(vi x, vi y) { return (vi){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 static inline vi vi_sll(vi x, int n) { return (vi){_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
-static inline void sum_i8(const int8_t q[32], int32_t sums[2])
-{
-    __m256i s = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256((const __m256i *)q)),
-                                  _mm256_set1_epi16(1));
-    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0x4e));
-    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0xb1));
-    sums[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(s));
-    sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1));
-}
 static inline __m256i abs_bits8(__m256 x)
 {
     return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
@@ -95,10 +86,22 @@ static inline int32_t vi_reduce_max_abs(vf x, vf y)
     q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
     return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
 }
+static inline void max_abs_of_16(const float *x, int32_t bits[16])
+{
+    for (int b = 0; b < 16; b++, x += 32) bits[b] = vi_reduce_max_abs(vf_load(x), vf_load(x + 16));
+}
 static inline void vi_store_i8(int8_t *p, vi x)
 {
     __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
     _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+}
+static inline void store_block(kv_q8_block *b, kv_q8_halves *h, vi lo, vi hi, float d)
+{
+    const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(lo.a, lo.b), _mm256_packs_epi32(hi.a, hi.b)),
+                  q = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)),
+                  fours = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q), _mm256_set1_epi16(1));
+    _mm256_storeu_si256((__m256i *)b->q, q);
+    store_fields(b, h, fours, d);
 }
 static inline vf vf_load_f16(const uint16_t *p)
 {

@@ -46,22 +46,48 @@ static inline vi vi_as(vf a) { return _mm512_castps_si512(a); }
 static inline vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
 static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 static inline vi vi_sll(vi a, int n) { return _mm512_slli_epi32(a, (unsigned)n); }
-static inline void sum_i8(const int8_t q[32], int32_t sums[2])
+static inline __m512i abs_bits(vf a) { return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff)); }
+static inline __m512i max_abs_of_block(const float *x)
 {
-    __m256i s =
-        _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), _mm256_loadu_si256((const __m256i *)q));
-    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0x4e));
-    s = _mm256_add_epi32(s, _mm256_shuffle_epi32(s, 0xb1));
-    sums[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(s));
-    sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1));
+    return _mm512_max_epi32(abs_bits(vf_load(x)), abs_bits(vf_load(x + 16)));
+}
+/* Halves of block b in the lower half, of block b + 4 in the upper. */
+static inline __m512i max_abs_of_2(const float *x, int b)
+{
+    const __m512i lo = max_abs_of_block(x + 32 * b), hi = max_abs_of_block(x + 32 * (b + 4));
+    return _mm512_max_epi32(_mm512_shuffle_i64x2(lo, hi, 0x44), _mm512_shuffle_i64x2(lo, hi, 0xee));
+}
+/* A quarter each of blocks b, b + 4, b + 8, b + 12. */
+static inline __m512i max_abs_of_4(const float *x, int b)
+{
+    const __m512i lo = max_abs_of_2(x, b), hi = max_abs_of_2(x, b + 8);
+    return _mm512_max_epi32(_mm512_shuffle_i32x4(lo, hi, 0x88), _mm512_shuffle_i32x4(lo, hi, 0xdd));
+}
+static inline __m512 max_abs_of_8(const float *x, int b)
+{
+    const __m512i even = max_abs_of_4(x, b), odd = max_abs_of_4(x, b + 1);
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd)));
+}
+static inline void max_abs_of_16(const float *x, int32_t bits[16])
+{
+    const __m512 lo = max_abs_of_8(x, 0), hi = max_abs_of_8(x, 2);
+    _mm512_storeu_si512(bits, _mm512_max_epi32(_mm512_castps_si512(_mm512_shuffle_ps(lo, hi, 0x88)),
+                                               _mm512_castps_si512(_mm512_shuffle_ps(lo, hi, 0xdd))));
 }
 static inline int32_t vi_reduce_max_abs(vf a, vf b)
 {
-    const __m512i mask = _mm512_set1_epi32(0x7fffffff);
-    return _mm512_reduce_max_epi32(
-        _mm512_max_epi32(_mm512_and_si512(vi_as(a), mask), _mm512_and_si512(vi_as(b), mask)));
+    return _mm512_reduce_max_epi32(_mm512_max_epi32(abs_bits(a), abs_bits(b)));
 }
 static inline void vi_store_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
+static inline void store_block(kv_q8_block *b, kv_q8_halves *h, vi lo, vi hi, float d)
+{
+    const __m512i half = _mm512_packs_epi32(lo, hi), words = _mm512_packs_epi16(half, half),
+                  order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
+    const __m256i q = _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, words)),
+                  fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), q);
+    _mm256_storeu_si256((__m256i *)b->q, q);
+    store_fields(b, h, fours, d);
+}
 static inline vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 static inline vf vf_load_bf16(const uint16_t *p)
 {

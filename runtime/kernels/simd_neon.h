@@ -15,6 +15,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/kernels.h"
+
 /* 32 registers, four to a vector: 6 x 4 accumulators + 4 operands of the float block; 3 x (4 integer + 4 float) accumulators + 4 of
  * codes of the dot block. */
 #define KV_FMA_ROWS       6
@@ -97,10 +99,6 @@ static inline vi vi_sll(vi x, int n)
     const int32x4_t by = vdupq_n_s32(n);
     return (vi){vshlq_s32(x.a, by), vshlq_s32(x.b, by), vshlq_s32(x.c, by), vshlq_s32(x.d, by)};
 }
-static inline void sum_i8(const int8_t q[32], int32_t sums[2])
-{
-    sums[0] = vaddlvq_s8(vld1q_s8(q)), sums[1] = vaddlvq_s8(vld1q_s8(q + 16));
-}
 static inline int32x4_t abs_bits4(float32x4_t x)
 {
     return vandq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(0x7fffffff));
@@ -110,10 +108,22 @@ static inline int32x4_t max_abs4(vf x)
     return vmaxq_s32(vmaxq_s32(abs_bits4(x.a), abs_bits4(x.b)), vmaxq_s32(abs_bits4(x.c), abs_bits4(x.d)));
 }
 static inline int32_t vi_reduce_max_abs(vf x, vf y) { return vmaxvq_s32(vmaxq_s32(max_abs4(x), max_abs4(y))); }
+static inline void max_abs_of_16(const float *x, int32_t bits[16])
+{
+    for (int b = 0; b < 16; b++, x += 32) bits[b] = vi_reduce_max_abs(vf_load(x), vf_load(x + 16));
+}
 static inline void vi_store_i8(int8_t *p, vi x)
 {
     int16x8_t lo = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), hi = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
     vst1q_s8(p, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+}
+static inline void store_block(kv_q8_block *b, kv_q8_halves *h, vi lo, vi hi, float d)
+{
+    vi_store_i8(b->q, lo), vi_store_i8(b->q + 16, hi);
+    const int32_t low = vaddlvq_s8(vld1q_s8(b->q)), high = vaddlvq_s8(vld1q_s8(b->q + 16)), both = low + high;
+    b->d = d, b->unbias = d * -(float)KV_DOT_BIAS;
+    b->s = d * (float)both, b->neg = -both;
+    *h = (kv_q8_halves){{d * (float)low, d * (float)high}, {-low, -high}};
 }
 static inline float32x4_t f16_quarter(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 static inline vf vf_load_f16(const uint16_t *p)

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/kernels.h"
 #include "quant/types.h"
 
 /* Register blocking: rows x vectors of the float block, rows x panels of the integer block on expanded panels, rows that read a
@@ -132,12 +133,6 @@ static inline vi vi_sll(vi a, int n)
     EACH(i) a.l[i] = (int32_t)((uint32_t)a.l[i] << n);
     return a;
 }
-/* Sums of the first and the second 16 of 32 bytes. */
-static inline void sum_i8(const int8_t q[32], int32_t sums[2])
-{
-    sums[0] = sums[1] = 0;
-    for (int i = 0; i < 32; i++) sums[i / 16] += q[i];
-}
 /* Largest |x| of two vectors as float bits: an integer maximum, so that NaN and infinity come out on top. */
 static inline int32_t vi_reduce_max_abs(vf a, vf b)
 {
@@ -150,8 +145,24 @@ static inline int32_t vi_reduce_max_abs(vf a, vf b)
     }
     return m;
 }
+/* The same of 16 blocks of 32, one after the other. */
+static inline void max_abs_of_16(const float *x, int32_t bits[16])
+{
+    for (int b = 0; b < 16; b++, x += 32) bits[b] = vi_reduce_max_abs(vf_load(x), vf_load(x + 16));
+}
 /* Lanes within -128..127. */
 static inline void vi_store_i8(int8_t *p, vi a) { EACH(i) p[i] = (int8_t)a.l[i]; }
+/* A block whose codes are lo and hi, and their scale d. */
+static inline void store_block(kv_q8_block *b, kv_q8_halves *h, vi lo, vi hi, float d)
+{
+    vi_store_i8(b->q, lo), vi_store_i8(b->q + 16, hi);
+    int32_t sum[2] = {0, 0};
+    for (int i = 0; i < 32; i++) sum[i / 16] += b->q[i];
+    const int32_t both = sum[0] + sum[1];
+    b->d = d, b->unbias = d * -(float)KV_DOT_BIAS;
+    b->s = d * (float)both, b->neg = -both;
+    *h = (kv_q8_halves){{d * (float)sum[0], d * (float)sum[1]}, {-sum[0], -sum[1]}};
+}
 static inline vf vf_load_f16(const uint16_t *p)
 {
     vf v;
