@@ -2,10 +2,13 @@
  * measures time, as ratios within the run. -v as the first argument prints them.
  *
  *     step   evaluate the token, then copy the logits and sample, or sample by the constraint        cost = what that adds / the step
- */
+ *
+ * How often a grammar has to look at the whole vocabulary depends on the reply: a cost is the mean of replies by several seeds. Of three
+ * such costs, each beside a reply without a constraint, the least counts: what else the machine does can only add to it. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +19,7 @@
 #include "kvasir.h"
 
 #define GEMMA "models/gemma3-270m-q4_k_m.gguf"
-enum { N_STEPS = 48 };
+enum { N_STEPS = 48, N_SEEDS = 4, N_TRIES = 3 };
 
 /* What an issue of kvasir promises: no cost above 10 % of a decode step. */
 static const double MAX_COST = 0.10;
@@ -97,7 +100,7 @@ typedef struct cost {
 } cost;
 
 /* A reply of N_STEPS tokens. Where the grammar ends, another text begins. */
-static cost reply(kvasir_grammar *grammar)
+static cost reply(kvasir_grammar *grammar, uint64_t seed)
 {
     static const char PROMPT[] =
         "<start_of_turn>user\nTell me something in the form that I need.<end_of_turn>\n<start_of_turn>model\n";
@@ -108,7 +111,7 @@ static cost reply(kvasir_grammar *grammar)
     kvasir_sampler *sampler;
     kvasir_constraint *constraint = NULL;
     kvasir_sampler_params params = kvasir_sampler_params_default();
-    params.seed = 5;
+    params.seed = seed;
     assert_int_equal(kvasir_sampler_open(&params, n_vocab, &sampler, NULL), KVASIR_OK);
     assert_int_equal(kvasir_tokenize(model, PROMPT, strlen(PROMPT), KVASIR_TOKENIZE_BOS | KVASIR_TOKENIZE_SPECIAL,
                                      &tokens, &n, NULL),
@@ -146,31 +149,54 @@ static cost reply(kvasir_grammar *grammar)
     return c;
 }
 
+static kvasir_grammar *compile(size_t i)
+{
+    kvasir_grammar *g;
+    kvasir_error err = {0};
+    if (kvasir_grammar_compile(model, cases[i].kind, cases[i].text, cases[i].text ? strlen(cases[i].text) : 0, &g,
+                               &err) != KVASIR_OK)
+        fail_msg("%s: %s", cases[i].name, err.message);
+    return g;
+}
+
+/* What case i adds to a step on average, the first time its grammar is used and again. */
+static void measure(size_t i, double share[2])
+{
+    const cost base = reply(NULL, 1);
+    const double step = base.eval_ms + base.sample_ms;
+    double compiled = 0, worst = 0;
+    share[0] = share[1] = 0;
+    for (uint64_t seed = 1; seed <= N_SEEDS; seed++) {
+        const double start = now_ms();
+        kvasir_grammar *g = compile(i);
+        compiled += (now_ms() - start) / N_SEEDS;
+        for (int pass = 0; pass < 2; pass++) {
+            const cost c = reply(g, seed);
+            share[pass] += (c.sample_ms - base.sample_ms) / step / N_SEEDS;
+            if (c.worst_ms > worst) worst = c.worst_ms;
+        }
+        kvasir_grammar_close(g);
+    }
+    if (is_verbose || share[0] > MAX_COST || share[1] > MAX_COST)
+        printf("  %-16s compiled in %5.1f ms; %+5.1f %% of a step of %.2f ms, again %+5.1f %%; most %.2f ms\n",
+               cases[i].name, compiled, 100 * share[0], step, 100 * share[1], worst);
+}
+
 static void a_constraint_costs_less_than_a_tenth_of_a_step(void **state)
 {
     (void)state;
-    reply(NULL); /* warms up */
-    const cost base = reply(NULL);
-    const double step = base.eval_ms + base.sample_ms;
     int n_dear = 0;
-    if (is_verbose) printf("  step %.2f ms: evaluation %.2f, sampling %.2f\n", step, base.eval_ms, base.sample_ms);
+    reply(NULL, 1);                   /* warms up */
+    kvasir_grammar_close(compile(0)); /* and builds the tree of tokens */
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        kvasir_grammar *g;
-        kvasir_error err = {0};
-        const double start = now_ms();
-        if (kvasir_grammar_compile(model, cases[i].kind, cases[i].text, cases[i].text ? strlen(cases[i].text) : 0, &g,
-                                   &err) != KVASIR_OK)
-            fail_msg("%s: %s", cases[i].name, err.message);
-        const double compiled = now_ms() - start;
-        for (int pass = 0; pass < 2; pass++) {
-            const cost c = reply(g);
-            const double share = (c.sample_ms - base.sample_ms) / step;
-            if (is_verbose || share > MAX_COST)
-                printf("  %-16s %s: compiled in %6.1f ms, sampling %6.3f ms a step (most %6.2f), %+6.1f %% of a step\n",
-                       cases[i].name, pass ? "again" : "first", compiled, c.sample_ms, c.worst_ms, 100 * share);
-            n_dear += share > MAX_COST;
+        double least[2] = {1e9, 1e9};
+        for (int try = 0; try < N_TRIES && (least[0] > MAX_COST || least[1] > MAX_COST); try++) {
+            double share[2];
+            measure(i, share);
+            for (int pass = 0; pass < 2; pass++)
+                if (share[pass] < least[pass]) least[pass] = share[pass];
         }
-        kvasir_grammar_close(g);
+        n_dear += least[0] > MAX_COST || least[1] > MAX_COST;
     }
     assert_int_equal(n_dear, 0);
 }

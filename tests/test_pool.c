@@ -106,6 +106,42 @@ static void a_hundred_thousand_tiny_stages_follow_each_other(void **state)
     for (size_t i = 0; i < KV_COUNT(threads); i++) run_stages(threads[i], ORACLE_ROUNDS(100000, 20000));
 }
 
+/* Nobody finishes his first item before all threads have one: none can have taken another's share by then. */
+struct firsts {
+    int n_threads;
+    int first[8];
+    _Atomic int n_begun;
+};
+
+static void begin_together(void *ctx, int item, int thread)
+{
+    struct firsts *f = ctx;
+    if (f->first[thread] >= 0) return;
+    f->first[thread] = item;
+    atomic_fetch_add(&f->n_begun, 1);
+    for (const double start = seconds(); atomic_load(&f->n_begun) < f->n_threads && seconds() < start + 20;)
+        sched_yield();
+}
+
+static void threads_begin_with_equal_shares_in_order(void **state)
+{
+    (void)state;
+    static const int sizes[] = {8, 9, 16, 100, 1001};
+    for (int n_threads = 2; n_threads <= 8; n_threads += 3)
+        for (size_t i = 0; i < KV_COUNT(sizes); i++) {
+            struct firsts f = {.n_threads = n_threads};
+            for (int t = 0; t < n_threads; t++) f.first[t] = -1;
+            kv_pool *pool = open_pool(n_threads);
+            kv_pool_run(pool, sizes[i], begin_together, &f);
+            assert_int_equal(f.first[0], 0);
+            for (int t = 0; t < n_threads; t++) {
+                const int end = t + 1 < n_threads ? f.first[t + 1] : sizes[i], n = end - f.first[t];
+                assert_true(n == sizes[i] / n_threads || n == (sizes[i] + n_threads - 1) / n_threads);
+            }
+            kv_pool_close(pool);
+        }
+}
+
 /* Runs of different sizes, single items (which the caller does alone) among them: the counter of one job never leaks into the next. */
 static void jobs_of_mixed_sizes_follow_each_other(void **state)
 {
@@ -265,6 +301,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_item_runs_exactly_once),
         cmocka_unit_test(a_hundred_thousand_tiny_stages_follow_each_other),
+        cmocka_unit_test(threads_begin_with_equal_shares_in_order),
         cmocka_unit_test(jobs_of_mixed_sizes_follow_each_other),
         cmocka_unit_test(parked_threads_wake_up),
         cmocka_unit_test(an_idle_pool_uses_no_cpu),

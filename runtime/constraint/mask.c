@@ -60,10 +60,19 @@ static uint32_t advance(kv_run *r, const kv_thread *from, uint32_t n_from, uint8
     return n;
 }
 
+static void set_token(const kv_run *r, uint64_t *bits, int32_t token)
+{
+    if ((uint32_t)token < r->g->n_rows) bits[token / 64] |= 1ull << (token % 64);
+}
+
+/* Of a node with tokens. */
 static void set_tokens(const kv_run *r, uint64_t *bits, uint32_t node)
 {
-    for (int32_t t = r->g->trie->token[node]; t >= 0; t = r->g->trie->same[t])
-        if ((uint32_t)t < r->g->n_rows) bits[t / 64] |= 1ull << (t % 64);
+    const kv_trie *trie = r->g->trie;
+    const int32_t token = trie->token[node], first = token & ~KV_TRIE_CHAINED;
+    set_token(r, bits, first);
+    if (token & KV_TRIE_CHAINED)
+        for (int32_t t = trie->same[first]; t >= 0; t = trie->same[t]) set_token(r, bits, t);
 }
 
 static void note_leaf(kv_run *r, uint32_t node)

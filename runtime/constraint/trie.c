@@ -78,6 +78,7 @@ static void fill(kv_trie *t, const entry *entries, uint32_t n)
         const entry *e = &entries[i];
         const uint32_t shared = i ? shared_prefix(e, e - 1) : 0;
         if (i && shared == e->len && e->len == e[-1].len) {
+            t->token[open[depth]] |= KV_TRIE_CHAINED;
             t->same[last] = e->token;
             last = e->token;
             continue;
