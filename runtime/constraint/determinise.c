@@ -120,7 +120,7 @@ static kvasir_code keep_next(subset *s, uint64_t hash, uint32_t slot)
         s->members = grown, s->cap_members = (uint32_t)cap;
     }
     if (!kv_automaton_add_state(s->a, s->err)) return s->err ? s->err->code : KVASIR_ERR_MEMORY;
-    memcpy(s->members + s->n_members, s->next, s->n_next * sizeof *s->next);
+    if (s->n_next > 0) memcpy(s->members + s->n_members, s->next, s->n_next * sizeof *s->next);
     s->sets[s->n_sets] = (set){s->n_members, s->n_next, hash};
     s->n_members += s->n_next;
     s->table[slot] = ++s->n_sets;
