@@ -110,7 +110,7 @@ static kvasir_code keep_next(subset *s, uint64_t hash, uint32_t slot)
         if (!grown) return kv_fail_memory(s->err, cap * sizeof *grown, "a grammar");
         s->sets = grown, s->cap_sets = cap;
     }
-    if (s->n_next > s->cap_members - s->n_members) {
+    if (!s->members || s->n_next > s->cap_members - s->n_members) {
         const size_t cap = 2 * ((size_t)s->n_members + s->n_next) + 256;
         if (cap > MAX_MEMBERS)
             return kv_fail(s->err, KVASIR_ERR_ARGUMENT, "the grammar is too complex: '%.80s' has too many states",
@@ -120,7 +120,7 @@ static kvasir_code keep_next(subset *s, uint64_t hash, uint32_t slot)
         s->members = grown, s->cap_members = (uint32_t)cap;
     }
     if (!kv_automaton_add_state(s->a, s->err)) return s->err ? s->err->code : KVASIR_ERR_MEMORY;
-    if (s->n_next > 0) memcpy(s->members + s->n_members, s->next, s->n_next * sizeof *s->next);
+    memcpy(s->members + s->n_members, s->next, s->n_next * sizeof *s->next);
     s->sets[s->n_sets] = (set){s->n_members, s->n_next, hash};
     s->n_members += s->n_next;
     s->table[slot] = ++s->n_sets;

@@ -425,7 +425,9 @@ KV_INLINE void quantize_blocks(const float *x, const kv_q8 *out, int row, int b0
     float inverse[QUANTIZE_BLOCKS], scale[QUANTIZE_BLOCKS];
     const int32_t too_large = 0x7149f2ca; /* 1e30 */
     int first = 0;
+#if KV_MAX_ABS_OF_16
     for (; first + 16 <= n; first += 16) max_abs_of_16(x + 32 * first, bits + first);
+#endif
     for (int b = first; b < n; b++) bits[b] = vi_reduce_max_abs(vf_load(x + 32 * b), vf_load(x + 32 * b + 16));
     for (int b = 0; b < QUANTIZE_BLOCKS; b++) {
         float amax;

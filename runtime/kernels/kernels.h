@@ -29,6 +29,14 @@ typedef struct kv_q8_halves {
     int32_t neg[2];
 } kv_q8_halves;
 
+/* All but the codes, from their scale and the sums of the first and the second 16. */
+static inline void kv_q8_set_fields(kv_q8_block *b, kv_q8_halves *h, float d, int32_t low, int32_t high)
+{
+    b->d = d, b->unbias = d * -(float)KV_DOT_BIAS;
+    b->s = d * (float)(low + high), b->neg = -(low + high);
+    *h = (kv_q8_halves){{d * (float)low, d * (float)high}, {-low, -high}};
+}
+
 /* Rows of n / 32 blocks, then the halves of each. */
 typedef struct kv_q8 {
     uint8_t *base;

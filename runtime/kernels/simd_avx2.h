@@ -28,6 +28,7 @@
 #define KV_DOT_BIASED   0
 #define KV_WIDE_SIGNED  1
 #endif
+#define KV_MAX_ABS_OF_16 0
 
 typedef struct {
     __m256 a, b;
@@ -85,10 +86,6 @@ static inline int32_t vi_reduce_max_abs(vf x, vf y)
     __m128i q = _mm_max_epi32(_mm256_castsi256_si128(m), _mm256_extracti128_si256(m, 1));
     q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
     return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
-}
-static inline void max_abs_of_16(const float *x, int32_t bits[16])
-{
-    for (int b = 0; b < 16; b++, x += 32) bits[b] = vi_reduce_max_abs(vf_load(x), vf_load(x + 16));
 }
 static inline void vi_store_i8(int8_t *p, vi x)
 {

@@ -19,6 +19,7 @@
 #define KV_DOT_CHAIN      0
 #define KV_DOT_BIASED     1
 #define KV_WIDE_SIGNED    0
+#define KV_MAX_ABS_OF_16  1
 
 typedef __m512 vf;
 typedef __m512i vi;

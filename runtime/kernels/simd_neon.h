@@ -28,6 +28,7 @@
 #define KV_DIRECT_LIMIT   2 /* more rows than this are worth an expanded panel */
 #define KV_DOT_CHAIN      0
 #define KV_DOT_BIASED     1
+#define KV_MAX_ABS_OF_16  0
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 #define KV_WIDE_SIGNED 0
 #else
@@ -108,10 +109,6 @@ static inline int32x4_t max_abs4(vf x)
     return vmaxq_s32(vmaxq_s32(abs_bits4(x.a), abs_bits4(x.b)), vmaxq_s32(abs_bits4(x.c), abs_bits4(x.d)));
 }
 static inline int32_t vi_reduce_max_abs(vf x, vf y) { return vmaxvq_s32(vmaxq_s32(max_abs4(x), max_abs4(y))); }
-static inline void max_abs_of_16(const float *x, int32_t bits[16])
-{
-    for (int b = 0; b < 16; b++, x += 32) bits[b] = vi_reduce_max_abs(vf_load(x), vf_load(x + 16));
-}
 static inline void vi_store_i8(int8_t *p, vi x)
 {
     int16x8_t lo = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), hi = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
@@ -120,10 +117,7 @@ static inline void vi_store_i8(int8_t *p, vi x)
 static inline void store_block(kv_q8_block *b, kv_q8_halves *h, vi lo, vi hi, float d)
 {
     vi_store_i8(b->q, lo), vi_store_i8(b->q + 16, hi);
-    const int32_t low = vaddlvq_s8(vld1q_s8(b->q)), high = vaddlvq_s8(vld1q_s8(b->q + 16)), both = low + high;
-    b->d = d, b->unbias = d * -(float)KV_DOT_BIAS;
-    b->s = d * (float)both, b->neg = -both;
-    *h = (kv_q8_halves){{d * (float)low, d * (float)high}, {-low, -high}};
+    kv_q8_set_fields(b, h, d, vaddlvq_s8(vld1q_s8(b->q)), vaddlvq_s8(vld1q_s8(b->q + 16)));
 }
 static inline float32x4_t f16_quarter(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 static inline vf vf_load_f16(const uint16_t *p)

@@ -23,10 +23,12 @@
 #define KV_DIRECT_ROWS    1
 #define KV_DIRECT_LIMIT   1 /* more rows than this are worth an expanded panel */
 /* What the dot product takes: sums of two products in 16 bits (vi_pairs, vi_add_pairs, vi_widen_pairs) in place of vi_dot; codes that
- * may exceed 127 as code - 128 (vb_flip); dots as the bits of a float (impl_linear.h). */
-#define KV_DOT_CHAIN   0
-#define KV_DOT_BIASED  0
-#define KV_WIDE_SIGNED 0
+ * may exceed 127 as code - 128 (vb_flip); dots as the bits of a float (impl_linear.h). KV_MAX_ABS_OF_16: there is max_abs_of_16, what
+ * vi_reduce_max_abs says of 16 blocks of 32 in a row. */
+#define KV_DOT_CHAIN     0
+#define KV_DOT_BIASED    0
+#define KV_WIDE_SIGNED   0
+#define KV_MAX_ABS_OF_16 0
 
 typedef struct {
     float l[16];
@@ -145,11 +147,6 @@ static inline int32_t vi_reduce_max_abs(vf a, vf b)
     }
     return m;
 }
-/* The same of 16 blocks of 32, one after the other. */
-static inline void max_abs_of_16(const float *x, int32_t bits[16])
-{
-    for (int b = 0; b < 16; b++, x += 32) bits[b] = vi_reduce_max_abs(vf_load(x), vf_load(x + 16));
-}
 /* Lanes within -128..127. */
 static inline void vi_store_i8(int8_t *p, vi a) { EACH(i) p[i] = (int8_t)a.l[i]; }
 /* A block whose codes are lo and hi, and their scale d. */
@@ -158,10 +155,7 @@ static inline void store_block(kv_q8_block *b, kv_q8_halves *h, vi lo, vi hi, fl
     vi_store_i8(b->q, lo), vi_store_i8(b->q + 16, hi);
     int32_t sum[2] = {0, 0};
     for (int i = 0; i < 32; i++) sum[i / 16] += b->q[i];
-    const int32_t both = sum[0] + sum[1];
-    b->d = d, b->unbias = d * -(float)KV_DOT_BIAS;
-    b->s = d * (float)both, b->neg = -both;
-    *h = (kv_q8_halves){{d * (float)sum[0], d * (float)sum[1]}, {-sum[0], -sum[1]}};
+    kv_q8_set_fields(b, h, d, sum[0], sum[1]);
 }
 static inline vf vf_load_f16(const uint16_t *p)
 {

@@ -18,7 +18,7 @@ static inline __m128i load_8_halves(const uint8_t *p, size_t row_bytes)
                           (short)d[7]);
 }
 
-/* All of a block but its codes, and its halves; of the sums of four codes the lower half makes up the sum of the first 16. */
+/* kv_q8_set_fields in one vector; of the sums of four codes the lower half makes up the sum of the first 16. */
 static inline void store_fields(kv_q8_block *b, kv_q8_halves *h, __m256i fours, float d)
 {
     __m256i own = _mm256_add_epi32(fours, _mm256_shuffle_epi32(fours, 0x4e));
