@@ -1,7 +1,7 @@
 /* test_attention_bits.c - whole models under every attention variant: the same tokens, the same bits.
  *
  *   reference   one thread, one chunk
- *   changed     threads and chunks, token by token, company in a batch, undo and another way on, a prefix shared with a running sequence or
+ *   changed     threads and chunks, token by token, company in a batch, rows that nobody wants, undo and another way on, a prefix shared with a running sequence or
  *               found again
  *
  * The variants are those of the registry (oracle_specs.h: a new name is tried the day it gets its row) and mixtures of layers. Each goes
@@ -181,8 +181,8 @@ static void try_undo(const subject *s)
     kvasir_session_close(session);
 }
 
-/* Three sequences of one batch, each cut in its own way. */
-static void try_company(const subject *s)
+/* Three sequences of one batch, each cut in its own way; in turn they want all logits, or the last, or none. */
+static void try_company(const subject *s, const kvasir_want wants[3])
 {
     static const size_t chunks[] = {31, 64, 150};
     kvasir_engine *e = NULL;
@@ -196,14 +196,17 @@ static void try_company(const subject *s)
             const size_t at = kvasir_engine_n_tokens(e, seq), left = N - at;
             const size_t n = (round + (size_t)seq) % 4 == 3 ? 1 : left < chunks[seq] ? left : chunks[seq];
             if (left == 0) continue;
-            steps[n_steps++] =
-                (kvasir_step){.seq = seq, .tokens = s->tokens + at, .n_tokens = n, .want = KVASIR_LOGITS_ALL};
+            steps[n_steps++] = (kvasir_step){
+                .seq = seq, .tokens = s->tokens + at, .n_tokens = n, .want = wants[(round + n_steps) % 3]};
         }
         if (n_steps == 0) break;
         assert_int_equal(kvasir_engine_eval(e, steps, n_steps, NULL), KVASIR_OK);
-        for (size_t i = 0; i < n_steps; i++)
-            for (size_t r = 0; r < steps[i].n_tokens; r++)
-                expect_row(s, kvasir_engine_logits(e, i, r), (size_t)(steps[i].tokens - s->tokens) + r, "in company");
+        for (size_t i = 0; i < n_steps; i++) {
+            const size_t n = steps[i].n_tokens, end = (size_t)(steps[i].tokens - s->tokens) + n,
+                         n_rows = steps[i].want == KVASIR_LOGITS_ALL ? n : steps[i].want == KVASIR_LOGITS_LAST;
+            for (size_t r = 0; r < n_rows; r++)
+                expect_row(s, kvasir_engine_logits(e, i, r), end - n_rows + r, "in company");
+        }
     }
     kvasir_engine_close(e);
 }
@@ -241,7 +244,8 @@ static void try_all(const char *path, const char *spec, kvasir_kv_type type)
     subject s = open_subject(path, spec, type);
     try_cuts(&s);
     try_undo(&s);
-    try_company(&s);
+    try_company(&s, (kvasir_want[]){KVASIR_LOGITS_ALL, KVASIR_LOGITS_ALL, KVASIR_LOGITS_ALL});
+    try_company(&s, (kvasir_want[]){KVASIR_LOGITS_NONE, KVASIR_LOGITS_LAST, KVASIR_LOGITS_ALL});
     try_prefix(&s);
     close_subject(&s);
 }

@@ -1,7 +1,7 @@
 /* test_bits.c - "same tokens, same bits": nothing but the tokens decides a logit. Compared with memcmp.
  *
  *   reference   one thread, whole chunks of 512, kernels as the CPU runs best
- *   changed     threads x chunk x where prefill ends and decode begins x kernel set x KV type x rewind
+ *   changed     threads x chunk x where prefill ends and decode begins x kernel set x KV type x rewind x which rows are wanted
  *
  * Every row of logits counts, not only the last. The tiny fixtures go through everything with more than 300 tokens (windows, pages of 64,
  * splits, tiles); the real models, whose quantised weights and sizes differ, through a smaller selection. --gemm blas promises no bits.
@@ -156,6 +156,60 @@ static void try_rewind(const subject *s, kvasir_kv_type kv)
     kvasir_session_close(session);
 }
 
+static void expect_same(const subject *s, const float *got, const float *want, size_t width, size_t pos,
+                        kvasir_want wanted)
+{
+    if (memcmp(got, want + pos * width, width * sizeof *got) != 0)
+        fail_msg("%s, where rows are wanted otherwise (%d): other bits at position %zu", s->path, (int)wanted, pos);
+}
+
+/* Three sequences, each of whose steps wants something else: the last layer goes on only with rows that somebody wants. */
+static void try_wanted(const subject *s, kvasir_kv_type kv)
+{
+    static const kvasir_want wants[] = {KVASIR_LOGITS_LAST, KVASIR_LOGITS_NONE, KVASIR_HIDDEN_LAST,
+                                        KVASIR_LOGITS_ALL,  KVASIR_LOGITS_LAST, KVASIR_HIDDEN_ALL};
+    static const size_t pieces[3][4] = {{70, 1, 3, 129}, {64, 9, 1, 1}, {33, 65, 2, 1}};
+    const size_t n_embd = (size_t)kvasir_model_get_info(s->model).n_embd, n_vocab = (size_t)s->n_vocab;
+    kvasir_engine *e = NULL;
+    kvasir_session_params p = kvasir_session_params_default();
+    p.n_ctx = (int)s->n_tokens, p.type_k = p.type_v = kv, p.n_threads = 2, p.n_batch = 150;
+    assert_int_equal(kvasir_engine_open(s->model, &p, 3, &e, NULL), KVASIR_OK);
+    float *hidden = malloc(s->n_tokens * n_embd * sizeof *hidden);
+    assert_non_null(hidden);
+    const kvasir_step all = {.seq = 0, .tokens = s->tokens, .n_tokens = s->n_tokens, .want = KVASIR_HIDDEN_ALL};
+    assert_int_equal(kvasir_engine_eval(e, &all, 1, NULL), KVASIR_OK);
+    memcpy(hidden, kvasir_engine_hidden(e, 0, 0), s->n_tokens * n_embd * sizeof *hidden);
+    kvasir_engine_rewind(e, 0, 0);
+    for (size_t round = 0;; round++) {
+        kvasir_step steps[3];
+        size_t n_steps = 0;
+        for (int seq = 0; seq < 3; seq++) {
+            const size_t at = kvasir_engine_n_tokens(e, seq), left = s->n_tokens - at, piece = pieces[seq][round % 4];
+            if (left == 0) continue;
+            steps[n_steps++] = (kvasir_step){.seq = seq,
+                                             .tokens = s->tokens + at,
+                                             .n_tokens = left < piece ? left : piece,
+                                             .want = wants[(round + 2 * (size_t)seq) % COUNT(wants)]};
+        }
+        if (n_steps == 0) break;
+        assert_int_equal(kvasir_engine_eval(e, steps, n_steps, NULL), KVASIR_OK);
+        for (size_t i = 0; i < n_steps; i++) {
+            const kvasir_want want = steps[i].want;
+            const bool is_all = want == KVASIR_LOGITS_ALL || want == KVASIR_HIDDEN_ALL;
+            const size_t end = (size_t)(steps[i].tokens - s->tokens) + steps[i].n_tokens;
+            const size_t n_rows = want == KVASIR_LOGITS_NONE ? 0 : is_all ? steps[i].n_tokens : 1;
+            for (size_t r = 0; r < n_rows; r++) {
+                if (want == KVASIR_HIDDEN_LAST || want == KVASIR_HIDDEN_ALL)
+                    expect_same(s, kvasir_engine_hidden(e, i, r), hidden, n_embd, end - n_rows + r, want);
+                else
+                    expect_same(s, kvasir_engine_logits(e, i, r), s->want, n_vocab, end - n_rows + r, want);
+            }
+        }
+    }
+    free(hidden);
+    kvasir_engine_close(e);
+}
+
 /* Returns how many other sets ran. `n` tokens at once, then a few one by one. */
 static int try_kernel_sets(const subject *s, size_t n, size_t n_decode, kvasir_kv_type kv)
 {
@@ -227,6 +281,16 @@ static void kernel_sets_agree_in_every_bit(void **state)
     }
 }
 
+static void rows_that_nobody_wants_change_no_bit(void **state)
+{
+    for (size_t k = 0; k < COUNT(kv_types); k++) {
+        subject s = open_subject(*state, 333);
+        set_reference(&s, kv_types[k]);
+        try_wanted(&s, kv_types[k]);
+        close_subject(&s);
+    }
+}
+
 /* A long context has several splits of pages in decode and prefill. */
 static void many_pages_change_no_bit(void **state)
 {
@@ -254,6 +318,7 @@ static void real_model(const char *path, kvasir_kv_type kv)
     try_split(&s, 0, 70, 2, kv);
     try_split(&s, 127, 4, 1, kv);
     try_uneven_pieces(&s, kv);
+    try_wanted(&s, kv);
     assert_true(try_kernel_sets(&s, 36, 4, kv) >= 0);
     kvasir_session *session = session_of(&s, s.model, 2, 0, kv);
     feed(&s, session, 0, 200, 200, "before rewind");
@@ -283,6 +348,7 @@ static void no_architecture_changes_a_bit(void **state)
         try_split(&s, 0, ORACLE_ROUNDS(300, 80), 1, KVASIR_KV_F16);
         try_split(&s, 130, 3, 3, KVASIR_KV_F16);
         try_uneven_pieces(&s, KVASIR_KV_F16);
+        try_wanted(&s, KVASIR_KV_F16);
         assert_true(try_kernel_sets(&s, 200, 3, KVASIR_KV_F16) >= 0);
         close_subject(&s);
     }
@@ -307,6 +373,8 @@ int main(void)
         ON(rewinding_changes_no_bit, tiny_gemma3),
         ON(kernel_sets_agree_in_every_bit, tiny_llama),
         ON(kernel_sets_agree_in_every_bit, tiny_gemma3),
+        ON(rows_that_nobody_wants_change_no_bit, tiny_llama),
+        ON(rows_that_nobody_wants_change_no_bit, tiny_gemma3),
         ON(many_pages_change_no_bit, tiny_llama),
         ON(many_pages_change_no_bit, tiny_gemma3),
         cmocka_unit_test(no_architecture_changes_a_bit),

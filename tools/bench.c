@@ -6,7 +6,8 @@
  *
  * Random token ids from a fixed seed, a short warm-up, the median of -r repeats. No sampling. The limit of a test is
  *     t_min = n_prompt * operations per token / peak  +  n_gen * (weights + KV bytes) / read bandwidth
- * with operations = 2 * parameters of the layers (attention itself not counted) and peak = int8 for quantised weights, float32
+ * with operations = 2 * parameters of the layers (attention itself not counted; of the last layer only K and V, for all rows but
+ * the last) and peak = int8 for quantised weights, float32
  * for float weights and --gemm blas; limit_pct = t_min / t. Read bandwidth is that of a buffer as large as what a step reads.
  *
  * Several --attention, --kernels all and --gemm both make several variants of this, one after the other, each with its model opened anew:
@@ -203,7 +204,12 @@ static double limit_seconds(const bench_state *s, int n_prompt, int n_gen, const
     double bytes_per_weight = (double)info->weight_bytes / (double)info->n_params;
     bool is_tied = (double)info->decode_weight_bytes > (double)info->weight_bytes - embedding * bytes_per_weight / 4;
     double layers = (double)info->n_params - (is_tied ? 1 : 2) * embedding;
-    double operations = n_prompt > 0 ? 2 * (layers * n_prompt + embedding) : 0; /* logits of the last row only */
+    double operations = 0;
+    if (n_prompt >
+        0) { /* logits of the last row only, so K and V are all that the last layer has to do for the others */
+        double kv = 2.0 * info->n_embd * info->n_kv_heads * info->head_dim;
+        operations = 2 * (layers * n_prompt - (layers / info->n_layers - kv) * (n_prompt - 1) + embedding);
+    }
     return operations / (is_float ? limits->fma_flops : limits->int8_ops) +
            n_gen * (double)(info->decode_weight_bytes + row->kv_bytes) / row->read_bytes_per_s;
 }

@@ -6,13 +6,14 @@
  *     stage   q, k, v = h Wqkv                                        | by panels
  *     rows    norm heads, rotate, write K and V to pages              | by rows
  *     stage   attention partials (and merge)                          | by tile or split
+ *     last layer: the rows that are wanted go on (wanted.c)
  *     stage   h = a Wo                                                | by panels
  *     rows    x += [norm] h; h = norm(x), int8                        | by rows
  *     stage   gate, up = h Wgu                                        | by panels
  *     rows    gate = act(gate) * up, int8                             | by rows
  *     stage   h = gate Wdown                                          | by panels
  *   x += [norm] h
- *   logits = norm(x[wanted]) Wout
+ *   logits = norm(x) Wout
  *
  * Few rows (decode) are done by the caller between stages: five barriers a layer. Many rows are shared out. */
 #include "model/forward.h"
@@ -240,6 +241,7 @@ static void attention_half(kv_pass *p)
     const size_t n_q = (size_t)l->n_heads * hp->head_dim_k, n_k = (size_t)l->n_kv_heads * hp->head_dim_k,
                  n_v = (size_t)l->n_kv_heads * hp->head_dim_v;
     const kv_rows h = {ws->h, (int)hp->n_embd, row_attn_norm, KV_STAGE_NORM};
+    kv_wanted_begin(p);
     if (hp->mla.kv_lora) {
         kv_mla_project(p, h);
     } else {
@@ -251,8 +253,11 @@ static void attention_half(kv_pass *p)
     }
     /* The attention output takes the place of the gate rows, which are not in use yet. */
     float *attended = ws->gate;
-    kv_attend(p->c, &p->m->attention[p->layer], &p->places[p->layer], p->batch->segments, p->batch->n_segments, ws->q,
-              attended, &ws->partials);
+    if (p->n_segments > 0)
+        kv_attend(p->c, &p->m->attention[p->layer], &p->places[p->layer], p->segments, p->n_segments, ws->q, attended,
+                  &ws->partials);
+    kv_wanted_keep(p, attended, (size_t)l->n_heads * (size_t)p->places[p->layer].shape.d_v);
+    if (p->n_rows == 0) return;
     if (hp->mla.kv_lora) {
         kv_mla_values(p, attended, ws->up);
         attended = ws->up;
@@ -293,14 +298,18 @@ static void logits_of(kv_pass *p)
     const kv_hparams *hp = &p->m->hp;
     const int n = (int)hp->n_embd;
     const kv_norm *norm = &p->m->bound.w.output_norm;
-    for (int i = 0; i < b->n_hidden_rows; i++)
-        kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, b->hidden_rows[i], n), n, hp->norm_eps,
+    for (int i = 0, at = 0; i < b->n_hidden_rows; i++) {
+        at = kv_wanted_at(p, b->hidden_rows[i], at);
+        kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, at, n), n, hp->norm_eps,
                       kv_row(b->hidden, i, n));
+    }
     if (b->n_hidden_rows > 0) kv_observe(p->c, &p->m->bound.w.output, b->hidden, (size_t)n, b->n_hidden_rows);
     if (b->n_logit_rows == 0) return;
-    for (int i = 0; i < b->n_logit_rows; i++)
-        kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, b->logit_rows[i], n), n, hp->norm_eps,
+    for (int i = 0, at = 0; i < b->n_logit_rows; i++) {
+        at = kv_wanted_at(p, b->logit_rows[i], at);
+        kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, at, n), n, hp->norm_eps,
                       kv_row(p->ws->h, i, n));
+    }
     kv_multiply(p, (kv_rows){.x = p->ws->h, .width = n},
                 (kv_linear_job[]){{&p->m->bound.w.output, b->logits, hp->n_vocab}}, 1, b->n_logit_rows);
     if (hp->logit_scale != 1.0f)
@@ -318,8 +327,9 @@ void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *pl
     kv_mark(&p, KV_STAGE_EMBED);
     for (p.layer = 0; p.layer < (int)m->hp.n_layers; p.layer++) {
         attention_half(&p);
-        ffn_half(&p);
+        if (p.n_rows > 0) ffn_half(&p);
     }
+    if (p.n_rows == 0) return;
     kv_each_row(&p, p.n_rows, row_ffn_add);
     kv_mark(&p, KV_STAGE_ADD);
     logits_of(&p);

@@ -17,6 +17,8 @@ typedef struct kv_workspace {
     float *cos[2], *sin[2]; /* [rows][rope pairs] */
     uint8_t *q8;            /* int8 rows of the widest matrix input */
     kv_partials partials;
+    int *wanted;          /* [rows] */
+    kv_segment *segments; /* [rows] */
     bool long_rope; /* the context is beyond kv_hparams.long_ctx */
     /* Of the dense network that runs. */
     bool gated;

@@ -11,6 +11,9 @@ typedef struct kv_pass {
     kv_workspace *ws;
     const kv_batch *batch;
     int n_rows, layer;
+    const kv_segment *segments; /* [n_segments] that attention goes over */
+    int n_segments, n_wanted;
+    const int *wanted; /* [n_wanted] rows of the batch that the layer goes on with, ascending; NULL: all */
     kv_input in;
     uint64_t mark_ns; /* when the stage that runs began */
 } kv_pass;
@@ -37,6 +40,12 @@ void kv_multiply(kv_pass *p, kv_rows x, const kv_linear_job *jobs, int n_jobs, i
 void kv_mark(kv_pass *p, kv_stage stage);
 /* cos and sin of a row for a layer's RoPE; false when the layer does not rotate. */
 bool kv_row_angles(const kv_pass *p, int row, const float **cosines, const float **sines);
+/* Before a layer: what attention goes over, and the rows that the layer goes on with after it (wanted.c). */
+void kv_wanted_begin(kv_pass *p);
+/* Those rows of x and of attended [n_rows][width] to the front; p->n_rows is their number. */
+void kv_wanted_keep(kv_pass *p, float *attended, size_t width);
+/* Where a wanted row of the batch is by now; `from`: that of one before it, or 0. */
+int kv_wanted_at(const kv_pass *p, int row, int from);
 /* One row's K and V into their page. */
 void kv_row_write(const kv_pass *p, int row, const float *k, const float *v);
 

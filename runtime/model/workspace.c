@@ -57,6 +57,8 @@ static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, int max
         {&ws->partials.data, n_partials / sizeof(float)},
         {(float **)(void *)&ws->partials.plans, (rows + 1) * sizeof(kv_plan) / sizeof(float)},
         {(float **)(void *)&ws->partials.spans, rows * sizeof(kv_span) / sizeof(float)},
+        {(float **)(void *)&ws->wanted, rows},
+        {(float **)(void *)&ws->segments, rows * sizeof(kv_segment) / sizeof(float)},
         {(float **)(void *)&ws->q8, q8_bytes(m, rows) / sizeof(float)},
         {&ws->mla_q, mla ? rows * n_heads * (hp->mla.nope + hp->rope_dim) : 0},
         {(float **)(void *)&ws->head_jobs, mla ? n_heads * sizeof(kv_group_job) / sizeof(float) : 0},
