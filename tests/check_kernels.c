@@ -731,9 +731,9 @@ static void lanes_are_summed_in_one_tree(void **state)
 
 /* ---- elementwise ------------------------------------------------------------------------------------------------ */
 
-enum { EXP, SILU, GELU, NORM, ADD, HALVES, PAIRS, N_ELEMENTWISE };
-static const char *const elementwise_names[] = {"exp", "silu_mul",      "gelu_mul",    "rms_norm",
-                                                "add", "rotate_halves", "rotate_pairs"};
+enum { EXP, SILU, GELU, NORM, SCALE, ADD, HALVES, PAIRS, N_ELEMENTWISE };
+static const char *const elementwise_names[] = {"exp",   "silu_mul", "gelu_mul",      "rms_norm",
+                                                "scale", "add",      "rotate_halves", "rotate_pairs"};
 
 /* y [n] of x [n] and z [n]; rotations turn n / 2 pairs by "cosines" z and "sines" behind them. */
 static void elementwise(const kv_kernels *k, int f, float *y, const float *x, const float *z, int n)
@@ -751,6 +751,9 @@ static void elementwise(const kv_kernels *k, int f, float *y, const float *x, co
         break;
     case NORM:
         k->rms_norm(x, z, n, 1e-5f, y);
+        break;
+    case SCALE:
+        k->scale(y, x, z[0], n);
         break;
     case ADD:
         k->add(y, z, n);
@@ -793,6 +796,24 @@ static void elementwise_functions_give_the_same_bits_everywhere(void **state)
         }
         oracle_guard_free(&x);
         oracle_guard_free(&z);
+    }
+}
+
+static void scaling_is_one_product_and_leaves_no_negative_zero(void **state)
+{
+    (void)state;
+    const kv_kernels *tables[8];
+    const int n_tables = kv_kernels_available(tables);
+    float x[19], want[19], y[19];
+    for (int i = 0; i < 19; i++) x[i] = (float)(i - 9) * 0.37f, want[i] = x[i] * 1.7f;
+    x[9] = -0.0f, want[9] = 0.0f;
+    for (int t = 0; t < n_tables; t++) {
+        tables[t]->scale(y, x, 1.7f, 19);
+        same_floats(want, y, 19, tables[t]->name, "scale");
+        tables[t]->scale(y, y, 1.0f, 19);
+        same_floats(want, y, 19, tables[t]->name, "scale in place");
+        tables[t]->scale(y, x, 0x1p-149f, 19); /* -0.37 of the smallest number there is */
+        assert_true(y[8] == 0.0f && !signbit(y[8]));
     }
 }
 
@@ -947,6 +968,7 @@ int main(void)
         cmocka_unit_test(merging_gives_the_same_bits_and_the_right_weights),
         cmocka_unit_test(lanes_are_summed_in_one_tree),
         cmocka_unit_test(elementwise_functions_give_the_same_bits_everywhere),
+        cmocka_unit_test(scaling_is_one_product_and_leaves_no_negative_zero),
         cmocka_unit_test(the_gate_may_be_its_own_destination),
         cmocka_unit_test(exp_is_within_three_parts_in_ten_million),
         cmocka_unit_test(activations_agree_with_doubles),

@@ -77,7 +77,7 @@ void kv_tile_add(const kv_attend_job *job, const kv_segment *seg, int kv_head, i
         t->span_of[query] = span;
         const float *src = job->q + (size_t)t->batch_row[query] * ldq + (size_t)kv_head * (size_t)width;
         float *dst = t->q + (size_t)query * (size_t)width;
-        for (int k = 0; k < width; k++) dst[k] = src[k] * scale;
+        job->c->kernels->scale(dst, src, scale, width);
         for (int g = 0; job->layer->alibi && g < t->group; g++)
             t->slopes[query * t->group + g] = job->layer->alibi[kv_head * t->group + g];
         for (int g = 0; seg->seq->cache->type_k == KV_ELEM_Q8_0 && g < t->group; g++)
@@ -230,7 +230,6 @@ void kv_tile_row_write(const kv_attend_job *job, int row, int head, float l, con
         memset(dst, 0, (size_t)d_v * sizeof *dst);
         return;
     }
-    const float inverse = 1.0f / l;
-    /* + 0: a product that underflowed to -0 stays so or becomes +0 as others' tokens happen to be added with weight 0. */
-    for (int i = 0; i < d_v; i++) dst[i] = o[i] * inverse + 0.0f;
+    /* A product that underflowed to -0 stays so or becomes +0 as others' tokens happen to be added with weight 0: `scale` makes it +0. */
+    job->c->kernels->scale(dst, o, 1.0f / l, d_v);
 }

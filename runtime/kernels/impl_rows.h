@@ -108,6 +108,14 @@ static void impl_rms_norm(const float *x, const float *w, int n, float eps, floa
     for (; i < n; i++) y[i] = x[i] * scale * w[i];
 }
 
+static void impl_scale(float *dst, const float *x, float by, int n)
+{
+    const vf factor = vf_set1(by), zero = vf_set1(0.0f);
+    int i = 0;
+    for (; i + 16 <= n; i += 16) vf_store(dst + i, vf_add(vf_mul(vf_load(x + i), factor), zero));
+    for (; i < n; i++) dst[i] = x[i] * by + 0.0f;
+}
+
 /* What follows is left to the compiler's vectors: elementwise, so any width gives the same bits. */
 static void impl_add(float *restrict x, const float *restrict y, int n)
 {
@@ -380,7 +388,7 @@ static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); 
         .merge = impl_merge, .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul, .gelu_mul = impl_gelu_mul,        \
         .silu = impl_silu, .gelu = impl_gelu, .gelu_erf = impl_gelu_erf, .to_f32 = impl_to_f32,                        \
         .from_f32 = impl_from_f32, .values_to_f32 = impl_values_to_f32, .exp = impl_exp, .rms_norm = impl_rms_norm,    \
-        .add = impl_add, .rotate_halves = impl_rotate_halves, .rotate_pairs = impl_rotate_pairs,                       \
+        .add = impl_add, .scale = impl_scale, .rotate_halves = impl_rotate_halves, .rotate_pairs = impl_rotate_pairs,  \
         .keys_to_f32 = impl_keys_to_f32, .phi_keys = impl_phi_keys, .phi_rows = impl_phi_rows,                         \
         .phi_attend = impl_phi_attend, .phi_fold = impl_phi_fold, .phi_join = impl_phi_join,                           \
     }

@@ -160,6 +160,8 @@ typedef struct kv_kernels {
     void (*rms_norm)(const float *x, const float *w, int n, float eps, float *y);
     /* x += y */
     void (*add)(float *x, const float *y, int n);
+    /* dst = x * by + 0: a product that underflowed to -0 becomes +0. dst may be x. */
+    void (*scale)(float *dst, const float *x, float by, int n);
     /* Turns n_pairs pairs of one head by the angles whose cosines and sines are given: (x[i], x[n_pairs + i]) or (x[2i], x[2i + 1]). */
     void (*rotate_halves)(float *x, const float *cosines, const float *sines, int n_pairs);
     void (*rotate_pairs)(float *x, const float *cosines, const float *sines, int n_pairs);

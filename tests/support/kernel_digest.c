@@ -203,6 +203,7 @@ static void digest_elementwise(const kv_kernels *k, int which, oracle_rng *rng, 
         if (which == 4) k->add(y, z, N);
         if (which == 5) k->rotate_halves(y, z, z + N / 2, N / 2);
         if (which == 6) k->rotate_pairs(y, z, z + N / 2, N / 2);
+        if (which == 7) k->scale(y, x, z[0], N);
         add_floats(d, y, N);
     }
 }
@@ -253,8 +254,8 @@ static int print_line(const char *what, digest_fn *f, int arg, uint64_t seed)
 int main(void)
 {
     static const char *const elem[] = {"F32", "F16", "BF16"}, *const functions[] = {
-                                                                  "exp", "silu_mul",      "gelu_mul",    "rms_norm",
-                                                                  "add", "rotate_halves", "rotate_pairs"};
+                                                                  "exp", "silu_mul",      "gelu_mul",     "rms_norm",
+                                                                  "add", "rotate_halves", "rotate_pairs", "scale"};
     char what[64];
     int n_differ = 0;
     for (int i = 0; i < ORACLE_N_TYPES; i++) {
@@ -267,7 +268,7 @@ int main(void)
         n_differ += print_line(what, digest_attend, i, 300 + (uint64_t)i);
     }
     n_differ += print_line("merge", digest_merge, 0, 400);
-    for (int i = 0; i < 7; i++) n_differ += print_line(functions[i], digest_elementwise, i, 500 + (uint64_t)i);
+    for (int i = 0; i < 8; i++) n_differ += print_line(functions[i], digest_elementwise, i, 500 + (uint64_t)i);
     for (int i = 0; i < 3; i++) {
         snprintf(what, sizeof what, "convert %s", elem[i]);
         n_differ += print_line(what, digest_convert, i, 600 + (uint64_t)i);
