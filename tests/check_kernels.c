@@ -565,9 +565,10 @@ static oracle_guard random_page(oracle_rng *rng, kv_elem type, size_t n)
     return g;
 }
 
-static page_case page_make(oracle_rng *rng)
+static page_case page_make(oracle_rng *rng, int most_rows)
 {
-    const int n_rows = oracle_int(rng, 1, 40), d_k = 8 * oracle_int(rng, 2, 32), d_v = 16 * oracle_int(rng, 1, 16);
+    const int n_rows = oracle_int(rng, 1, most_rows), d_k = 8 * oracle_int(rng, 2, 32),
+              d_v = 16 * oracle_int(rng, 1, 16);
     page_case c;
     c.args = (kv_attend_args){.n_rows = n_rows,
                               .d_k = d_k,
@@ -637,7 +638,7 @@ static void attention_pages_give_the_same_bits_everywhere(void **state)
     const kv_kernels *tables[8];
     const int n_tables = others(tables);
     for (int i = 0; i < ORACLE_ROUNDS(150, 12); i++) {
-        page_case c = page_make(&rng);
+        page_case c = page_make(&rng, 40);
         oracle_guard want[3], got[3];
         page_run(&c, &kv_kernels_scalar, 0, c.args.n_rows, want);
         for (int t = 0; t < n_tables; t++) {
@@ -664,6 +665,74 @@ static void attention_pages_give_the_same_bits_everywhere(void **state)
     }
 }
 
+/* Whatever m, l and o hold, also where rows, or whole blocks of rows, see nothing of the page. */
+static void a_first_page_starts_from_nothing(void **state)
+{
+    (void)state;
+    oracle_rng rng = {12};
+    const kv_kernels *tables[8];
+    const int n_tables = kv_kernels_available(tables);
+    for (int i = 0; i < ORACLE_ROUNDS(40, 6); i++) {
+        page_case c = page_make(&rng, 200);
+        const int n_rows = c.args.n_rows, blind = oracle_int(&rng, 0, n_rows - 1);
+        oracle_guard *const parts[] = {&c.m, &c.l, &c.o};
+        oracle_guard want[3], got[3];
+        for (int r = blind; r < n_rows && r < blind + 130; r++) ((uint64_t *)c.seen.data)[r] = 0;
+        for (int j = 0; j < 3; j++)
+            for (size_t k = 0; k < parts[j]->bytes / 4; k++) ((float *)parts[j]->data)[k] = j == 0 ? -INFINITY : 0.0f;
+        for (int t = 0; t < n_tables; t++) {
+            c.args.fresh = false;
+            page_run(&c, tables[t], 0, n_rows, want);
+            page_case spoilt = c;
+            spoilt.m = copy_of(&c.m), spoilt.l = copy_of(&c.l), spoilt.o = copy_of(&c.o), spoilt.args.fresh = true;
+            memset(spoilt.m.data, 0x7f, c.m.bytes), memset(spoilt.l.data, 0xff, c.l.bytes); /* 3e38, NaN */
+            memset(spoilt.o.data, 0xff, c.o.bytes);
+            page_run(&spoilt, tables[t], 0, n_rows, got);
+            for (int j = 0; j < 3; j++) {
+                same_floats(want[j].data, got[j].data, want[j].bytes / 4, tables[t]->name, "a first page");
+                oracle_guard_free(&want[j]), oracle_guard_free(&got[j]);
+            }
+            oracle_guard_free(&spoilt.m), oracle_guard_free(&spoilt.l), oracle_guard_free(&spoilt.o);
+        }
+        page_free(&c);
+    }
+}
+
+static void rows_are_merged_and_summed_together_as_alone(void **state)
+{
+    (void)state;
+    enum { ROWS = 37, D_V = 48 };
+    oracle_rng rng = {13};
+    const kv_kernels *tables[8];
+    const int n_tables = kv_kernels_available(tables);
+    for (int i = 0; i < ORACLE_ROUNDS(60, 10); i++) {
+        static float m[2][ROWS], l[2][ROWS], o[2][ROWS * D_V], lanes[ROWS * 16];
+        float got[ROWS * (3 + D_V)], want[ROWS * (3 + D_V)];
+        const int n = oracle_int(&rng, 1, ROWS);
+        for (int j = 0; j < 2 * ROWS; j++) {
+            m[j / ROWS][j % ROWS] = oracle_int(&rng, 0, 3) ? oracle_normal(&rng) * 9 : -INFINITY;
+            l[j / ROWS][j % ROWS] = (float)oracle_uniform(&rng);
+            for (int k = 0; k < D_V; k++) o[j / ROWS][j % ROWS * D_V + k] = oracle_normal(&rng);
+        }
+        for (int j = 0; j < ROWS * 16; j++) lanes[j] = oracle_normal(&rng);
+        for (int t = 0; t < n_tables; t++) {
+            for (int alone = 0; alone < 2; alone++) {
+                float *to = alone ? want : got;
+                memset(to, 0, sizeof got);
+                memcpy(to, m[0], sizeof m[0]), memcpy(to + ROWS, l[0], sizeof l[0]);
+                memcpy(to + 3 * ROWS, o[0], sizeof o[0]);
+                for (int r = 0; r < n; r += alone ? 1 : n) {
+                    const kv_partial_rows a = {to + r, to + ROWS + r, to + 3 * ROWS + r * D_V},
+                                          b = {m[1] + r, l[1] + r, o[1] + r * D_V};
+                    tables[t]->merge(&a, &b, alone ? 1 : n, D_V);
+                    tables[t]->sum_lanes(lanes + 16 * r, alone ? 1 : n, to + 2 * ROWS + r);
+                }
+            }
+            same_floats(want, got, KV_COUNT(got), tables[t]->name, "rows together");
+        }
+    }
+}
+
 static void merging_gives_the_same_bits_and_the_right_weights(void **state)
 {
     (void)state;
@@ -683,7 +752,8 @@ static void merging_gives_the_same_bits_and_the_right_weights(void **state)
             oracle_guard o = oracle_guard_make((size_t)d_v * 4, 4);
             memcpy(o.data, a, (size_t)d_v * 4);
             float m = ma, l = la;
-            tables[t]->merge(&m, &l, o.data, mb, lb, b, d_v);
+            tables[t]->merge(&(kv_partial_rows){&m, &l, o.data}, &(kv_partial_rows){(float *)&mb, (float *)&lb, b}, 1,
+                             d_v);
             assert_true(oracle_guard_whole(&o));
             if (t == 0) m_want = m, l_want = l, memcpy(want, o.data, (size_t)d_v * 4);
             same_floats(&m_want, &m, 1, tables[t]->name, "merge's m");
@@ -723,7 +793,8 @@ static void lanes_are_summed_in_one_tree(void **state)
         for (int half = 8; half >= 1; half /= 2)
             for (int j = 0; j < half; j++) s[j] += s[j + half];
         for (int t = 0; t < n_tables; t++) {
-            const float got = tables[t]->sum_lanes(l);
+            float got;
+            tables[t]->sum_lanes(l, 1, &got);
             same_floats(s, &got, 1, tables[t]->name, "sum_lanes");
         }
     }
@@ -965,6 +1036,8 @@ int main(void)
         cmocka_unit_test(a_quantised_value_is_within_half_a_step),
         cmocka_unit_test(a_nan_activation_reaches_every_output),
         cmocka_unit_test(attention_pages_give_the_same_bits_everywhere),
+        cmocka_unit_test(a_first_page_starts_from_nothing),
+        cmocka_unit_test(rows_are_merged_and_summed_together_as_alone),
         cmocka_unit_test(merging_gives_the_same_bits_and_the_right_weights),
         cmocka_unit_test(lanes_are_summed_in_one_tree),
         cmocka_unit_test(elementwise_functions_give_the_same_bits_everywhere),

@@ -26,16 +26,35 @@ static int queries_per_tile(const kv_attend_job *job, const kv_segment *seg)
     return job->selects ? kv_select_queries(&job->layer->spec, job->group, seg->seq->max_tokens, most) : most;
 }
 
+/* The tile's partial of a split joins `sum`. The first one becomes it, and the tile goes on with the space: joining nothing is a copy. */
+static void join_split(const kv_attend_job *job, kv_tile *t, float *sums, bool first, kv_partial_rows *sum)
+{
+    const kv_partial_rows part = {t->m, sums, t->o};
+    job->c->kernels->sum_lanes(t->l, t->n_rows, sums);
+    if (!first) {
+        job->c->kernels->merge(sum, &part, t->n_rows, job->place->shape.d_v);
+        return;
+    }
+    memcpy(sum->l, sums, (size_t)t->n_rows * sizeof *sums);
+    t->m = sum->m, t->o = sum->o;
+    sum->m = part.m, sum->o = part.o;
+}
+
 static void run_tile(const kv_attend_job *job, const kv_segment *seg, int tile_idx, int kv_head, uint8_t *scratch)
 {
     const int d_k = job->place->shape.d_k, d_v = job->place->shape.d_v, per_tile = queries_per_tile(job, seg),
               first = tile_idx * per_tile;
     const int n_queries = kv_min_int(per_tile, seg->n_rows - first);
     kv_tile t = kv_tile_make(&scratch, n_queries, job->group, d_k, d_v);
-    float *m = kv_carve(&scratch, (size_t)t.n_rows), *l = kv_carve(&scratch, (size_t)t.n_rows),
-          *o = kv_carve(&scratch, (size_t)t.n_rows * (size_t)d_v);
+    const size_t n_rows = (size_t)t.n_rows;
+    kv_partial_rows sum = {.m = kv_carve(&scratch, n_rows),
+                           .l = kv_carve(&scratch, n_rows),
+                           .o = kv_carve(&scratch, n_rows * (size_t)d_v)};
+    float *sums = kv_carve(&scratch, n_rows);
+    bool first_split = !job->layer->sinks;
     for (int r = 0; r < t.n_rows; r++)
-        kv_tile_row_start(job, kv_head * job->group + r % job->group, &m[r], &l[r], o + (size_t)r * (size_t)d_v);
+        kv_tile_row_start(job, kv_head * job->group + r % job->group, &sum.m[r], &sum.l[r],
+                          sum.o + (size_t)r * (size_t)d_v);
     kv_span *spans = (kv_span *)(void *)kv_carve(&scratch, (size_t)n_queries * sizeof(kv_span) / sizeof(float));
     const size_t pos = seg->pos0 + (size_t)first;
     kv_spans_cut(&job->layer->spec, pos, pos + (size_t)n_queries, spans);
@@ -51,16 +70,13 @@ static void run_tile(const kv_attend_job *job, const kv_segment *seg, int tile_i
     for (size_t page = kv_tile_next_page(&t, 0); page != SIZE_MAX;) {
         kv_tile_attend_split(job, seg, kv_head, page / KV_SPLIT_PAGES, (kv_page_spot){0}, &t);
         page = kv_tile_next_page(&t, (page / KV_SPLIT_PAGES + 1) * KV_SPLIT_PAGES);
-        for (int r = 0; r < t.n_rows; r++) {
-            const size_t at_o = (size_t)r * (size_t)d_v;
-            job->c->kernels->merge(&m[r], &l[r], o + at_o, t.m[r], job->c->kernels->sum_lanes(t.l + 16 * (size_t)r),
-                                   t.o + at_o, d_v);
-        }
+        join_split(job, &t, sums, first_split, &sum);
+        first_split = false;
     }
     for (int i = 0; i < n_queries; i++)
         for (int g = 0; g < job->group; g++) {
             const int r = i * job->group + g;
-            kv_tile_row_write(job, t.batch_row[i], kv_head * job->group + g, l[r], o + (size_t)r * (size_t)d_v);
+            kv_tile_row_write(job, t.batch_row[i], kv_head * job->group + g, sum.l[r], sum.o + (size_t)r * (size_t)d_v);
         }
 }
 

@@ -211,7 +211,7 @@ static void store_partials(const kv_attend_job *job, const kv_plan *plan, const 
         float *p = partial_at(job, plan, i / job->group, kv_head * job->group + i % job->group, split);
         memcpy(p, t->o + (size_t)r * (size_t)d_v, (size_t)d_v * sizeof(float));
         p[d_v] = t->m[r];
-        p[d_v + 1] = job->c->kernels->sum_lanes(t->l + 16 * (size_t)r);
+        job->c->kernels->sum_lanes(t->l + 16 * (size_t)r, 1, p + d_v + 1);
     }
 }
 
@@ -277,7 +277,7 @@ static void merge_row(const kv_attend_job *job, const kv_plan *plan, int row, in
         if (m == -INFINITY)
             m = p[d_v], l = p[d_v + 1], o = p;
         else
-            job->c->kernels->merge(&m, &l, o, p[d_v], p[d_v + 1], p, d_v);
+            job->c->kernels->merge(&(kv_partial_rows){&m, &l, o}, &(kv_partial_rows){p + d_v, p + d_v + 1, p}, 1, d_v);
     }
     kv_tile_row_write(job, batch_row, head, l, o);
 }

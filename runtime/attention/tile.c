@@ -19,9 +19,9 @@ int kv_tile_rows(int group, int d_k, int d_v)
 
 size_t kv_tile_bytes(size_t rows, int d_k, int d_v)
 {
-    /* q, o and the merged o, l, scores, m twice, seen, positions; page copies as float32; slack for alignment of each */
+    /* q, o and the merged o, l, scores, m and sums of l twice, seen, positions; page copies as float32; slack for alignment of each */
     const size_t floats =
-        rows * ((size_t)d_k + 2 * (size_t)d_v + 16 + 64 + 4 + 2 + 3 + 2) + (size_t)KV_PAGE * (size_t)(d_k + d_v);
+        rows * ((size_t)d_k + 2 * (size_t)d_v + 16 + 64 + 4 + 2 + 3 + 3) + (size_t)KV_PAGE * (size_t)(d_k + d_v);
     const size_t d32 = kv_align_up((size_t)d_k, 32);
     return floats * sizeof(float) + 30 * 64 + rows * kv_q8_row_bytes((int)d32) + kv_gemm_scratch_bytes((int)d32) +
            rows * (2 * sizeof(kv_span *) + sizeof(kv_span));
@@ -174,15 +174,20 @@ static void set_next(const kv_attend_job *job, kv_page_spot next, int n_rows, kv
     for (size_t i = 0; i < job->place->v_head_bytes; i += 64) __builtin_prefetch(v + i, 0, 2);
 }
 
+/* The state of rows that see nothing. */
+static void start_blind(kv_tile *t, int d_v)
+{
+    for (int r = 0; r < t->n_rows; r++) t->m[r] = -INFINITY;
+    memset(t->l, 0, (size_t)t->n_rows * 16 * sizeof(float));
+    memset(t->o, 0, (size_t)t->n_rows * (size_t)d_v * sizeof(float));
+}
+
 void kv_tile_attend_split(const kv_attend_job *job, const kv_segment *seg, int kv_head, size_t split,
                           kv_page_spot after, kv_tile *t)
 {
     const int d_k = job->place->shape.d_k, d_v = job->place->shape.d_v;
     const kv_cache *cache = seg->seq->cache;
     const size_t end = (split + 1) * KV_SPLIT_PAGES;
-    for (int r = 0; r < t->n_rows; r++) t->m[r] = -INFINITY;
-    memset(t->l, 0, (size_t)t->n_rows * 16 * sizeof(float));
-    memset(t->o, 0, (size_t)t->n_rows * (size_t)d_v * sizeof(float));
     kv_attend_args args = {.n_rows = t->n_rows,
                            .d_k = d_k,
                            .d_v = d_v,
@@ -191,6 +196,7 @@ void kv_tile_attend_split(const kv_attend_job *job, const kv_segment *seg, int k
                            .softcap = job->layer->softcap,
                            .slopes = job->layer->alibi ? t->slopes : NULL,
                            .distance = t->distance,
+                           .fresh = true,
                            .m = t->m,
                            .l = t->l,
                            .o = t->o,
@@ -210,7 +216,9 @@ void kv_tile_attend_split(const kv_attend_job *job, const kv_segment *seg, int k
         read_page(job->c->kernels, cache, t, kv_seq_k(seg->seq, job->place, page, kv_head),
                   kv_seq_v(seg->seq, job->place, page, kv_head), job->place->shape.v_in_k, &args);
         job->c->kernels->attend_page(&args);
+        args.fresh = false;
     }
+    if (args.fresh) start_blind(t, d_v);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------------------------- */

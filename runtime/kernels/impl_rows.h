@@ -302,6 +302,14 @@ static void page_scores(const kv_attend_args *g, int r0, int n, int t_first, int
     fma_any(g->type_k, &qk, n, n_tiles);
 }
 
+/* The state of rows [r0, r0 + n) before their first page, o only if they see nothing of it. */
+static void start_rows(const kv_attend_args *g, int r0, int n, bool blind)
+{
+    for (int r = r0; r < r0 + n; r++) g->m[r] = -INFINITY;
+    memset(g->l + 16 * (size_t)r0, 0, 16 * (size_t)n * sizeof(float));
+    if (blind) memset(g->o + (size_t)r0 * (size_t)g->d_v, 0, (size_t)n * (size_t)g->d_v * sizeof(float));
+}
+
 /* Rows [r0, r0 + n), of which `any` is the union and `all` the intersection of what they see. */
 static void attend_rows(const kv_attend_args *g, int r0, int n, uint64_t any, uint64_t all)
 {
@@ -321,7 +329,7 @@ static void attend_rows(const kv_attend_args *g, int r0, int n, uint64_t any, ui
                    .c = g->o + (size_t)r0 * (size_t)g->d_v,
                    .ldc = (size_t)g->d_v,
                    .n_k = last - first + 1,
-                   .rescale = rescale,
+                   .rescale = g->fresh ? NULL : rescale,
                    .ahead = r0 != 0                ? NULL
                             : fetches_by_halves(g) ? g->next_k
                                                    : g->next_v};
@@ -339,6 +347,7 @@ static void impl_attend_page(const kv_attend_args *g)
         const int n = g->n_rows - r0 < PAGE_ROWS ? g->n_rows - r0 : PAGE_ROWS;
         uint64_t any = 0, all = ~0ull;
         for (int i = 0; i < n; i++) any |= g->seen[r0 + i], all &= g->seen[r0 + i];
+        if (g->fresh) start_rows(g, r0, n, any == 0);
         if (any != 0) attend_rows(g, r0, n, any, all);
     }
 }
@@ -360,23 +369,47 @@ static void impl_bound_pages(kv_elem type, const void *bounds, int n, const floa
     fma_any(type, &g, n_rows, KV_PAGE / 16);
 }
 
-static void impl_merge(float *ma, float *la, float *oa, float mb, float lb, const float *ob, int d_v)
+/* 16 rows: their maxima move and their sums are joined; ca, cb are what their o have to be multiplied by. Rows of which one side has seen
+ * nothing get factors without meaning. */
+KV_INLINE void merge_factors(const float *ma, const float *mb, const float *la, const float *lb, float *m, float *l,
+                             float *ca, float *cb)
 {
-    if (mb == -INFINITY) return;
-    if (*ma == -INFINITY) {
-        *ma = mb, *la = lb;
-        memcpy(oa, ob, (size_t)d_v * sizeof(float));
-        return;
-    }
-    const float m = *ma > mb ? *ma : mb;
-    vf ca = vf_exp(vf_set1(*ma - m)), cb = vf_exp(vf_set1(mb - m));
-    float l[16];
-    vf_store(l, vf_fma(vf_set1(lb), cb, vf_mul(vf_set1(*la), ca)));
-    for (int i = 0; i < d_v; i += 16) vf_store(oa + i, vf_fma(vf_load(ob + i), cb, vf_mul(vf_load(oa + i), ca)));
-    *ma = m, *la = l[0];
+    const vf a = vf_load(ma), b = vf_load(mb), most = vf_max(a, b), by_a = vf_exp(vf_sub(a, most)),
+             by_b = vf_exp(vf_sub(b, most));
+    vf_store(ca, by_a), vf_store(cb, by_b), vf_store(m, most);
+    vf_store(l, vf_fma(vf_load(lb), by_b, vf_mul(vf_load(la), by_a)));
 }
 
-static float impl_sum_lanes(const float *l) { return vf_reduce_add(vf_load(l)); }
+static void impl_merge(const kv_partial_rows *a, const kv_partial_rows *b, int n_rows, int d_v)
+{
+    for (int r0 = 0; r0 < n_rows; r0 += 16) {
+        const int n = n_rows - r0 < 16 ? n_rows - r0 : 16;
+        float old[4][16] = {{0}}, m[16], l[16], ca[16], cb[16];
+        const float *const from[] = {a->m, b->m, a->l, b->l};
+        for (int i = 0; i < 4; i++) memcpy(old[i], from[i] + r0, (size_t)n * sizeof(float));
+        merge_factors(old[0], old[1], old[2], old[3], m, l, ca, cb);
+        for (int i = 0; i < n; i++) {
+            const int r = r0 + i;
+            float *oa = a->o + (size_t)r * (size_t)d_v;
+            const float *ob = b->o + (size_t)r * (size_t)d_v;
+            if (b->m[r] == -INFINITY) continue;
+            if (a->m[r] == -INFINITY) {
+                a->m[r] = b->m[r], a->l[r] = b->l[r];
+                memcpy(oa, ob, (size_t)d_v * sizeof(float));
+                continue;
+            }
+            const vf by_a = vf_set1(ca[i]), by_b = vf_set1(cb[i]);
+            for (int j = 0; j < d_v; j += 16)
+                vf_store(oa + j, vf_fma(vf_load(ob + j), by_b, vf_mul(vf_load(oa + j), by_a)));
+            a->m[r] = m[i], a->l[r] = l[i];
+        }
+    }
+}
+
+static void impl_sum_lanes(const float *l, int n, float *sums)
+{
+    for (int i = 0; i < n; i++) sums[i] = vf_reduce_add(vf_load(l + 16 * (size_t)i));
+}
 
 #include "kernels/impl_phi.h"
 

@@ -73,7 +73,8 @@ typedef struct kv_attend_args {
     float softcap;        /* 0: none */
     /* ALiBi, or NULL: scores of row r gain slopes[r] * (t + distance[r]) before soft-cap, distance = page's first token - query <= 0. */
     const float *slopes, *distance; /* [n_rows] */
-    float *m;                       /* [n_rows] running maximum, -inf to start */
+    bool fresh;                     /* nothing was seen before: m, l and o are written, whatever they hold */
+    float *m;                       /* [n_rows] running maximum, -inf while nothing was seen */
     float *l;                       /* [n_rows][16] running sum, one partial per token lane */
     float *o;                       /* [n_rows][d_v] unnormalised */
     float *scores;                  /* scratch [n_rows][64] */
@@ -81,6 +82,11 @@ typedef struct kv_attend_args {
      * Where both are of 16 bits, v is fetched meanwhile too, and next_v is left to the next call. */
     const void *next_k, *next_v;
 } kv_attend_args;
+
+/* What some rows have seen: maxima m [n_rows], sums l [n_rows], unnormalised o [n_rows][d_v]. m -inf: nothing. */
+typedef struct kv_partial_rows {
+    float *m, *l, *o;
+} kv_partial_rows;
 
 /* ---- linear attention ---------------------------------------------------------------------------------- */
 
@@ -145,10 +151,10 @@ typedef struct kv_kernels {
      * 16-bit type or float32, q [n_rows][n], out [n_rows][64]. next: bounds to fetch meanwhile, or NULL. */
     void (*bound_pages)(kv_elem type, const void *bounds, int n, const float *q, int n_rows, float *out,
                         const void *next);
-    /* Joins partial b into a: m, l scalars, o [d_v] (Dao 2023; spec/attention.md). */
-    void (*merge)(float *ma, float *la, float *oa, float mb, float lb, const float *ob, int d_v);
-    /* Sum of the 16 lanes of l in the fixed tree. */
-    float (*sum_lanes)(const float *l);
+    /* Joins partials b into a, row by row (Dao 2023; spec/attention.md). */
+    void (*merge)(const kv_partial_rows *a, const kv_partial_rows *b, int n_rows, int d_v);
+    /* sums [n] of 16 lanes each, l [n][16], in the fixed tree. */
+    void (*sum_lanes)(const float *l, int n, float *sums);
     /* dst[i] = act(gate[i]) * up[i]; n any. */
     void (*silu_mul)(float *dst, const float *gate, const float *up, int n);
     void (*gelu_mul)(float *dst, const float *gate, const float *up, int n);

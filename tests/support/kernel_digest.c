@@ -164,7 +164,8 @@ static void digest_attend(const kv_kernels *k, int types, oracle_rng *rng, diges
         }
         add_floats(d, m, rows), add_floats(d, l, rows * 16), add_floats(d, o, rows * (size_t)d_v);
         for (size_t r = 0; r < rows; r++) {
-            const float sum = k->sum_lanes(l + 16 * r);
+            float sum;
+            k->sum_lanes(l + 16 * r, 1, &sum);
             add_floats(d, &sum, 1);
         }
         free(q), free(wide), free(m), free(l), free(o), free(scores), free(key), free(value), free(seen);
@@ -177,11 +178,11 @@ static void digest_merge(const kv_kernels *k, int unused, oracle_rng *rng, diges
     for (int i = 0; i < 500; i++) {
         const int d_v = 16 * oracle_int(rng, 1, 16);
         float a[256], b[256], m = oracle_normal(rng) * (i % 4 ? 3.0f : 1e3f), l = 2.5f;
-        const float other = i % 9 == 0 ? -INFINITY : oracle_normal(rng) * 3.0f;
+        float lb = 1.25f, other = i % 9 == 0 ? -INFINITY : oracle_normal(rng) * 3.0f;
         random_floats(rng, a, 256, 1.0f);
         random_floats(rng, b, 256, 1.0f);
         if (i % 11 == 0) m = -INFINITY, l = 0.0f;
-        k->merge(&m, &l, a, other, 1.25f, b, d_v);
+        k->merge(&(kv_partial_rows){&m, &l, a}, &(kv_partial_rows){&other, &lb, b}, 1, d_v);
         add_floats(d, &m, 1), add_floats(d, &l, 1), add_floats(d, a, (size_t)d_v);
     }
 }
