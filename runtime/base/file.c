@@ -1,9 +1,11 @@
 /* file.c - read-only mappings, small reads, and writes that a failure cannot turn into half a file.
  *
- *   write:  PATH.tmp-PID-N  --write, fsync, close-->  rename onto PATH  -->  fsync of the folder
+ *   write:  a file without a name  --write, fsync-->  PATH.tmp-PID-N  --rename-->  PATH  -->  fsync of the folder
  *
- * Until the rename the old file is untouched; after it the new one is whole. Every failure before it unlinks the
- * temporary. Source: open(2), rename(2), fsync(2): the entry itself is durable only after the folder is synced. */
+ * Until the rename the old file is untouched; after it the new one is whole. A file without a name (O_TMPFILE) is gone with its
+ * process, however that ends: no signal and no crash leaves gigabytes behind. File systems that have none get the temporary name
+ * at once, and every failure unlinks it. Source: open(2), rename(2), fsync(2): the entry itself is durable only after the folder is
+ * synced. */
 #include "base/file.h"
 
 #include <errno.h>
@@ -22,6 +24,7 @@ enum {
     READ_PIECE_BYTES = 64 << 10,
     TMP_NAME_TRIES = 100,
     TMP_SUFFIX_BYTES = 48,
+    FD_PATH_BYTES = 32,
     MESSAGE_PATH_BYTES = 200
 };
 
@@ -148,6 +151,51 @@ kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t
 
 /* ---- writing ------------------------------------------------------------------------------- */
 
+/* The folder part of a path, in a copy that may be changed. */
+static const char *folder_of(char *path)
+{
+    char *slash = strrchr(path, '/');
+    if (slash) slash[slash == path ? 1 : 0] = '\0';
+    return slash ? path : ".";
+}
+
+static const char *fd_path(int fd, char path[static FD_PATH_BYTES])
+{
+    snprintf(path, FD_PATH_BYTES, "/proc/self/fd/%d", fd);
+    return path;
+}
+
+/* A file in the folder of `path` that has no name yet; -1 where there is no such thing, or no /proc to name it by afterwards. */
+static int open_nameless(const char *path, mode_t mode)
+{
+    char proc[FD_PATH_BYTES], *copy = kv_strndup(path, strlen(path));
+    struct stat st;
+    int fd = copy ? open_retry(folder_of(copy), O_WRONLY | O_TMPFILE, mode) : -1;
+    kv_free(copy);
+    if (fd < 0 || stat(fd_path(fd, proc), &st) == 0) return fd;
+    close_checked(fd);
+    return -1;
+}
+
+/* A name beside the path that nobody has: given to the open nameless file, or to a new one. False with errno. */
+static bool take_name(kv_atomic_file *file, char *name, size_t bytes, mode_t mode)
+{
+    for (int i = 0; i < TMP_NAME_TRIES; i++) {
+        char proc[FD_PATH_BYTES];
+        bool has_taken;
+        snprintf(name, bytes, "%s.tmp-%ld-%d", file->path, (long)getpid(), i);
+        if (file->is_nameless) {
+            has_taken = linkat(AT_FDCWD, fd_path(file->fd, proc), AT_FDCWD, name, AT_SYMLINK_FOLLOW) == 0;
+        } else {
+            file->fd = open_retry(name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
+            has_taken = file->fd >= 0;
+        }
+        if (has_taken) file->is_nameless = false;
+        if (has_taken || errno != EEXIST) return has_taken;
+    }
+    return false;
+}
+
 /* A new file gets what the umask allows; one that replaces another keeps its permissions (a private file stays private,
  * and the temporary is never more open than either). */
 static kvasir_code open_temporary(kv_atomic_file *file, kvasir_error *err)
@@ -161,12 +209,11 @@ static kvasir_code open_temporary(kv_atomic_file *file, kvasir_error *err)
     size_t bytes = strlen(file->path) + TMP_SUFFIX_BYTES;
     char *tmp = kv_malloc_array(bytes, 1);
     if (!tmp) return kv_fail_memory(err, bytes, "a temporary file name");
-    for (int i = 0; i < TMP_NAME_TRIES; i++) {
-        snprintf(tmp, bytes, "%s.tmp-%ld-%d", file->path, (long)getpid(), i);
-        file->fd = open_retry(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, replaces ? 0600 : 0666);
-        if (file->fd >= 0 || errno != EEXIST) break;
-    }
-    if (file->fd < 0) {
+    const mode_t mode = replaces ? 0600 : 0666;
+    file->fd = open_nameless(file->path, mode);
+    file->is_nameless = file->fd >= 0;
+    snprintf(tmp, bytes, "%s", file->path); /* for messages, until it has a name */
+    if (!file->is_nameless && !take_name(file, tmp, bytes, mode)) {
         kvasir_code code =
             kv_fail(err, KVASIR_ERR_IO, "%s: cannot create a temporary file beside it: %m", shown(file->path));
         kv_free(tmp);
@@ -213,9 +260,7 @@ static bool sync_fd(int fd)
 /* Best effort: the rename has happened, so reporting a failure here would call a good file bad. */
 static void sync_folder(char *path)
 {
-    char *slash = strrchr(path, '/');
-    if (slash) slash[slash == path ? 1 : 0] = '\0';
-    int fd = open_retry(slash ? path : ".", O_RDONLY | O_DIRECTORY, 0);
+    int fd = open_retry(folder_of(path), O_RDONLY | O_DIRECTORY, 0);
     if (fd < 0) return;
     sync_fd(fd);
     close_checked(fd);
@@ -232,6 +277,9 @@ kvasir_code kv_atomic_commit(kv_atomic_file *file, kvasir_error *err)
 {
     kvasir_code code = KVASIR_OK;
     if (!sync_fd(file->fd)) code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot sync: %m", shown(file->tmp_path));
+    const size_t bytes = strlen(file->path) + TMP_SUFFIX_BYTES;
+    if (code == KVASIR_OK && file->is_nameless && !take_name(file, file->tmp_path, bytes, 0))
+        code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot name the file that was written: %m", shown(file->path));
     bool closed = close_checked(file->fd);
     file->fd = -1;
     if (code == KVASIR_OK && !closed) code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot close: %m", shown(file->tmp_path));
@@ -251,7 +299,7 @@ void kv_atomic_abort(kv_atomic_file *file)
 {
     if (file->tmp_path) {
         if (file->fd >= 0) close_checked(file->fd);
-        unlink(file->tmp_path);
+        if (!file->is_nameless) unlink(file->tmp_path);
     }
     release(file);
 }

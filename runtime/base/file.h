@@ -21,7 +21,8 @@ void kv_map_fill(const kv_mapped *map, const void *data, size_t bytes);
 
 /* Whole small file into memory (kv_free), NUL-terminated; larger than max_bytes is an error. */
 kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err);
-/* Temporary file beside it, fsync, rename: the old content stays until the new one is whole. A directory, device, FIFO or
+/* Temporary file beside it, fsync, rename: the old content stays until the new one is whole, and where the file system can (O_TMPFILE) a
+ * process that is killed leaves nothing. A directory, device, FIFO or
  * symbolic link at `path` is refused, never replaced. Errors: IO, MEMORY. */
 kvasir_code kv_write_file_atomic(const char *path, const void *data, size_t len, kvasir_error *err);
 
@@ -30,6 +31,7 @@ kvasir_code kv_write_file_atomic(const char *path, const void *data, size_t len,
 typedef struct kv_atomic_file {
     char *path, *tmp_path; /* tmp_path NULL: nothing is open */
     int fd;
+    bool is_nameless; /* tmp_path is no file yet */
 } kv_atomic_file;
 kvasir_code kv_atomic_open(kv_atomic_file *file, const char *path, kvasir_error *err);
 kvasir_code kv_atomic_write(kv_atomic_file *file, const void *data, size_t len, kvasir_error *err);
