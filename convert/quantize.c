@@ -11,6 +11,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "convert/recipe.h"
@@ -322,6 +323,13 @@ static kvasir_code prepare(job *j, kvasir_error *err)
     return kv_pool_open(p->n_threads > 0 ? p->n_threads : kv_pool_default_threads(), &j->pool, err);
 }
 
+/* Replacing the original with what is left of it would be the end of the better of the two. */
+static bool is_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 kvasir_code kvasir_quantize(const char *in, const char *out, const kvasir_quantize_params *params, kvasir_error *err)
 {
     kvasir_error own; /* helpers that return data tell the code through it */
@@ -332,6 +340,9 @@ kvasir_code kvasir_quantize(const char *in, const char *out, const kvasir_quanti
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", params->n_threads);
     KV_TRY(kv_recipe_find(params->type ? params->type : "", &j.recipe, err));
     KV_TRY(check_overrides(params, err));
+    if (is_same_file(in, out))
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "%.200s is the input itself, which would be lost; give another name",
+                       out);
     KV_TRY(kv_gguf_open(in, &gguf, err));
     j.gguf = gguf;
     kvasir_code code = prepare(&j, err);

@@ -402,8 +402,8 @@ typedef struct kvasir_quantize_params {
     void *user;
 } kvasir_quantize_params;
 
-/* Writes the checkpoint at `in` with other types to `out`, tensor by tensor in bounded memory; the file appears under its name when it is whole, and
- * `in` may be any type that can be read (from an already quantised one, errors add up). The result does not depend on the threads.
+/* Writes the checkpoint at `in` with other types to `out`, tensor by tensor in bounded memory; the file appears under its name when it is whole. `in`
+ * may be any type that can be read (from an already quantised one, errors add up), and `out` must be another file. The result does not depend on the threads.
  * Errors: ARGUMENT, IO, FORMAT (also: weights that are not finite), UNSUPPORTED, MEMORY, CANCELLED. */
 KVASIR_API kvasir_code kvasir_quantize(const char *in, const char *out, const kvasir_quantize_params *params,
                                        kvasir_error *err);

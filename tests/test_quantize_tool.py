@@ -403,6 +403,13 @@ def wrong_usage_is_one_line_and_leaves_nothing():
         assert says in done.stderr and done.stderr.count("\n") == 1, (args, done.stderr)
         assert not os.path.exists(out) and done.stdout == "", args
     assert not [f for f in os.listdir(FOLDER.name) if "never" in f]
+    before, alias = open(base, "rb").read(), path("alias.gguf")
+    os.link(base, alias)
+    for same in (base, alias):
+        done = kvasir("quantize", base, same, "Q4_0", status=2)
+        assert "would be lost" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert open(base, "rb").read() == before
+    os.unlink(alias)
 
 
 
