@@ -386,6 +386,8 @@ def refusals_are_one_line():
         r = run(*args)
         assert r.returncode == 2 and args[0] in r.stderr and r.stderr.count("\n") == 1, (args, r.stderr)
     assert "--system" in run("--sistem", "x").stderr
+    r = run("--server", "127.0.0.1:99999")
+    assert r.returncode == 2 and "--server" in r.stderr and r.stderr.count("\n") == 1, r.stderr
 
 
 TESTS = [

@@ -6,7 +6,7 @@
 Every test is a sentence. Expected values come from HF transformers' outputs beside the tiny fixture, from numpy on raw logits, or from
 the rules themselves; none is copied from our own output.
 """
-import json, math, os, pty, re, shutil, signal, subprocess, sys, tempfile, time, traceback
+import json, math, os, pty, re, shutil, signal, subprocess, sys, tempfile, termios, time, traceback
 import numpy as np
 
 from support.runner import run_tests
@@ -386,29 +386,43 @@ def ctrl_c_stops_prints_what_is_there_and_gives_130():
     assert r["text"].encode().startswith(text[:20]) and len(text) > 0
 
 
+def on_terminal(*args, env={}, columns=100):
+    pid, fd = pty.fork()
+    if pid == 0:
+        termios.tcsetwinsize(0, (24, columns))
+        os.environ.update({"TERM": "xterm", **env})
+        os.execv(KVASIR, [KVASIR, *args])
+    data = b""
+    try:
+        while block := os.read(fd, 4096):
+            data += block
+    except OSError: # the other side is gone
+        pass
+    os.waitpid(pid, 0)
+    os.close(fd)
+    return data
+
+
 @test
 def nothing_but_text_is_written_to_a_pipe_and_no_color_is_respected():
     for args in (["inspect", TINY], ["inspect", TINY, "--tensors"], ["run", "-m", TINY, "-p", "a", "-n", "4"]):
         assert b"\x1b" not in kvasir(*args).out + kvasir(*args).err
 
-    def on_terminal(env):
-        pid, fd = pty.fork()
-        if pid == 0:
-            os.environ.update({"TERM": "xterm", **env})
-            os.execv(KVASIR, [KVASIR, "inspect", TINY])
-        data = b""
-        try:
-            while block := os.read(fd, 4096):
-                data += block
-        except OSError: # the other side is gone
-            pass
-        os.waitpid(pid, 0)
-        os.close(fd)
-        return data
+    def colours(env):
+        return on_terminal("inspect", TINY, env=env)
     os.environ.pop("NO_COLOR", None)
-    assert b"\x1b[" in on_terminal({})
-    assert b"\x1b" not in on_terminal({"NO_COLOR": "1"})
-    assert b"\x1b" not in on_terminal({"TERM": "dumb"})
+    assert b"\x1b[" in colours({})
+    assert b"\x1b" not in colours({"NO_COLOR": "1"})
+    assert b"\x1b" not in colours({"TERM": "dumb"})
+
+
+@test
+def help_keeps_its_words_whole_on_a_terminal_of_80_columns():
+    for tool in TOOLS:
+        lines = on_terminal(tool, "--help", columns=80).decode().splitlines()
+        assert len(lines) > 8 and max(map(len, lines)) <= 80, (tool, max(lines, key=len))
+        wide = on_terminal(tool, "--help", columns=200).decode().split()
+        assert wide == " ".join(lines).split(), tool
 
 
 # ---- logits ----------------------------------------------------------------------------------------------

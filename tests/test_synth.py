@@ -183,7 +183,7 @@ def what_cannot_be_is_refused_in_one_line_and_leaves_no_file():
                               (["--seed", "x"], r"--seed")):
             line = kvasir("synth", *args, path, status=2).stderr.decode()
             assert line.count("\n") == 1 and re.search(pattern, line), (args, line)
-        assert kvasir("synth", status=2).stderr.decode().startswith("kvasir synth: OUT.gguf is missing")
+        assert kvasir("synth", status=2).stderr.decode().startswith("kvasir synth: needs OUT.gguf;")
         line = kvasir("synth", "-q", os.path.join(name, "no", "m.gguf"), status=1).stderr.decode()
         assert line.count("\n") == 1 and "No such file" in line, line
         assert os.listdir(name) == []

@@ -177,11 +177,14 @@ int kv_tool_chat(int argc, char **argv)
     if (chat.server && (chat.common.model || chat.template_file))
         return kv_usage_error("chat", "--server: model and template are the server's; leave out %s",
                               chat.common.model ? "-m" : "--chat-template-file");
+    kv_address address;
+    kvasir_error err = {0};
+    if (chat.server && kv_address_parse(chat.server, &address, &err) != KVASIR_OK)
+        return kv_usage_error("chat", "--server: %s", err.message);
     if (chat.common.dry_run) return kv_common_dry_run("chat", &chat.common);
 
     if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8"); /* messages are UTF-8 whatever the locale; libedit asks it */
     chat.has_color = kv_term_has_color(stderr, chat.common.no_color);
-    kvasir_error err = {0};
     const char *note = NULL;
     if (open_all(&chat, &note, &err) != KVASIR_OK) {
         status = kv_tool_fail_error("chat", &err);

@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/term.h"
+
 enum { MAX_ROWS = 96, MAX_REASON = 256, MAX_LIST = 1 << 24, MAX_BIASES = 4096, MAX_STRINGS = 256 };
 
 /* One option of the merged tables: the row, its struct, and the text it was given, if any. */
@@ -389,10 +391,19 @@ static int take_option(slots *all, const kv_command *command, int argc, char **a
 
 /* ---- help --------------------------------------------------------------------------------------- */
 
-/* `text` wrapped at 100 columns, continued at `indent`; the cursor is at `column`. */
+/* Lines longer than 100 characters are hard to read, and the terminal cuts words where it ends. */
+static int help_width(void)
+{
+    enum { NARROWEST = 60, WIDEST = 100 };
+    if (!kv_term_is_terminal(stdout)) return WIDEST;
+    const int width = kv_term_width(stdout);
+    return width < NARROWEST ? NARROWEST : width < WIDEST ? width : WIDEST;
+}
+
+/* `text` wrapped, continued at `indent`; the cursor is at `column`. */
 static void print_wrapped(const char *text, int indent, int column)
 {
-    const int width = 100;
+    const int width = help_width();
     while (*text) {
         int len = (int)strcspn(text, " "), space = column > indent;
         if (column + space + len > width && space) {
@@ -450,7 +461,11 @@ static void print_option(const slot *s)
 
 static int print_help(const kv_command *command)
 {
-    printf("Usage: kvasir %s %s\n\n", command->name, command->usage);
+    char usage[512];
+    snprintf(usage, sizeof usage, "%s %s", command->name, command->usage);
+    printf("Usage: kvasir");
+    print_wrapped(usage, 7, 13);
+    putchar('\n');
     print_wrapped(command->about, 0, 0);
     for (int g = 0; g < command->n_groups; g++) {
         printf("\n%s:\n", command->groups[g].title);
@@ -487,7 +502,7 @@ int kv_options_parse(int argc, char **argv, kv_command *command)
         }
     }
     if (command->n_args < command->min_args)
-        return kv_usage_error(command->name, "%s is missing; 'kvasir %s --help' shows the usage", command->args_help,
+        return kv_usage_error(command->name, "needs %s; 'kvasir %s --help' shows the usage", command->args_help,
                               command->name);
     return KV_PARSED;
 }
