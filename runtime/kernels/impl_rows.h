@@ -217,6 +217,8 @@ KV_INLINE vf vf_exp_weight(vf x)
 /* Rows that pass through scores, softmax and values together: their scores stay in L1, and below the diagonal of a causal tile each
  * such block ends at its own last token. A multiple of every KV_FMA_ROWS. */
 enum { PAGE_ROWS = 60, PAGE_ROWS_PADDED = 64 };
+/* The same of a page that some of them do not see all of: smaller blocks skip more of it. */
+enum { EDGE_ROWS = 30 };
 
 /* Scores of rows [r0, r0 + n), n <= PAGE_ROWS -> weights in place; m and l move to the new maximum, rescale [PAGE_ROWS_PADDED] is what o has to be
  * multiplied by. Tokens not seen get weight 0. plain: every row sees all of these sub-tiles, and scores are used as they are. */
@@ -336,6 +338,15 @@ static void attend_rows(const kv_attend_args *g, int r0, int n, uint64_t any, ui
     fma_any(g->type_v, &pv, n, g->d_v / 16);
 }
 
+/* The next block of rows from r0 on: how many, what some row of it sees and what every one does. */
+static int block_of_rows(const kv_attend_args *g, int r0, int most, uint64_t *any, uint64_t *all)
+{
+    const int n = g->n_rows - r0 < most ? g->n_rows - r0 : most;
+    *any = 0, *all = ~0ull;
+    for (int r = r0; r < r0 + n; r++) *any |= g->seen[r], *all &= g->seen[r];
+    return n;
+}
+
 static void impl_attend_page(const kv_attend_args *g)
 {
     if (g->type_k == KV_ELEM_Q8_0) {
@@ -343,10 +354,10 @@ static void impl_attend_page(const kv_attend_args *g)
         for (int r = 0; r < g->n_rows; r++) any |= g->seen[r];
         if (any) page_scores(g, 0, g->n_rows, __builtin_ctzll(any) / 16, (63 - __builtin_clzll(any)) / 16);
     }
-    for (int r0 = 0; r0 < g->n_rows; r0 += PAGE_ROWS) {
-        const int n = g->n_rows - r0 < PAGE_ROWS ? g->n_rows - r0 : PAGE_ROWS;
-        uint64_t any = 0, all = ~0ull;
-        for (int i = 0; i < n; i++) any |= g->seen[r0 + i], all &= g->seen[r0 + i];
+    for (int r0 = 0, n; r0 < g->n_rows; r0 += n) {
+        uint64_t any, all;
+        n = block_of_rows(g, r0, PAGE_ROWS, &any, &all);
+        if (all != ~0ull) n = block_of_rows(g, r0, EDGE_ROWS, &any, &all);
         if (g->fresh) start_rows(g, r0, n, any == 0);
         if (any != 0) attend_rows(g, r0, n, any, all);
     }
