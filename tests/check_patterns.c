@@ -37,10 +37,11 @@ static int free_examples(void **state)
     return 0;
 }
 
-/* next_page is exactly the pages of which some query of the span sees a token; seen is exactly allowed. */
+/* next_page is exactly the pages of which some query of the span sees a token; seen is exactly allowed; sees_all is never wrong. */
 static void check_span(const oracle_example *e, const kv_span *span, size_t n_pages)
 {
-    bool page_seen[MAX_PAGES] = {false};
+    bool page_seen[MAX_PAGES] = {false}, all_seen[MAX_PAGES];
+    memset(all_seen, true, sizeof all_seen);
     for (size_t q = span->begin; q < span->end; q++) {
         assert_ptr_equal(kv_layer_spec_source(&e->spec, q), span->source);
         for (size_t page = 0; page < n_pages; page++) {
@@ -49,8 +50,14 @@ static void check_span(const oracle_example *e, const kv_span *span, size_t n_pa
                 if (kv_source_allows(span->source, q, page * KV_PAGE + t)) want |= (uint64_t)1 << t;
             const uint64_t got = kv_span_seen(span, q, page);
             if (got != want) fail_msg("%s: query %zu, page %zu: %016lx, not %016lx", e->text, q, page, got, want);
-            page_seen[page] |= want != 0;
+            page_seen[page] |= want != 0, all_seen[page] &= want == ~(uint64_t)0;
         }
+    }
+    const bool knows = span->source->n_parts == 1 && span->source->parts[0].ops->sees_all;
+    for (size_t page = 0; page < n_pages; page++) {
+        const bool got = kv_span_sees_all(span, page);
+        if (knows ? got != all_seen[page] : got && !all_seen[page])
+            fail_msg("%s: queries %zu..%zu, page %zu: sees_all is %d", e->text, span->begin, span->end, page, got);
     }
     for (size_t from = 0; from <= n_pages; from++) {
         size_t want = from;

@@ -35,6 +35,8 @@ typedef struct kv_pattern_ops {
     size_t (*next_page)(const kv_pattern *p, const kv_choice *choice, size_t q_begin, size_t q_end, size_t page);
     /* Tokens of `page` that query q sees, none after q: bit t is position 64 * page + t. */
     uint64_t (*seen)(const kv_pattern *p, const kv_choice *choice, size_t q, size_t page);
+    /* Does every query in [q_begin, q_end) see all tokens of `page`? NULL: unknown, `seen` is asked for each. */
+    bool (*sees_all)(const kv_pattern *p, size_t q_begin, size_t q_end, size_t page);
     /* How many tokens back (itself included) a query can ever look; 0: all. The cache frees pages behind it. */
     size_t (*horizon)(const kv_pattern *p);
     /* Queries per choice, and the choice of q's block. NULL where nothing is drawn. */

@@ -18,9 +18,15 @@ static uint64_t seen(const kv_pattern *p, const kv_choice *choice, size_t q, siz
     return kv_mask_positions(page, oldest(p, q), q + 1);
 }
 
+static bool sees_all(const kv_pattern *p, size_t q_begin, size_t q_end, size_t page)
+{
+    return (page + 1) * KV_PAGE <= q_begin + 1 && oldest(p, q_end - 1) <= page * KV_PAGE;
+}
+
 const kv_pattern_ops kv_pattern_window = {
     .signature = {"window", {{"width", KV_ARG_COUNT, KV_ARG_REQUIRED, 1, KV_ARG_MAX, 0}}},
     .allowed = allowed,
     .next_page = next_page,
     .seen = seen,
+    .sees_all = sees_all,
     .horizon = width};

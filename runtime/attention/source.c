@@ -54,6 +54,15 @@ uint64_t kv_span_seen(const kv_span *span, size_t q, size_t page)
     return mask;
 }
 
+bool kv_span_sees_all(const kv_span *span, size_t page)
+{
+    for (int i = 0; i < span->source->n_parts; i++) {
+        const kv_pattern *p = &span->source->parts[i];
+        if (p->ops->sees_all && p->ops->sees_all(p, span->begin, span->end, page)) return true;
+    }
+    return false;
+}
+
 bool kv_source_allows(const kv_source *source, size_t q, size_t k)
 {
     if (k >= q) return k == q;

@@ -26,6 +26,8 @@ int kv_spans_cut(const kv_layer_spec *spec, size_t q_begin, size_t q_end, kv_spa
 size_t kv_span_next_page(const kv_span *span, size_t page);
 /* Tokens of `page` that query q of the span sees: bit t is position 64 * page + t. */
 uint64_t kv_span_seen(const kv_span *span, size_t q, size_t page);
+/* True when every query of the span sees all of `page`; false also when that is not known. */
+bool kv_span_sees_all(const kv_span *span, size_t page);
 
 /* Which source speaks for query q. */
 const kv_source *kv_layer_spec_source(const kv_layer_spec *spec, size_t q);

@@ -174,6 +174,19 @@ static void set_next(const kv_attend_job *job, kv_page_spot next, int n_rows, kv
     for (size_t i = 0; i < job->place->v_head_bytes; i += 64) __builtin_prefetch(v + i, 0, 2);
 }
 
+/* t->seen of a page. Most pages of a prompt are seen by all of its rows. */
+static void see_page(kv_tile *t, size_t page)
+{
+    const bool had_all = t->sees_all;
+    t->sees_all = true;
+    for (int i = 0; i < t->n_spans && t->sees_all; i++) t->sees_all = kv_span_sees_all(t->spans[i], page);
+    if (t->sees_all && !had_all) memset(t->seen, 0xff, (size_t)t->n_rows * sizeof *t->seen);
+    for (int i = 0; i < t->n_queries && !t->sees_all; i++) {
+        const uint64_t seen = kv_span_seen(t->span_of[i], t->pos[i], page);
+        for (int g = 0; g < t->group; g++) t->seen[i * t->group + g] = seen;
+    }
+}
+
 /* The state of rows that see nothing. */
 static void start_blind(kv_tile *t, int d_v)
 {
@@ -206,11 +219,10 @@ void kv_tile_attend_split(const kv_attend_job *job, const kv_segment *seg, int k
     for (size_t page = kv_tile_next_page_before(t, split * KV_SPLIT_PAGES, end), next; page < end; page = next) {
         next = kv_tile_next_page_before(t, page + 1, end);
         set_next(job, next < end ? (kv_page_spot){seg, next, kv_head} : after, t->n_rows, &args);
-        args.seen = t->selection ? kv_select_masks(t->selection, page) : t->seen;
-        for (int i = 0; i < t->n_queries && !t->selection; i++) {
-            uint64_t seen = kv_span_seen(t->span_of[i], t->pos[i], page);
-            for (int g = 0; g < t->group; g++) t->seen[i * t->group + g] = seen;
-        }
+        if (t->selection)
+            args.seen = kv_select_masks(t->selection, page);
+        else
+            see_page(t, page);
         for (int r = 0; job->layer->alibi && r < t->n_rows; r++)
             t->distance[r] = (float)(page * KV_PAGE) - (float)t->pos[r / t->group];
         read_page(job->c->kernels, cache, t, kv_seq_k(seg->seq, job->place, page, kv_head),

@@ -36,8 +36,9 @@ typedef struct kv_tile {
     size_t q_end;                  /* all positions are below */
     float *q, *o, *l, *m, *scores, *k32, *v32;
     float *slopes, *distance; /* ALiBi; slopes NULL: none */
-    uint64_t *seen;
-    kv_q8 q8; /* int8 rows of q, for q8_0 keys */
+    uint64_t *seen;           /* [n_rows] of the page at hand */
+    bool sees_all;            /* seen is all ones */
+    kv_q8 q8;                 /* int8 rows of q, for q8_0 keys */
     void *gemm_scratch;
 } kv_tile;
 
