@@ -147,9 +147,10 @@ static void row_rotate_and_write(const kv_pass *p, int row)
 {
     const kv_hparams *hp = &p->m->hp;
     const kv_layer_hparams *l = &hp->layers[p->layer];
-    const int d_k = (int)hp->head_dim_k, d_v = (int)hp->head_dim_v, n_heads = (int)l->n_heads,
+    const bool has_q = row >= p->first_query;
+    const int d_k = (int)hp->head_dim_k, d_v = (int)hp->head_dim_v, n_heads = has_q ? (int)l->n_heads : 0,
               n_kv = (int)l->n_kv_heads, n_pairs = p->m->rope[0].n_pairs;
-    float *q = kv_row(p->ws->q, row, n_heads * d_k), *k = kv_row(p->ws->k, row, n_kv * d_k),
+    float *q = kv_row(p->ws->q, row, (int)l->n_heads * d_k), *k = kv_row(p->ws->k, row, n_kv * d_k),
           *v = kv_row(p->ws->v, row, n_kv * d_v);
     if (hp->clamp_qkv != 0.0f) {
         clamp(q, n_heads * d_k, hp->clamp_qkv);
@@ -219,7 +220,8 @@ static void make_row(const void *ctx, int row)
     maker->fn(maker->p, row);
 }
 
-void kv_multiply(kv_pass *p, kv_rows x, const kv_linear_job *jobs, int n_jobs, int n_rows)
+/* Makes x's rows where they are to be made, and int8 of them where a matrix wants that. */
+static void prepare(kv_pass *p, kv_rows x, const kv_linear_job *jobs, int n_jobs, int n_rows)
 {
     const kv_linear *w[3];
     const struct maker maker = {p, x.make};
@@ -228,8 +230,29 @@ void kv_multiply(kv_pass *p, kv_rows x, const kv_linear_job *jobs, int n_jobs, i
     p->in.ldx = (size_t)x.width;
     p->in.make = x.make ? make_row : NULL, p->in.make_ctx = &maker;
     kv_linear_prepare(p->c, w, n_jobs, &p->in, n_rows);
+    p->in.make = NULL, p->in.make_ctx = NULL;
     if (x.make) kv_mark(p, x.stage);
+}
+
+void kv_multiply(kv_pass *p, kv_rows x, const kv_linear_job *jobs, int n_jobs, int n_rows)
+{
+    prepare(p, x, jobs, n_jobs, n_rows);
     kv_linear_run(p->c, jobs, n_jobs, &p->in, n_rows);
+}
+
+/* k and v of all rows, q of those that need it. */
+static void project(kv_pass *p, kv_rows h, size_t n_q, size_t n_k, size_t n_v)
+{
+    const kv_layer *w = kv_pass_layer(p);
+    const int first = p->first_query, n_all = first == 0 ? 3 : 2;
+    const kv_linear_job jobs[] = {{&w->k, p->ws->k, n_k}, {&w->v, p->ws->v, n_v}, {&w->q, p->ws->q, n_q}};
+    prepare(p, h, jobs, 3, p->n_rows);
+    kv_linear_run(p->c, jobs, n_all, &p->in, p->n_rows);
+    if (n_all == 3 || first == p->n_rows) return;
+    kv_input in = p->in;
+    in.x += (size_t)first * in.ldx;
+    in.q8 = kv_q8_view(&p->in.q8, (size_t)first, 1);
+    kv_linear_run(p->c, &(kv_linear_job){&w->q, kv_row(p->ws->q, first, (int)n_q), n_q}, 1, &in, p->n_rows - first);
 }
 
 static void attention_half(kv_pass *p)
@@ -245,8 +268,7 @@ static void attention_half(kv_pass *p)
     if (hp->mla.kv_lora) {
         kv_mla_project(p, h);
     } else {
-        kv_multiply(p, h, (kv_linear_job[]){{&w->q, ws->q, n_q}, {&w->k, ws->k, n_k}, {&w->v, ws->v, n_v}}, 3,
-                    p->n_rows);
+        project(p, h, n_q, n_k, n_v);
         kv_mark(p, KV_STAGE_QKV);
         kv_each_row(p, p->n_rows, row_rotate_and_write);
         kv_mark(p, KV_STAGE_WRITE);

@@ -13,6 +13,7 @@ typedef struct kv_pass {
     int n_rows, layer;
     const kv_segment *segments; /* [n_segments] that attention goes over */
     int n_segments, n_wanted;
+    int first_query;   /* rows before this one need no q */
     const int *wanted; /* [n_wanted] rows of the batch that the layer goes on with, ascending; NULL: all */
     kv_input in;
     uint64_t mark_ns; /* when the stage that runs began */

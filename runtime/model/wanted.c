@@ -1,7 +1,7 @@
 /* wanted.c - the last layer goes on only with rows whose logits or hidden state somebody wants.
  *
  *     K and V of all rows -> pages                                  as in every layer
- *     segments  each from its first to its last wanted row          attention goes over these
+ *     segments  each from its first to its last wanted row          attention goes over these; q from the first of them on
  *     rows      x, h2 and what attention gave move to the front     p->n_rows is their number from then on
  *
  * Of a prompt that is one row, or none while more of it follows: a layer's matrices but K and V, 3 % of the work of 30 layers and 6 of 16. A
@@ -50,6 +50,7 @@ void kv_wanted_begin(kv_pass *p)
     kv_workspace *ws = p->ws;
     p->segments = b->segments, p->n_segments = b->n_segments;
     p->n_wanted = p->n_rows;
+    p->first_query = 0;
     p->wanted = NULL;
     if (p->layer + 1 < (int)p->m->hp.n_layers || p->c->observer) return;
     const int n = merge_rows(b, ws->wanted);
@@ -58,6 +59,7 @@ void kv_wanted_begin(kv_pass *p)
     if (attention_takes_all(p)) return;
     p->n_segments = cut_segments(b, ws->wanted, n, ws->segments);
     p->segments = ws->segments;
+    p->first_query = n > 0 ? ws->wanted[0] : p->n_rows;
 }
 
 static void move_rows(const kv_pass *p, float *rows, size_t width)
