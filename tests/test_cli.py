@@ -552,6 +552,8 @@ def dry_run_says_what_it_would_take_without_reading_weights():
         assert r["fits"] == (r["total_bytes"] <= r["available_bytes"])
     small, large = (kvasir("run", "-m", SMOLLM2, "--dry-run", "-o", "json", "-c", c).json()["kv_bytes"] for c in (1024, 4096))
     assert large == 4 * small > 0
+    four = re.search(r"KV cache, 4 contexts +(.*)", kvasir("serve", "-m", SMOLLM2, "--dry-run", "-np", "4", "-c", "1024").text)
+    assert four and re.search("full context +" + re.escape(four[1]), kvasir("run", "-m", SMOLLM2, "--dry-run", "-c", "4096").text), four
     text = kvasir("bench", "-m", SMOLLM2, "--dry-run").text
     assert re.search(r"^total +[\d.]+ [kMG]B$", text, re.M) and re.search(r"^fits +(yes|no)$", text, re.M)
 

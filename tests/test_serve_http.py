@@ -500,6 +500,8 @@ def signals_end_streams_with_a_last_event():
                 break
             response += piece
         assert b"data: [DONE]" in response[-100:], response[-300:]
+        assert b'"code":"shutting_down"' in response and b"invalid_request" not in response, response[-600:]  # it is not the client's fault
+        assert "stopping: 1 request is still running" in s.said()
         assert s.process.wait(15) == 0 and time.monotonic() - start < 10 * SLOW
         assert not os.path.exists(s.path)
 

@@ -212,7 +212,7 @@ int kv_tool_attention(int argc, char **argv)
     };
     int status = kv_options_parse(argc, argv, &command);
     if (status != KV_PARSED) return status;
-    if (o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
+    if (o.common.dry_run) return kv_common_dry_run(TOOL, &o.common, 1);
     char path[4096], *attention_text = NULL;
     kvasir_error err = {0};
     kvasir_model_params model = {0};

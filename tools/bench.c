@@ -478,7 +478,7 @@ int kv_tool_bench(int argc, char **argv)
     if (o.common.dry_run) {
         if (o.attentions.n > 0) o.common.attention = o.attentions.values[0];
         o.common.output = o.format == KV_BENCH_JSON || o.format == KV_BENCH_JSONL ? KV_OUTPUT_JSON : KV_OUTPUT_TEXT;
-        return kv_common_dry_run(TOOL, &o.common);
+        return kv_common_dry_run(TOOL, &o.common, 1);
     }
 
     bench_state s = {.options = &o};

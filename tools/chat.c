@@ -181,7 +181,7 @@ int kv_tool_chat(int argc, char **argv)
     kvasir_error err = {0};
     if (chat.server && kv_address_parse(chat.server, &address, &err) != KVASIR_OK)
         return kv_usage_error("chat", "--server: %s", err.message);
-    if (chat.common.dry_run) return kv_common_dry_run("chat", &chat.common);
+    if (chat.common.dry_run) return kv_common_dry_run("chat", &chat.common, 1);
 
     if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8"); /* messages are UTF-8 whatever the locale; libedit asks it */
     chat.has_color = kv_term_has_color(stderr, chat.common.no_color);

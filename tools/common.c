@@ -236,6 +236,21 @@ kvasir_code kv_common_open_session(const kv_common *c, kvasir_model *model, kvas
     return kvasir_session_open(model, &params, out, err);
 }
 
+kvasir_code kv_common_sampler_params(const kv_common *c, const kvasir_model *model, kvasir_sampler_params *out,
+                                     kvasir_error *err)
+{
+    const int n_vocab = kvasir_model_get_info(model).n_vocab;
+    for (size_t i = 0; i < c->biases.n; i++)
+        if (c->biases.values[i].token >= n_vocab)
+            return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--logit-bias: token %d is outside the vocabulary of %d",
+                                c->biases.values[i].token, n_vocab);
+    *out = c->sampler;
+    out->seed = c->seed.value;
+    out->logit_bias = c->biases.values;
+    out->n_logit_bias = c->biases.n;
+    return KVASIR_OK;
+}
+
 kvasir_code kv_common_open_sampler(kv_common *c, const kvasir_model *model, kvasir_sampler **out, kvasir_error *err)
 {
     if (!c->seed.is_set) {
@@ -243,26 +258,22 @@ kvasir_code kv_common_open_sampler(kv_common *c, const kvasir_model *model, kvas
             c->seed.value = (uint64_t)(kv_now_ms() * 1e6) ^ (uint64_t)getpid() << 32;
         c->seed.is_set = true;
     }
-    int n_vocab = kvasir_model_get_info(model).n_vocab;
-    for (size_t i = 0; i < c->biases.n; i++)
-        if (c->biases.values[i].token >= n_vocab)
-            return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--logit-bias: token %d is outside the vocabulary of %d",
-                                c->biases.values[i].token, n_vocab);
+    kvasir_sampler_params params;
+    const kvasir_code code = kv_common_sampler_params(c, model, &params, err);
+    if (code != KVASIR_OK) return code;
     if (c->verbose && !c->quiet) fprintf(stderr, "seed: %llu\n", (unsigned long long)c->seed.value);
-    kvasir_sampler_params params = c->sampler;
-    params.seed = c->seed.value;
-    params.logit_bias = c->biases.values;
-    params.n_logit_bias = c->biases.n;
-    return kvasir_sampler_open(&params, n_vocab, out, err);
+    return kvasir_sampler_open(&params, kvasir_model_get_info(model).n_vocab, out, err);
 }
 
-static void print_estimate(const kvasir_estimate *e, bool fits)
+static void print_estimate(const kvasir_estimate *e, int n_seqs, bool fits)
 {
+    char full[48] = "KV cache, full context";
+    if (n_seqs > 1) snprintf(full, sizeof full, "KV cache, %d contexts", n_seqs);
     const struct {
         const char *what;
         size_t bytes;
     } rows[] = {{"weights", e->weight_bytes},
-                {"KV cache, full context", e->kv_bytes},
+                {full, e->kv_bytes},
                 {"compute", e->compute_bytes},
                 {"total", e->total_bytes},
                 {"available", e->available_bytes}};
@@ -272,7 +283,16 @@ static void print_estimate(const kvasir_estimate *e, bool fits)
     printf("%-24s %10s\n", "fits", fits ? "yes" : "no");
 }
 
-int kv_common_dry_run(const char *tool, const kv_common *c)
+/* The cache of several full sequences; a budget holds for all of them together. */
+static void multiply_cache(kvasir_estimate *e, size_t n_seqs, size_t budget)
+{
+    const size_t rest = e->total_bytes - e->kv_bytes;
+    e->kv_bytes = e->kv_bytes > (SIZE_MAX - rest) / n_seqs ? SIZE_MAX - rest : e->kv_bytes * n_seqs;
+    if (budget && e->kv_bytes > budget) e->kv_bytes = budget;
+    e->total_bytes = rest + e->kv_bytes;
+}
+
+int kv_common_dry_run(const char *tool, const kv_common *c, int n_seqs)
 {
     kvasir_error err = {0};
     char path[4096], *attention_text = NULL;
@@ -285,9 +305,10 @@ int kv_common_dry_run(const char *tool, const kv_common *c)
     kvasir_code code = kvasir_estimate_memory(path, &mp, &sp, &e, &err);
     free(attention_text);
     if (code != KVASIR_OK) return kv_tool_fail_error(tool, &err);
+    multiply_cache(&e, (size_t)n_seqs, sp.kv_budget_bytes);
     bool fits = e.total_bytes <= e.available_bytes;
     if (c->output == KV_OUTPUT_TEXT) {
-        print_estimate(&e, fits);
+        print_estimate(&e, n_seqs, fits);
         return kv_tool_finish(tool, KV_EXIT_OK);
     }
     json_t *json =

@@ -102,7 +102,7 @@ int kv_tool_imatrix(int argc, char **argv)
         .args = &out,
     };
     int status = kv_options_parse(argc, argv, &command);
-    if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
+    if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common, 1);
     if (status != KV_PARSED) return status;
     if (!o.source.file) return kv_usage_error(TOOL, "no text: give -f FILE");
     imatrix_state s = {.options = &o};

@@ -218,7 +218,7 @@ int kv_tool_logits(int argc, char **argv)
         .args = &o.source.operand,
     };
     int status = kv_options_parse(argc, argv, &command);
-    if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
+    if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common, 1);
     if (status == KV_PARSED) status = kv_source_check(&o.source, &command);
     if (status != KV_PARSED) return status;
     if (!is_position_list(o.at))

@@ -424,7 +424,7 @@ int kv_tool_perplexity(int argc, char **argv)
     int status = kv_options_parse(argc, argv, &command);
     o.common.output = o.format == FORMAT_JSON ? KV_OUTPUT_JSON : KV_OUTPUT_TEXT;
     if (o.attentions.n == 1) o.common.attention = o.attentions.values[0]; /* for --dry-run */
-    if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
+    if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common, 1);
     if (status == KV_PARSED) status = kv_source_check(&o.source, &command);
     if (status != KV_PARSED) return status;
     if (o.kl_base && o.kl_vs)

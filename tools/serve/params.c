@@ -92,6 +92,7 @@ static bool read_logit_bias(const json_t *body, int n_vocab, kv_request *out, kv
     if (json_object_size(map) > MAX_BIASES)
         return kv_api_refuse(error, "logit_bias", "logit_bias has %zu tokens, but must have 0 to %d",
                              json_object_size(map), MAX_BIASES);
+    out->sampler.n_logit_bias = 0; /* instead of the server's own */
     out->logit_bias = calloc(json_object_size(map) + 1, sizeof *out->logit_bias);
     if (!out->logit_bias) return kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
     json_object_foreach(map, key, value)

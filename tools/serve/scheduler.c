@@ -22,7 +22,8 @@ struct kv_scheduler {
     kv_batch_plan plan;
     kv_pace pace;
     uint64_t n_admitted, turn;
-    bool is_full; /* somebody had to give pages back: nobody begins until somebody has ended */
+    bool is_stopping; /* the server ends: nobody begins any more, and who is cut short is not to blame */
+    bool is_full;     /* somebody had to give pages back: nobody begins until somebody has ended */
 
     pthread_t thread;
     bool has_thread;
@@ -330,8 +331,11 @@ static void drop_cancelled(kv_scheduler *s)
         next = work->next;
         if (atomic_load_explicit(&work->job->cancelled, memory_order_relaxed)) {
             kv_api_error error;
-            kv_api_fail(&error, 499, "cancelled", "the request was cancelled");
-            end_work(s, work, &error, true);
+            if (s->is_stopping)
+                kv_api_fail(&error, 503, "shutting_down", "the server is shutting down");
+            else
+                kv_api_fail(&error, 499, "cancelled", "the request was cancelled");
+            end_work(s, work, &error, !s->is_stopping);
         }
     }
 }
@@ -385,6 +389,7 @@ static bool take_inbox(kv_scheduler *s)
     }
     const bool is_closing = s->is_closing, is_draining = s->is_draining;
     pthread_mutex_unlock(&s->lock);
+    s->is_stopping = is_draining || is_closing;
     for (kv_work *work = s->works, *next; (is_draining || is_closing) && work; work = next) {
         kv_api_error error;
         next = work->next;

@@ -122,13 +122,15 @@ static kvasir_code open_engine(kv_server *s, kvasir_error *err)
     s->kv_budget_bytes = p.kv_budget_bytes = choose_budget(s, &p);
     kvasir_code code = kvasir_engine_open(s->model, &p, o->n_parallel, &s->engine, err);
     if (code != KVASIR_OK) return code;
+    kvasir_sampler_params sampler;
+    code = kv_common_sampler_params(&o->common, s->model, &sampler, err);
+    if (code != KVASIR_OK) return code;
     s->defaults = (kv_request_defaults){.model = s->model,
-                                        .sampler = o->common.sampler,
+                                        .sampler = sampler,
                                         .has_seed = o->common.seed.is_set,
                                         .n_ctx = (size_t)p.n_ctx,
                                         .pooling = (kv_pooling)o->pooling,
                                         .grammars = &s->grammars};
-    s->defaults.sampler.seed = o->common.seed.value;
     const kv_scheduler_params params = {.model = s->model,
                                         .engine = s->engine,
                                         .mailbox = &s->mailbox,
@@ -197,7 +199,9 @@ static void on_signal(evutil_socket_t number, short what, void *user)
         cut(s);
         return;
     }
-    if (!s->options->common.quiet) fprintf(stderr, "stopping: %zu requests are still running\n", s->n_jobs);
+    if (!s->options->common.quiet && s->n_jobs)
+        fprintf(stderr, "stopping: %zu request%s still running; once more ends %s now\n", s->n_jobs,
+                s->n_jobs == 1 ? " is" : "s are", s->n_jobs == 1 ? "it" : "them");
     s->is_draining = true;
     s->drain_ms = kv_now_ms();
     kv_listen_close(s);
@@ -294,7 +298,7 @@ int kv_tool_serve(int argc, char **argv)
         .n_groups = sizeof groups / sizeof groups[0]};
     int status = kv_options_parse(argc, argv, &command);
     if (status != KV_PARSED) return status;
-    if (o.common.dry_run) return kv_common_dry_run(TOOL, &o.common);
+    if (o.common.dry_run) return kv_common_dry_run(TOOL, &o.common, o.n_parallel);
     for (size_t i = 0; i < o.listen.n; i++) {
         kv_address a;
         kvasir_error err = {0};
