@@ -361,6 +361,11 @@ def a_pipe_gets_replies_alone():
     assert seeds[0] == seeds[1] != seeds[2]
 
 
+def a_message_without_a_reply_is_known_from_the_exit_status():
+    r = run("-c", "64", "-n", "4", "--temp", "0", text="word " * 100 + "\nHi\n")
+    assert r.returncode == 1 and "not sent" in r.stderr and r.stdout == run("-c", "64", "-n", "4", "--temp", "0", text="Hi\n").stdout, r.stderr
+
+
 def a_model_without_template_says_what_it_uses():
     r = run("-n", "3", "--temp", "0", model=GEMMA, text="Hi\n")
     assert r.returncode == 0 and r.stdout, r.stderr
@@ -404,6 +409,7 @@ TESTS = [
     stopped_and_continued_the_editor_has_its_terminal_again,
     a_template_that_rewrites_earlier_turns_still_works,
     a_pipe_gets_replies_alone,
+    a_message_without_a_reply_is_known_from_the_exit_status,
     a_model_without_template_says_what_it_uses,
     a_full_disk_is_one_line_and_exit_1,
     refusals_are_one_line,

@@ -6,9 +6,12 @@ import json
 import math
 import random
 import re
+import signal
+import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -304,6 +307,42 @@ def chat_and_bench_talk_to_a_server():
     assert r["clients"] == 3 and r["predicted_per_second"] > 1 and r["ttft_p50_ms"] > 0 and 0 < r["cached_share"] < 1, r
 
 
+def sampling_options_hold_at_both_ends():
+    """Of the server for requests that say nothing else; of the chat for its own requests, as if the model were here."""
+    word = big.post("/tokenize", {"content": " cat"})["tokens"][0]
+    body = {"prompt": "My favourite", "max_tokens": 3, "temperature": 0}
+    with Server("-l", f"{word}+100", model=SMOLLM2) as s:
+        assert s.post("/v1/completions", body)["choices"][0]["text"] == " cat cat cat"
+        assert "cat" not in s.post("/v1/completions", dict(body, logit_bias={"7": 0}))["choices"][0]["text"]
+    wrong = subprocess.run([KVASIR, "serve", "-m", TINY, "--listen", "unix:" + big.path + "2", "-l", "99999999+1"], capture_output=True, text=True, timeout=60)
+    assert wrong.returncode == 1 and "--logit-bias: token 99999999" in wrong.stderr.splitlines()[-1], wrong.stderr
+    for args in (("-l", f"{word}+50"), ("--repeat-penalty", "5", "--repeat-last-n", "0")):
+        there, here = (subprocess.run([KVASIR, "chat", *where, "--temp", "0", "-n", "6", *args], input="Count to ten.\n", capture_output=True, text=True, check=True)
+                       for where in (("--server", "unix:" + big.path), ("-m", SMOLLM2)))
+        assert there.stdout == here.stdout and "the reply reached -n 6" in there.stderr, (args, there, here)
+
+
+def a_chat_that_waits_for_its_server_obeys_sigterm():
+    with tempfile.TemporaryDirectory() as d, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(d + "/s")
+        listener.listen()
+        p = subprocess.Popen([KVASIR, "chat", "--server", f"unix:{d}/s"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        c, _ = listener.accept()
+        c.recv(4096)
+        c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        p.stdin.write(b"Hello\n")
+        p.stdin.flush()
+        assert b"POST" in c.recv(4096)  # and nothing comes back
+        time.sleep(0.1)
+        p.send_signal(signal.SIGTERM)
+        try:
+            assert p.wait(10) == -signal.SIGTERM
+        finally:
+            p.kill()
+            p.stdin.close()
+            c.close()
+
+
 def the_prefix_header_follows_a_conversation():
     def key(body, *headers):
         r = big.request("POST", "/v1/chat/completions", dict(body, max_tokens=1), headers=headers)
@@ -316,7 +355,8 @@ def the_prefix_header_follows_a_conversation():
     assert key(turn, "X-Kvasir-Prefix: my-own") == "my-own"
 
 
-TESTS = [chat_and_bench_talk_to_a_server, the_prefix_header_follows_a_conversation, lists_and_properties, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
+TESTS = [chat_and_bench_talk_to_a_server, sampling_options_hold_at_both_ends, a_chat_that_waits_for_its_server_obeys_sigterm,
+         the_prefix_header_follows_a_conversation, lists_and_properties, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
          log_probabilities_are_those_of_the_logits, completions_take_every_kind_of_prompt, stops_never_leak, characters_are_never_cut,
          seeds_bias_and_penalties_work, embeddings_are_the_hidden_states, the_same_bits_alone_in_company_and_from_the_cache, a_shared_prefix_is_read_once,
          pages_and_memory_come_back, a_small_budget_delays_but_changes_nothing, requests_that_wait_are_served_fairly]

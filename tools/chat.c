@@ -3,7 +3,8 @@
  *     options -> model, session, sampler, template -> greeting -> [ message -> command | turn ] ... -> end
  *
  * stdout gets the replies and nothing else; prompt, notes, progress and errors go to stderr. Ctrl-C stops a reply, at
- * the prompt it drops the line; Ctrl-D leaves. Exit status: 0, also after Ctrl-D; 130 when interrupted in a pipe.
+ * the prompt it drops the line; Ctrl-D leaves. Exit status: 0, also after Ctrl-D; in a pipe 1 when a message got no reply, 130 when
+ * interrupted.
  */
 #include "tools/chat.h"
 
@@ -138,7 +139,7 @@ static int converse(kv_chat *chat)
             return kv_tool_fail("chat", "cannot read the next message from standard input");
         case KV_LINE_EOF:
         case KV_LINE_TERMINATED:
-            return KV_EXIT_OK;
+            return chat->has_failed && !kv_lines_is_interactive(chat->lines) ? KV_EXIT_FAILED : KV_EXIT_OK;
         }
         if (next == KV_NEXT_FAIL) return KV_EXIT_FAILED;
         if (next == KV_NEXT_LEAVE) return kv_interrupted() ? KV_EXIT_INTERRUPTED : KV_EXIT_OK;

@@ -20,6 +20,7 @@ typedef struct kv_chat {
     char *template_source;
     bool has_color; /* of stderr */
 
+    bool has_failed;               /* a turn: a script that reads replies from a pipe is told at the end */
     unsigned n_replies;            /* each has a random stream of its own, so that /regen gives another */
     struct kv_http_client *remote; /* --server: instead of model, session and sampler */
     const char *server, *server_key;

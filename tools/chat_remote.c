@@ -25,6 +25,8 @@ static kvasir_code failed_with(kv_http_client *http, int status, kvasir_error *e
     return err->code;
 }
 
+static bool must_stop(void) { return kv_interrupted() || kv_lines_terminated(); }
+
 kvasir_code kv_chat_remote_open(kv_chat *chat, const char *server, const char *key, kvasir_error *err)
 {
     kv_address address;
@@ -43,11 +45,25 @@ kvasir_code kv_chat_remote_open(kv_chat *chat, const char *server, const char *k
     chat->remote_n_ctx =
         (size_t)json_integer_value(json_object_get(json_object_get(props, "default_generation_settings"), "n_ctx"));
     json_decref(props);
+    kv_http_stop_when(chat->remote, must_stop);
     return chat->system ? kv_conversation_add(&chat->conversation, "system", chat->system, strlen(chat->system), err)
                         : KVASIR_OK;
 }
 
 /* ---- a turn --------------------------------------------------------------------------------------------- */
+
+/* {"42": 1.5, "43": false}; false forbids. */
+static json_t *biases_of(const kv_biases *biases)
+{
+    json_t *map = json_object();
+    for (size_t i = 0; i < biases->n; i++) {
+        const kvasir_logit_bias *b = &biases->values[i];
+        char token[16];
+        snprintf(token, sizeof token, "%d", (int)b->token);
+        json_object_set_new(map, token, b->bias < -1e30f ? json_false() : json_real((double)b->bias));
+    }
+    return map;
+}
 
 static char *make_body(kv_chat *chat)
 {
@@ -63,6 +79,8 @@ static char *make_body(kv_chat *chat)
                   (double)p->temperature, "top_k", p->top_k, "top_p", (double)p->top_p, "min_p", (double)p->min_p,
                   "typical_p", (double)p->typical_p, "repeat_penalty", (double)p->repeat_penalty, "presence_penalty",
                   (double)p->presence_penalty, "frequency_penalty", (double)p->frequency_penalty);
+    if (body) json_object_set_new(body, "repeat_last_n", json_integer(p->repeat_last_n));
+    if (body && chat->common.biases.n) json_object_set_new(body, "logit_bias", biases_of(&chat->common.biases));
     if (body && chat->n_predict > 0) json_object_set_new(body, "max_tokens", json_integer(chat->n_predict));
     if (body && chat->common.seed.is_set)
         json_object_set_new(body, "seed",
@@ -115,8 +133,8 @@ static kvasir_code exchange(kv_chat *chat, remote_turn *t, kvasir_error *err)
     free(body);
     if (code == KVASIR_OK && (status != 200 || !is_stream)) return failed_with(chat->remote, status, err);
     for (json_t *event = NULL; code == KVASIR_OK;) {
-        code = kv_interrupted() || kv_lines_terminated() ? kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted")
-                                                         : kv_http_event(chat->remote, &event, err);
+        code = must_stop() ? kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted")
+                           : kv_http_event(chat->remote, &event, err);
         if (code != KVASIR_OK || !event) break;
         code = take_event(t, event, err);
         json_decref(event);
@@ -129,11 +147,14 @@ static void say_end(kv_chat *chat, const remote_turn *t, kvasir_code code, const
     if (code == KVASIR_ERR_CANCELLED)
         kv_chat_note(chat, "stopped; the reply so far stays in the conversation");
     else if (code != KVASIR_OK)
-        kv_tool_fail("chat", "%s", err->message);
-    else if (t->reached_limit)
-        kv_chat_note(chat, "the reply was cut: -n, or the context is full");
+        chat->has_failed = true, kv_tool_fail("chat", "%s", err->message);
     if (code != KVASIR_OK) return;
     chat->remote_used = (size_t)(t->n_prompt + t->n_cached + t->n_reply);
+    if (t->reached_limit && chat->n_predict > 0 && t->n_reply >= chat->n_predict)
+        kv_chat_note(chat, "the reply reached -n %d", chat->n_predict);
+    else if (t->reached_limit)
+        kv_chat_note(chat, "the context is full (%zu of %zu tokens): the reply ends here. /undo or /clear makes room",
+                     chat->remote_used, chat->remote_n_ctx);
     chat->total_prompt += (size_t)t->n_prompt;
     chat->total_reply += (size_t)t->n_reply;
     if (t->prompt_rate > 0) chat->total_prompt_ms += (double)t->n_prompt * 1e3 / t->prompt_rate;

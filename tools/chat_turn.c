@@ -196,7 +196,7 @@ kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
         if (code == KVASIR_ERR_CANCELLED)
             say_taken_back(chat, message != NULL);
         else
-            kv_tool_fail("chat", "%s", t.err.message);
+            chat->has_failed = true, kv_tool_fail("chat", "%s", t.err.message);
         if (is_added || !message) kv_conversation_undo(c);
         return leave_or_go_on(chat);
     }
@@ -225,6 +225,7 @@ kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
         say_taken_back(chat, message != NULL);
         return leave_or_go_on(chat);
     }
+    chat->has_failed |= t.end == END_FAILED;
     say_end(chat, &t);
     say_cost(chat, &t);
     return leave_or_go_on(chat);

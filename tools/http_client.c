@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ struct kv_http_client {
     int fd;
     char *buf; /* [begin, end) was read and not taken */
     size_t begin, end, cap;
+    bool (*must_stop)(void);
     bool is_chunked, is_over, must_close, is_fresh;
     size_t left; /* of the body, or of the chunk */
 };
@@ -77,7 +79,7 @@ kvasir_code kv_http_open(const kv_address *address, const char *key, kv_http_cli
 {
     kv_http_client *c = calloc(1, sizeof *c);
     if (!c) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for a connection");
-    *c = (kv_http_client){.address = *address, .key = key, .fd = -1, .is_over = true};
+    *c = (kv_http_client){.address = *address, .key = key, .fd = -1, .is_over = true, .must_stop = kv_interrupted};
     const kvasir_code code = reconnect(c, err);
     if (code == KVASIR_OK)
         *out = c;
@@ -94,9 +96,23 @@ void kv_http_close(kv_http_client *c)
     free(c);
 }
 
+void kv_http_stop_when(kv_http_client *c, bool (*must_stop)(void)) { c->must_stop = must_stop; }
+
 /* ---- reading ---------------------------------------------------------------------------------------------- */
 
-/* Reads some more. End of file is an error with code IO and an empty message. */
+/* Something can be read. A wait with a limit: a signal just before it is then seen a moment later, not never. */
+static kvasir_code await(const kv_http_client *c, kvasir_error *err)
+{
+    enum { WAIT_MS = 200 };
+    struct pollfd p = {.fd = c->fd, .events = POLLIN};
+    for (;;) {
+        if (c->must_stop()) return kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted");
+        const int n = poll(&p, 1, WAIT_MS);
+        if (n > 0 || (n < 0 && errno != EINTR)) return KVASIR_OK; /* read() says what is wrong */
+    }
+}
+
+/* Reads some more. */
 static kvasir_code fill(kv_http_client *c, kvasir_error *err)
 {
     if (c->begin == c->end) c->begin = c->end = 0;
@@ -111,13 +127,14 @@ static kvasir_code fill(kv_http_client *c, kvasir_error *err)
         c->buf = grown;
         c->cap = 2 * c->cap + 16384;
     }
+    const kvasir_code code = await(c, err);
+    if (code != KVASIR_OK) return code;
     const ssize_t n = read(c->fd, c->buf + c->end, c->cap - c->end);
     if (n > 0) {
         c->end += (size_t)n;
         return KVASIR_OK;
     }
-    if (n < 0 && errno == EINTR)
-        return kv_interrupted() ? kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted") : KVASIR_OK;
+    if (n < 0 && errno == EINTR) return KVASIR_OK; /* the next turn asks why */
     return kv_set_error(err, KVASIR_ERR_IO, "the server has closed the connection%s%s", n < 0 ? ": " : "",
                         n < 0 ? strerror(errno) : "");
 }

@@ -15,6 +15,8 @@ typedef struct kv_http_client kv_http_client;
 /* Connects. `key` (may be NULL) goes along as Bearer. Errors: IO, MEMORY. */
 kvasir_code kv_http_open(const kv_address *address, const char *key, kv_http_client **out, kvasir_error *err);
 void kv_http_close(kv_http_client *c);
+/* Waiting for the server ends with CANCELLED when this says so; without it, when an interrupt came. */
+void kv_http_stop_when(kv_http_client *c, bool (*must_stop)(void));
 
 /* Sends a request; `body` NULL: GET. Waits for the head of the response: *status, *is_stream. A connection that the server has closed
  * since the last request is opened again. Errors: IO, FORMAT, CANCELLED (an interrupt came). */
