@@ -102,7 +102,7 @@ typedef struct kvasir_model_info {
     size_t file_bytes;
     size_t weight_bytes;        /* all tensors as stored */
     size_t decode_weight_bytes; /* weights that one decode step reads (layers, norms, output matrix) */
-    const char *type;           /* dominant type of the weight matrices, e.g. "Q4_1" */
+    const char *type;           /* the mix that the file says it is ("Q4_K_M"), or the type of most weights ("Q4_1") */
     double load_ms;             /* wall time of kvasir_model_open */
 } kvasir_model_info;
 

@@ -62,6 +62,7 @@ def every_type_keeps_what_it_promises():
     for name, most in TYPES.items():
         out = path(f"{name}.gguf")
         kvasir("quantize", base, out, name)
+        assert f"(llama, {name}," in kvasir("run", "-m", out, "-v", "-p", "a", "-n", 0).stderr, name
         y = weights(out)  # gguf-py reads every block as we meant it
         worst = max(np.sqrt(((x[k] - y[k]) ** 2).mean() / (x[k] ** 2).mean()) for k in x)
         assert worst <= most, (name, worst)

@@ -23,7 +23,19 @@ static kvasir_code copy_string(const kv_gguf *g, const char *key, char **out, kv
     return *out ? KVASIR_OK : kv_fail_memory(err, s.len, key);
 }
 
-/* Totals, and the matrix type that holds most weights. */
+/* Mixes of types by their number in general.file_type, as llama.cpp numbers them. Their files may hold more of another type: rows that are no
+ * multiple of 256 cannot have K-quants. NULL: no mix, or none that we know. */
+static const char *mix_name(const kv_gguf *g)
+{
+    static const char *const names[] = {
+        [10] = "Q2_K",   [11] = "Q3_K_S", [12] = "Q3_K_M", [13] = "Q3_K_L", [14] = "Q4_K_S",
+        [15] = "Q4_K_M", [16] = "Q5_K_S", [17] = "Q5_K_M", [18] = "Q6_K",   [21] = "Q2_K_S"};
+    uint32_t number = 0;
+    if (kv_gguf_get_u32(g, "general.file_type", false, 0, UINT32_MAX, &number, NULL) != KVASIR_OK) return NULL;
+    return number < KV_COUNT(names) ? names[number] : NULL;
+}
+
+/* Totals, and what the weights are called: the mix, or the matrix type that holds most of them. */
 static void summarise(kvasir_model *m)
 {
     size_t by_type[KV_TYPE_LIMIT] = {0};
@@ -39,7 +51,8 @@ static void summarise(kvasir_model *m)
     int best = KV_TYPE_F32;
     for (int i = 0; i < KV_TYPE_LIMIT; i++)
         if (by_type[i] > by_type[best]) best = i;
-    m->type_name = kv_type_get((uint32_t)best)->name;
+    m->type_name = mix_name(m->gguf);
+    if (!m->type_name) m->type_name = kv_type_get((uint32_t)best)->name;
 }
 
 static void add_row_bytes(void *ctx, const kv_linear *w) { *(size_t *)ctx += w->row_bytes * (size_t)w->packed.n_out; }
