@@ -2,6 +2,7 @@
 """kvasir serve against hostile and broken clients: raw bytes over TCP and the unix socket. Every check reads the status and the error
 object, and then asks /health on both sockets. The statuses are those of RFC 9110 and 9112 and of OpenAI's API."""
 import base64
+import fcntl
 import json
 import os
 import resource
@@ -506,6 +507,15 @@ def signals_end_streams_with_a_last_event():
         assert not os.path.exists(s.path)
 
 
+def a_folder_that_somebody_has_locked_stops_no_server():
+    with tempfile.TemporaryDirectory() as folder:
+        held = os.open(folder, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with Server(listen=["--listen", f"unix:{folder}/s", "--listen", "127.0.0.1:0"]) as s:
+            assert s.request("GET", "/health", kind="tcp").status == 200
+        os.close(held)
+
+
 def sockets_of_others_are_left_alone():
     def start(path):
         return subprocess.run([KVASIR, "serve", "-m", TINY, "--listen", "unix:" + path], capture_output=True, text=True, timeout=30 * SLOW)
@@ -540,7 +550,8 @@ TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusa
          pipelined_requests_are_answered_in_order, clients_that_leave_end_their_sequence_alone, a_reader_that_stops_is_paused_and_blocks_nobody,
          hostile_json_is_400_with_the_path, parameters_out_of_range_are_400_and_named, a_prompt_longer_than_the_context_is_400_with_both_numbers,
          foreign_pages_are_403, keys_and_cors_as_configured, fifteen_hundred_idle_connections_and_a_limit_of_descriptors,
-         a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event, sockets_of_others_are_left_alone,
+         a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event, a_folder_that_somebody_has_locked_stops_no_server,
+         sockets_of_others_are_left_alone,
          slow_clients_are_408_and_delay_nobody]
 
 if __name__ == "__main__":

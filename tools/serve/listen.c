@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tools/serve/server.h"
@@ -35,7 +36,7 @@ typedef struct kv_listener {
     ino_t ino;
 } kv_listener;
 
-enum { BACKLOG = 1024 };
+enum { BACKLOG = 1024, LOCK_TRIES = 40, LOCK_PAUSE_MS = 25 };
 
 /* ---- addresses -------------------------------------------------------------------------------------------- */
 
@@ -119,14 +120,16 @@ static int bind_private(int fd, const struct sockaddr_un *address)
     return status;
 }
 
-/* Two servers that find the same stale file must not remove each other's new one: the folder is locked for the moment. */
+/* Two servers that find the same stale file must not remove each other's new one: the folder is locked for the moment. Anybody may hold
+ * that lock, in /tmp for ever: after a second we go on without it. */
 static int lock_folder(const char *path)
 {
     char folder[sizeof((struct sockaddr_un *)0)->sun_path + 2];
     const char *slash = strrchr(path, '/');
     snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
     const int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) flock(fd, LOCK_EX);
+    for (int i = 0; fd >= 0 && i < LOCK_TRIES && flock(fd, LOCK_EX | LOCK_NB) != 0; i++)
+        nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_MS * 1000000L}, NULL);
     return fd;
 }
 
