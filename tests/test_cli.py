@@ -119,7 +119,8 @@ USAGE = [
     (["run", "-t", "0", "-p", "a"], r"-t: 0 is out of range: 1 to 1024"),
     (["run", "-t", "1025", "-p", "a"], r"-t: .*1 to 1024"),
     (["run", "-c", "-1", "-p", "a"], r"-c: .*0 to"),
-    (["run", "-ub", "0", "-p", "a"], r"-ub: .*1 to 65536"),
+    (["run", "-ub", "0", "-p", "a"], r"-ub: .*1 to 16384"),
+    (["run", "-ub", "16385", "-p", "a"], r"-ub: .*1 to 16384"),
     (["run", "-ctk", "q9", "-p", "a"], r"-ctk: 'q9' is none of f16, f32, bf16, q8_0"),
     (["run", "--kernels", "axv2", "-p", "a"], r"--kernels: 'axv2'.*did you mean avx2\?"),
     (["run", "--gemm", "fast", "-p", "a"], r"--gemm: 'fast' is none of native, blas"),
@@ -301,7 +302,7 @@ def the_same_seed_gives_the_same_text_and_none_gives_another():
     def run(*args):
         return tiny("run", "-p", "the cat", "-n", "24", "--temp", "5", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--ignore-eos",
                     "-o", "json", *args).json()["tokens"]
-    assert run("--seed", "7") == run("--seed", "7", "-t", "1") == run("-s", "7", "-ub", "2")
+    assert run("--seed", "7") == run("--seed", "7", "-t", "1") == run("-s", "7", "-ub", "2") == run("-s", "7", "-b", "65536", "-ub", "16384")
     assert run("--seed", "7") != run("--seed", "8")
     assert len({tuple(run()) for _ in range(3)}) == 3
     r = tiny("run", "-p", "a", "-n", "1", "-v")
