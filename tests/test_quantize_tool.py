@@ -428,6 +428,11 @@ def importance_fails_in_one_line_and_leaves_nothing():
         done = kvasir("imatrix", *args, status=status)
         assert says in done.stderr and done.stderr.count("\n") == 1 and done.stdout == "", (args, done.stderr)
         assert not [f for f in os.listdir(FOLDER.name) if "never" in f], args
+    before = open(base, "rb").read()
+    done = kvasir("imatrix", "-m", base, "-f", READ, "-c", 64, "--chunks", 1, base, status=2)  # as if the operand were the model
+    assert "would be lost" in done.stderr and done.stderr.count("\n") == 1 and open(base, "rb").read() == before, done.stderr
+    for _ in range(2):  # an importance of before is replaced
+        kvasir("imatrix", "-m", base, "-f", READ, "-c", 64, "--chunks", 1, path("again.gguf"))
 
 if __name__ == "__main__":
     run_tests(TESTS, [(KVASIR, "make")])

@@ -82,6 +82,19 @@ static int print_result(const imatrix_state *s, const char *out, double ms)
     return KV_EXIT_OK;
 }
 
+/* Whether there is a checkpoint already: elsewhere the operand is the model to read. */
+static bool is_model(const char *path)
+{
+    char *text = NULL;
+    kvasir_error err;
+    if (kvasir_inspect(path, NULL, false, &text, &err) != KVASIR_OK) return false;
+    json_t *description = json_loads(text, 0, NULL);
+    const bool has_architecture = json_object_get(description, "architecture") != NULL;
+    json_decref(description);
+    kvasir_free(text);
+    return has_architecture;
+}
+
 int kv_tool_imatrix(int argc, char **argv)
 {
     const char *out = NULL;
@@ -105,6 +118,9 @@ int kv_tool_imatrix(int argc, char **argv)
     if (status == KV_PARSED && o.common.dry_run) return kv_common_dry_run(TOOL, &o.common, 1);
     if (status != KV_PARSED) return status;
     if (!o.source.file) return kv_usage_error(TOOL, "no text: give -f FILE");
+    if (is_model(out))
+        return kv_usage_error(
+            TOOL, "%.200s is a model, which would be lost: the importance is written there; -m MODEL reads", out);
     imatrix_state s = {.options = &o};
     kvasir_error err = {0};
     kv_interrupt_install();
