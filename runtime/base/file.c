@@ -165,13 +165,13 @@ static const char *fd_path(int fd, char path[static FD_PATH_BYTES])
     return path;
 }
 
-/* A file in the folder of `path` that has no name yet; -1 where there is no such thing, or no /proc to name it by afterwards. */
-static int open_nameless(const char *path, mode_t mode)
+/* A file in the folder of `path`, a copy that is changed, that has no name yet; -1 where there is no such thing, or no /proc to name it by
+ * afterwards. */
+static int open_nameless(char *path, mode_t mode)
 {
-    char proc[FD_PATH_BYTES], *copy = kv_strndup(path, strlen(path));
+    char proc[FD_PATH_BYTES];
     struct stat st;
-    int fd = copy ? open_retry(folder_of(copy), O_WRONLY | O_TMPFILE, mode) : -1;
-    kv_free(copy);
+    int fd = open_retry(folder_of(path), O_WRONLY | O_TMPFILE, mode);
     if (fd < 0 || stat(fd_path(fd, proc), &st) == 0) return fd;
     close_checked(fd);
     return -1;
@@ -210,9 +210,10 @@ static kvasir_code open_temporary(kv_atomic_file *file, kvasir_error *err)
     char *tmp = kv_malloc_array(bytes, 1);
     if (!tmp) return kv_fail_memory(err, bytes, "a temporary file name");
     const mode_t mode = replaces ? 0600 : 0666;
-    file->fd = open_nameless(file->path, mode);
+    snprintf(tmp, bytes, "%s", file->path);
+    file->fd = open_nameless(tmp, mode);
     file->is_nameless = file->fd >= 0;
-    snprintf(tmp, bytes, "%s", file->path); /* for messages, until it has a name */
+    if (file->is_nameless) fd_path(file->fd, tmp); /* under which it can be read, until it has a name */
     if (!file->is_nameless && !take_name(file, tmp, bytes, mode)) {
         kvasir_code code =
             kv_fail(err, KVASIR_ERR_IO, "%s: cannot create a temporary file beside it: %m", shown(file->path));
@@ -241,7 +242,7 @@ kvasir_code kv_atomic_write(kv_atomic_file *file, const void *data, size_t len, 
     while (len > 0) {
         ssize_t n = write(file->fd, at, kv_min_size(len, WRITE_PIECE_BYTES));
         if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot write: %m", shown(file->tmp_path));
+        if (n <= 0) return kv_fail(err, KVASIR_ERR_IO, "%s: cannot write: %m", shown(file->path));
         at += n;
         len -= (size_t)n;
     }
@@ -276,7 +277,7 @@ static void release(kv_atomic_file *file)
 kvasir_code kv_atomic_commit(kv_atomic_file *file, kvasir_error *err)
 {
     kvasir_code code = KVASIR_OK;
-    if (!sync_fd(file->fd)) code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot sync: %m", shown(file->tmp_path));
+    if (!sync_fd(file->fd)) code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot sync: %m", shown(file->path));
     const size_t bytes = strlen(file->path) + TMP_SUFFIX_BYTES;
     if (code == KVASIR_OK && file->is_nameless && !take_name(file, file->tmp_path, bytes, 0))
         code = kv_fail(err, KVASIR_ERR_IO, "%s: cannot name the file that was written: %m", shown(file->path));

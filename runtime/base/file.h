@@ -31,7 +31,7 @@ kvasir_code kv_write_file_atomic(const char *path, const void *data, size_t len,
 typedef struct kv_atomic_file {
     char *path, *tmp_path; /* tmp_path NULL: nothing is open */
     int fd;
-    bool is_nameless; /* tmp_path is no file yet */
+    bool is_nameless; /* tmp_path is its /proc/self/fd/N */
 } kv_atomic_file;
 kvasir_code kv_atomic_open(kv_atomic_file *file, const char *path, kvasir_error *err);
 kvasir_code kv_atomic_write(kv_atomic_file *file, const void *data, size_t len, kvasir_error *err);
