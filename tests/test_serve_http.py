@@ -507,6 +507,21 @@ def signals_end_streams_with_a_last_event():
         assert not os.path.exists(s.path)
 
 
+def a_signal_while_the_model_loads_ends_the_server_at_once():
+    ends = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = folder + "/s"
+        while -signal.SIGTERM not in ends and len(ends) < 20:  # the socket is there before the model is
+            p = subprocess.Popen([KVASIR, "serve", "-m", SMOLLM2, "--listen", "unix:" + path], stderr=subprocess.DEVNULL)
+            while not os.path.exists(path) and p.poll() is None:
+                pass
+            time.sleep(0.005)  # loading takes longer
+            p.send_signal(signal.SIGTERM)
+            ends.append(p.wait(20))
+            assert not os.path.exists(path), ends
+    assert ends[-1] == -signal.SIGTERM, ends
+
+
 def a_folder_that_somebody_has_locked_stops_no_server():
     with tempfile.TemporaryDirectory() as folder:
         held = os.open(folder, os.O_RDONLY)
@@ -550,7 +565,8 @@ TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusa
          pipelined_requests_are_answered_in_order, clients_that_leave_end_their_sequence_alone, a_reader_that_stops_is_paused_and_blocks_nobody,
          hostile_json_is_400_with_the_path, parameters_out_of_range_are_400_and_named, a_prompt_longer_than_the_context_is_400_with_both_numbers,
          foreign_pages_are_403, keys_and_cors_as_configured, fifteen_hundred_idle_connections_and_a_limit_of_descriptors,
-         a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event, a_folder_that_somebody_has_locked_stops_no_server,
+         a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event,
+         a_signal_while_the_model_loads_ends_the_server_at_once, a_folder_that_somebody_has_locked_stops_no_server,
          sockets_of_others_are_left_alone,
          slow_clients_are_408_and_delay_nobody]
 

@@ -244,7 +244,7 @@ int kv_tool_batched_bench(int argc, char **argv)
     if (o.common.dry_run) {
         if (o.common.n_ctx == 0) o.common.n_ctx = needed;
         o.common.output = o.format == FORMAT_JSONL ? KV_OUTPUT_JSON : KV_OUTPUT_TEXT;
-        return kv_common_dry_run(TOOL, &o.common, 1);
+        return kv_common_dry_run(TOOL, &o.common, largest(o.seqs));
     }
     batched_state s = {.options = &o};
     kvasir_error err = {0};

@@ -341,8 +341,8 @@ static int print_result(const perplexity_state *s)
         return kv_tool_finish(TOOL, KV_EXIT_OK);
     }
     printf("perplexity        %.4f +/- %.4f\n", r.ppl, r.error);
-    printf("text              %zu tokens, %zu chunks of %zu, %zu positions scored\n", s->text.n_tokens,
-           s->text.n_chunks, s->n_ctx, s->totals.n);
+    printf("text              %zu tokens, %zu chunk%s of %zu, %zu positions scored\n", s->text.n_tokens,
+           s->text.n_chunks, s->text.n_chunks == 1 ? "" : "s", s->n_ctx, s->totals.n);
     if (r.is_compared) {
         printf("base perplexity   %.4f (%+.3f %%)\n", r.base_ppl, 100 * (r.ppl / r.base_ppl - 1));
         printf("KL to the base    %.6f +/- %.6f\n", r.kl, r.kl_error);

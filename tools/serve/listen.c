@@ -291,13 +291,19 @@ void kv_listen_start(kv_server *s)
     }
 }
 
-void kv_listen_close(kv_server *s)
+void kv_listen_remove_files(const kv_server *s)
 {
     struct stat st;
+    for (const kv_listener *l = s->listeners; l; l = l->next)
+        if (l->path[0] && lstat(l->path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino) unlink(l->path);
+}
+
+void kv_listen_close(kv_server *s)
+{
+    kv_listen_remove_files(s);
     for (kv_listener *l = s->listeners, *next; l; l = next) {
         next = l->next;
         if (l->ev) evconnlistener_free(l->ev);
-        if (l->path[0] && lstat(l->path, &st) == 0 && st.st_dev == l->dev && st.st_ino == l->ino) unlink(l->path);
         if (l->fd >= 0) close(l->fd);
         if (l->reserve_fd >= 0) close(l->reserve_fd);
         free(l);

@@ -225,9 +225,31 @@ static kvasir_code open_loop(kv_server *s, kvasir_error *err)
     if (!s->wake || !s->term || !s->interrupt || !s->drain_check)
         return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server");
     event_add(s->wake, NULL);
+    return KVASIR_OK;
+}
+
+/* While the model loads there is no loop that could see a signal: the process ends at once, only its socket files have to go. */
+static const kv_server *loading;
+
+static void on_early_signal(int number)
+{
+    if (loading) kv_listen_remove_files(loading);
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static void begin_loading(const kv_server *s)
+{
+    loading = s;
+    signal(SIGTERM, on_early_signal);
+    signal(SIGINT, on_early_signal);
+}
+
+static void end_loading(kv_server *s)
+{
     event_add(s->term, NULL);
     event_add(s->interrupt, NULL);
-    return KVASIR_OK;
+    loading = NULL;
 }
 
 /* The jobs that came back only when the engine's thread ended: their streams end properly too, as far as sockets take it at once. */
@@ -271,9 +293,11 @@ static int serve(kv_serve_options *o)
     raise_limits(&s);
     kvasir_code code = open_loop(&s, &err);
     if (code == KVASIR_OK) code = kv_guard_init(&s, &err);
+    begin_loading(&s);
     if (code == KVASIR_OK) code = kv_listen_open(&s, &err); /* before the model: a wrong address is known at once */
     if (code == KVASIR_OK) code = kv_common_open_model(&o->common, false, &s.model, &err);
     if (code == KVASIR_OK) code = open_engine(&s, &err);
+    end_loading(&s);
     if (code == KVASIR_OK) {
         s.model_name = name_of(o, name, sizeof name);
         kv_listen_start(&s);
