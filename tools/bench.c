@@ -7,8 +7,8 @@
  * Random token ids from a fixed seed, a short warm-up, the median of -r repeats. No sampling. The limit of a test is
  *     t_min = n_prompt * operations per token / peak  +  n_gen * (weights + KV bytes) / read bandwidth
  * with operations = 2 * parameters of the layers (attention itself not counted; of the last layer only K and V, for all rows but
- * the last) and peak = int8 for quantised weights, float32
- * for float weights and --gemm blas; limit_pct = t_min / t. Read bandwidth is that of a buffer as large as what a step reads.
+ * the last) and peak = int8 for quantised weights, float32 for float weights and --gemm blas; limit_pct = t_min / t. Read bandwidth is
+ * that of a buffer as large as what a step reads.
  *
  * Several --attention, --kernels all and --gemm both make several variants of this, one after the other, each with its model opened anew:
  *     blas (when asked, first, so that the others have its times to be compared with)  ->  each kernel set that this CPU runs
@@ -205,8 +205,8 @@ static double limit_seconds(const bench_state *s, int n_prompt, int n_gen, const
     bool is_tied = (double)info->decode_weight_bytes > (double)info->weight_bytes - embedding * bytes_per_weight / 4;
     double layers = (double)info->n_params - (is_tied ? 1 : 2) * embedding;
     double operations = 0;
-    if (n_prompt >
-        0) { /* logits of the last row only, so K and V are all that the last layer has to do for the others */
+    /* Logits of the last row only, so K and V are all that the last layer has to do for the others. */
+    if (n_prompt > 0) {
         double kv = 2.0 * info->n_embd * info->n_kv_heads * info->head_dim;
         operations = 2 * (layers * n_prompt - (layers / info->n_layers - kv) * (n_prompt - 1) + embedding);
     }
