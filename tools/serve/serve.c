@@ -245,10 +245,13 @@ static void begin_loading(const kv_server *s)
     signal(SIGINT, on_early_signal);
 }
 
-static void end_loading(kv_server *s)
+/* From here on signals are the loop's, if there is going to be one. */
+static void end_loading(kv_server *s, bool has_loaded)
 {
-    event_add(s->term, NULL);
-    event_add(s->interrupt, NULL);
+    if (has_loaded) {
+        event_add(s->term, NULL);
+        event_add(s->interrupt, NULL);
+    }
     loading = NULL;
 }
 
@@ -297,7 +300,7 @@ static int serve(kv_serve_options *o)
     if (code == KVASIR_OK) code = kv_listen_open(&s, &err); /* before the model: a wrong address is known at once */
     if (code == KVASIR_OK) code = kv_common_open_model(&o->common, false, &s.model, &err);
     if (code == KVASIR_OK) code = open_engine(&s, &err);
-    end_loading(&s);
+    end_loading(&s, code == KVASIR_OK);
     if (code == KVASIR_OK) {
         s.model_name = name_of(o, name, sizeof name);
         kv_listen_start(&s);
