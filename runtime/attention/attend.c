@@ -30,12 +30,11 @@ static int queries_per_tile(const kv_attend_job *job, const kv_segment *seg)
 static void join_split(const kv_attend_job *job, kv_tile *t, float *sums, bool first, kv_partial_rows *sum)
 {
     const kv_partial_rows part = {t->m, sums, t->o};
-    job->c->kernels->sum_lanes(t->l, t->n_rows, sums);
+    job->c->kernels->sum_lanes(t->l, t->n_rows, first ? sum->l : sums);
     if (!first) {
         job->c->kernels->merge(sum, &part, t->n_rows, job->place->shape.d_v);
         return;
     }
-    memcpy(sum->l, sums, (size_t)t->n_rows * sizeof *sums);
     t->m = sum->m, t->o = sum->o;
     sum->m = part.m, sum->o = part.o;
 }

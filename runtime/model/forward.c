@@ -314,24 +314,26 @@ static void softcap_logits(float *logits, size_t n, float cap)
     }
 }
 
+/* out [n_rows][n_embd] = the last norm of wanted rows of the batch, ascending. */
+static void norm_wanted(const kv_pass *p, const int *rows, int n_rows, float *out)
+{
+    const int n = (int)p->m->hp.n_embd;
+    for (int i = 0, at = 0; i < n_rows; i++) {
+        at = kv_wanted_at(p, rows[i], at);
+        kv_norm_apply(p->c->kernels, p->m->arch->norm, &p->m->bound.w.output_norm, kv_row(p->ws->x, at, n), n,
+                      p->m->hp.norm_eps, kv_row(out, i, n));
+    }
+}
+
 static void logits_of(kv_pass *p)
 {
     const kv_batch *b = p->batch;
     const kv_hparams *hp = &p->m->hp;
     const int n = (int)hp->n_embd;
-    const kv_norm *norm = &p->m->bound.w.output_norm;
-    for (int i = 0, at = 0; i < b->n_hidden_rows; i++) {
-        at = kv_wanted_at(p, b->hidden_rows[i], at);
-        kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, at, n), n, hp->norm_eps,
-                      kv_row(b->hidden, i, n));
-    }
+    norm_wanted(p, b->hidden_rows, b->n_hidden_rows, b->hidden);
     if (b->n_hidden_rows > 0) kv_observe(p->c, &p->m->bound.w.output, b->hidden, (size_t)n, b->n_hidden_rows);
     if (b->n_logit_rows == 0) return;
-    for (int i = 0, at = 0; i < b->n_logit_rows; i++) {
-        at = kv_wanted_at(p, b->logit_rows[i], at);
-        kv_norm_apply(p->c->kernels, p->m->arch->norm, norm, kv_row(p->ws->x, at, n), n, hp->norm_eps,
-                      kv_row(p->ws->h, i, n));
-    }
+    norm_wanted(p, b->logit_rows, b->n_logit_rows, p->ws->h);
     kv_multiply(p, (kv_rows){.x = p->ws->h, .width = n},
                 (kv_linear_job[]){{&p->m->bound.w.output, b->logits, hp->n_vocab}}, 1, b->n_logit_rows);
     if (hp->logit_scale != 1.0f)
