@@ -12,6 +12,7 @@
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "tools/serve/server.h"
@@ -26,6 +27,7 @@ enum {
     WRITE_S = 30,          /* without a byte being taken */
     MAX_INPUT = 256 << 10, /* unread bytes of a connection */
     MAX_LINGER = 64 << 20,
+    MAX_PASSED_OVER = 64, /* connections that are asked whether they are silent, when one must go */
 };
 static const size_t MAX_ALL_BODIES = (size_t)512 << 20;
 
@@ -333,11 +335,21 @@ static void on_timer(evutil_socket_t fd, short what, void *user)
     }
 }
 
+/* Bytes wait for us: the loop has not come to them yet, which in a rush of new connections is our doing, not the client's. */
+static bool has_unread(const kv_conn *c)
+{
+    int n = 0;
+    return evbuffer_get_length(bufferevent_get_input(c->bev)) > 0 ||
+           (ioctl(bufferevent_getfd(c->bev), FIONREAD, &n) == 0 && n > 0);
+}
+
 /* When descriptors run out, the connection that has been silent for longest makes room. */
 static void make_room(kv_server *s)
 {
-    kv_conn *oldest = TAILQ_FIRST(&s->idle);
-    if (s->n_conns >= s->max_conns && oldest) kv_conn_free(oldest);
+    if (s->n_conns < s->max_conns) return;
+    kv_conn *c = TAILQ_FIRST(&s->idle);
+    for (int i = 0; i < MAX_PASSED_OVER && c && has_unread(c); i++) c = TAILQ_NEXT(c, link);
+    if (c) kv_conn_free(c);
 }
 
 void kv_conn_open(kv_server *server, evutil_socket_t fd, bool is_unix, bool is_loopback)
