@@ -20,9 +20,9 @@ void kv_job_start(kv_conn *c, kv_endpoint endpoint)
         free(job);
         free(body);
         if (s->is_draining)
-            kv_api_fail(&error, 503, "shutting_down", "the server is shutting down");
+            kv_api_fail_stopping(&error);
         else
-            kv_api_fail(&error, 500, "out_of_memory", "out of memory for the request");
+            kv_api_fail_memory(&error);
         kv_respond_error(c, &error);
         return;
     }

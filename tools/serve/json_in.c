@@ -61,6 +61,16 @@ bool kv_api_fail(kv_api_error *error, int status, const char *code, const char *
     return false;
 }
 
+bool kv_api_fail_memory(kv_api_error *error)
+{
+    return kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
+}
+
+bool kv_api_fail_stopping(kv_api_error *error)
+{
+    return kv_api_fail(error, 503, "shutting_down", "the server is shutting down");
+}
+
 /* ---- scanning: depth, size, paths --------------------------------------------------------------- */
 
 /* A text being walked over: what is open around the byte, without recursion. */
@@ -189,7 +199,7 @@ json_t *kv_json_read(const char *text, size_t len, kv_api_error *error)
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
     if (!root) {
         if (json_error_code(&why) == json_error_out_of_memory) {
-            kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
+            kv_api_fail_memory(error);
             return NULL;
         }
         /* The position is behind what was read: one back lies in it. */

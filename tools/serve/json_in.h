@@ -27,6 +27,9 @@ typedef struct kv_api_error {
 bool kv_api_refuse(kv_api_error *error, const char *param, const char *fmt, ...) KVASIR_PRINTF(3, 4);
 /* The same with a status; the type follows from it. */
 bool kv_api_fail(kv_api_error *error, int status, const char *code, const char *fmt, ...) KVASIR_PRINTF(4, 5);
+bool kv_api_fail_memory(kv_api_error *error);
+/* For who comes, or is cut short, while the server ends. */
+bool kv_api_fail_stopping(kv_api_error *error);
 
 /* The value, which must be an object; NULL after a refusal. Linear in len. */
 json_t *kv_json_read(const char *text, size_t len, kv_api_error *error);

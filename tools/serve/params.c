@@ -56,7 +56,7 @@ static bool add_stop(const json_t *value, const char *path, kv_request *out, kv_
     if (len == 0 || len > KV_MAX_STOP_BYTES)
         return kv_api_refuse(error, path, "%s has %zu bytes, but must have 1 to %d", path, len, KV_MAX_STOP_BYTES);
     char *text = malloc(len + 1);
-    if (!text) return kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
+    if (!text) return kv_api_fail_memory(error);
     memcpy(text, json_string_value(value), len + 1);
     out->stops[out->n_stops++] = (kv_stop){text, len};
     return true;
@@ -94,7 +94,7 @@ static bool read_logit_bias(const json_t *body, int n_vocab, kv_request *out, kv
                              json_object_size(map), MAX_BIASES);
     out->sampler.n_logit_bias = 0; /* instead of the server's own */
     out->logit_bias = calloc(json_object_size(map) + 1, sizeof *out->logit_bias);
-    if (!out->logit_bias) return kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
+    if (!out->logit_bias) return kv_api_fail_memory(error);
     json_object_foreach(map, key, value)
     {
         char *end, path[80];
@@ -237,13 +237,13 @@ bool kv_constraints_read(const json_t *body, const kv_request_defaults *defaults
         param = "tools";
         free(text);
         text = strdup(out->calls.schema);
-        ok = ok && (text || kv_api_fail(error, 500, "out_of_memory", "out of memory for the request"));
+        ok = ok && (text || kv_api_fail_memory(error));
     }
     if (ok && is_constrained) {
         out->constraints = calloc(n, sizeof *out->constraints);
         ok = out->constraints ? kv_constraints_open(defaults->grammars, defaults->model, kind, text, param,
                                                     out->constraints, n, error)
-                              : kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
+                              : kv_api_fail_memory(error);
     }
     free(text);
     return ok;

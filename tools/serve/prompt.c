@@ -12,14 +12,9 @@
 
 enum { PREFIX_KEY_TOKENS = 64 };
 
-static bool out_of_memory(kv_api_error *error)
-{
-    return kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
-}
-
 static bool from_library(kv_api_error *error, const char *param, const kvasir_error *err)
 {
-    if (err->code == KVASIR_ERR_MEMORY) return out_of_memory(error);
+    if (err->code == KVASIR_ERR_MEMORY) return kv_api_fail_memory(error);
     return kv_api_refuse(error, param, "%s", err->message);
 }
 
@@ -50,14 +45,14 @@ static json_t *join_parts(const json_t *parts, const char *path, kv_api_error *e
                 len += n;
                 continue;
             }
-            out_of_memory(error);
+            kv_api_fail_memory(error);
         }
         free(text);
         return NULL;
     }
     json_t *joined = text ? json_stringn(text, len) : NULL;
     free(text);
-    if (!joined) out_of_memory(error);
+    if (!joined) kv_api_fail_memory(error);
     return joined;
 }
 
@@ -69,7 +64,7 @@ static bool check_role(json_t *message, const char *path, kv_api_error *error)
         if (strcmp(role, roles[i]) == 0) {
             /* "developer" is what newer models call it; templates know "system". */
             return strcmp(role, "developer") != 0 || json_object_set_new(message, "role", json_string("system")) == 0 ||
-                   out_of_memory(error);
+                   kv_api_fail_memory(error);
         }
     char where[192];
     snprintf(where, sizeof where, "%s.role", path);
@@ -87,16 +82,16 @@ static json_t *read_message(const json_t *message, size_t i, kv_api_error *error
         return NULL;
     }
     json_t *copy = json_copy((json_t *)message), *content = json_object_get(message, "content");
-    if (!copy) out_of_memory(error);
+    if (!copy) kv_api_fail_memory(error);
     bool ok = copy && check_role(copy, path, error);
     const char *role = ok ? json_string_value(json_object_get(copy, "role")) : "";
     if (ok && json_is_array(content)) {
         json_t *joined = join_parts(content, where, error);
-        ok = joined && (json_object_set_new(copy, "content", joined) == 0 || out_of_memory(error));
+        ok = joined && (json_object_set_new(copy, "content", joined) == 0 || kv_api_fail_memory(error));
     } else if (ok && (!content || json_is_null(content))) {
         /* Only a reply may say nothing: it called a tool. Templates add strings, so it gets an empty one. */
         ok = strcmp(role, "assistant") == 0
-                 ? json_object_set_new(copy, "content", json_string("")) == 0 || out_of_memory(error)
+                 ? json_object_set_new(copy, "content", json_string("")) == 0 || kv_api_fail_memory(error)
                  : kv_api_refuse(error, where, "%s is missing", where);
     } else if (ok && !json_is_string(content)) {
         ok = kv_api_refuse(error, where, "%s must be a string or an array of parts", where);
@@ -115,14 +110,14 @@ static char *read_messages(const json_t *body, const json_t *tools, const kv_dia
         return NULL;
     }
     json_t *list = json_array();
-    bool ok = list || out_of_memory(error);
+    bool ok = list || kv_api_fail_memory(error);
     for (size_t i = 0; ok && i < json_array_size(messages); i++) {
         json_t *message = read_message(json_array_get(messages, i), i, error);
-        ok = message && (json_array_append_new(list, message) == 0 || out_of_memory(error));
+        ok = message && (json_array_append_new(list, message) == 0 || kv_api_fail_memory(error));
     }
-    ok = ok && (kv_tools_into_messages(list, tools, dialect) || out_of_memory(error));
+    ok = ok && (kv_tools_into_messages(list, tools, dialect) || kv_api_fail_memory(error));
     char *text = ok ? json_dumps(list, JSON_COMPACT) : NULL;
-    if (ok && !text) out_of_memory(error);
+    if (ok && !text) kv_api_fail_memory(error);
     json_decref(list);
     return text;
 }
@@ -192,7 +187,7 @@ static bool at_least_one(const kvasir_model *model, kv_prompt *p, const char *pa
         return kv_api_refuse(error, param, "%s is empty, and the model has no token to begin with", param);
     kvasir_free(p->tokens);
     p->tokens = malloc(sizeof *p->tokens);
-    if (!p->tokens) return out_of_memory(error);
+    if (!p->tokens) return kv_api_fail_memory(error);
     p->tokens[0] = bos >= 0 ? bos : eos;
     p->n_tokens = 1;
     return true;
@@ -218,7 +213,7 @@ static bool read_ids(const kvasir_model *model, const json_t *list, kv_prompt *p
     const int n_vocab = kvasir_model_get_info(model).n_vocab;
     const size_t n = json_array_size(list);
     p->tokens = malloc((n + 1) * sizeof *p->tokens);
-    if (!p->tokens) return out_of_memory(error);
+    if (!p->tokens) return kv_api_fail_memory(error);
     for (size_t i = 0; i < n; i++) {
         char path[96];
         long long id;
@@ -261,7 +256,7 @@ static bool read_texts(const json_t *value, const kv_request_defaults *defaults,
     if (n > KV_MAX_PROMPTS)
         return kv_api_refuse(error, param, "%s has %zu entries, but must have 1 to %d", param, n, KV_MAX_PROMPTS);
     out->prompts = calloc(n, sizeof *out->prompts);
-    if (!out->prompts) return out_of_memory(error);
+    if (!out->prompts) return kv_api_fail_memory(error);
     if (!is_list) return read_one(value, defaults, param, out, error);
     for (size_t i = 0; i < n; i++) {
         char path[64];
@@ -300,7 +295,7 @@ static bool begin_call(kv_call_spec *calls, const kv_dialect *dialect, char **te
                *gap = calls->begins_in_thought ? "\n\n" : "";
     const size_t more = strlen(close) + strlen(gap) + strlen(calls->begun);
     char *grown = realloc(*text, *len + more + 1);
-    if (!grown) return out_of_memory(error);
+    if (!grown) return kv_api_fail_memory(error);
     stpcpy(stpcpy(stpcpy(grown + *len, close), gap), calls->begun);
     *text = grown;
     *len += more;
@@ -313,7 +308,7 @@ static bool read_chat(const json_t *body, const kv_request_defaults *defaults, k
     char *text = NULL;
     size_t len = 0;
     out->prompts = calloc(1, sizeof *out->prompts);
-    if (!out->prompts) return out_of_memory(error);
+    if (!out->prompts) return kv_api_fail_memory(error);
     out->n_prompts = 1;
     if (!kv_chat_render(body, defaults, &text, &len, error)) return false;
     const bool ok = kv_calls_read(body, &defaults->dialect, text, len, &out->calls, error) &&
@@ -352,7 +347,7 @@ bool kv_request_read(kv_kind kind, const json_t *body, const kv_request_defaults
         char *copy = stop ? strdup(stop) : NULL;
         if (copy) out->stops[out->n_stops++] = (kv_stop){copy, strlen(copy)};
         if (copy || !stop) return true;
-        out_of_memory(error);
+        kv_api_fail_memory(error);
     }
     kv_request_deinit(out);
     return false;

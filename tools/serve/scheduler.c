@@ -332,7 +332,7 @@ static void drop_cancelled(kv_scheduler *s)
         if (atomic_load_explicit(&work->job->cancelled, memory_order_relaxed)) {
             kv_api_error error;
             if (s->is_stopping)
-                kv_api_fail(&error, 503, "shutting_down", "the server is shutting down");
+                kv_api_fail_stopping(&error);
             else
                 kv_api_fail(&error, 499, "cancelled", "the request was cancelled");
             end_work(s, work, &error, !s->is_stopping);
@@ -394,7 +394,7 @@ static bool take_inbox(kv_scheduler *s)
         kv_api_error error;
         next = work->next;
         if (work->started_ms > 0 && !is_closing) continue;
-        kv_api_fail(&error, 503, "shutting_down", "the server is shutting down");
+        kv_api_fail_stopping(&error);
         end_work(s, work, &error, false);
     }
     return !is_closing;

@@ -7,11 +7,6 @@
 
 #include "tools/logprob.h"
 
-static bool out_of_memory(kv_api_error *error)
-{
-    return kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
-}
-
 kv_work *kv_work_new(kv_job *job, double now_ms)
 {
     const kv_request *r = &job->request;
@@ -80,20 +75,21 @@ bool kv_sequence_begin(kv_sequence *q, const kv_sampling *s, kv_api_error *error
     kvasir_error err = {0};
     q->cap_tokens = p->n_tokens + 64;
     q->tokens = malloc(q->cap_tokens * sizeof *q->tokens);
-    if (!q->tokens) return out_of_memory(error);
+    if (!q->tokens) return kv_api_fail_memory(error);
     memcpy(q->tokens, p->tokens, p->n_tokens * sizeof *q->tokens);
     q->n_tokens = p->n_tokens;
     if (r->kind == KV_KIND_EMBEDDING) {
         q->pooled = calloc((size_t)s->n_embd, sizeof *q->pooled);
-        return q->pooled || out_of_memory(error);
+        return q->pooled || kv_api_fail_memory(error);
     }
     const kvasir_sampler_params params = params_of(q);
     if (kvasir_sampler_open(&params, s->n_vocab, &q->sampler, &err) != KVASIR_OK)
-        return err.code == KVASIR_ERR_MEMORY ? out_of_memory(error) : kv_api_refuse(error, NULL, "%s", err.message);
+        return err.code == KVASIR_ERR_MEMORY ? kv_api_fail_memory(error)
+                                             : kv_api_refuse(error, NULL, "%s", err.message);
     for (size_t i = 0; i < p->n_tokens; i++) kvasir_sampler_accept(q->sampler, p->tokens[i]);
     q->reply = (kv_reply){.stops = r->stops, .n_stops = r->n_stops, .search_from = p->echo_len};
     if (!r->echo) return true;
-    return kv_reply_push(&q->reply, p->echo, p->echo_len, NULL) || out_of_memory(error);
+    return kv_reply_push(&q->reply, p->echo, p->echo_len, NULL) || kv_api_fail_memory(error);
 }
 
 void kv_sequence_end(kv_sequence *q)
@@ -211,7 +207,7 @@ static bool push_text(kv_sequence *q, const kv_sampling *s, kvasir_token token, 
 static kv_advance end_with(kv_sequence *q, kv_finish reason, kv_api_error *error)
 {
     if (kv_sequence_finish(q, reason)) return KV_HAS_ENDED;
-    out_of_memory(error);
+    kv_api_fail_memory(error);
     return KV_HAS_FAILED;
 }
 
@@ -239,7 +235,7 @@ static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logi
     const bool has_record = r->wants_logprobs;
     if ((has_record && !make_record(s, logits, token, r->n_logprobs, &record)) ||
         !push_text(q, s, token, has_record ? &record : NULL) || !push_token(q, token)) {
-        out_of_memory(error);
+        kv_api_fail_memory(error);
         return KV_HAS_FAILED;
     }
     kvasir_sampler_accept(q->sampler, token);
@@ -248,7 +244,7 @@ static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logi
         return end_with(q, KV_FINISH_STOP, error);
     if (q->n_generated >= max || q->n_tokens >= s->n_ctx) return end_with(q, KV_FINISH_LENGTH, error);
     if (emit(q)) return KV_GOES_ON;
-    out_of_memory(error);
+    kv_api_fail_memory(error);
     return KV_HAS_FAILED;
 }
 
@@ -272,7 +268,7 @@ kv_advance kv_sequence_advance(kv_sequence *q, const kv_sampling *s, size_t step
     if (request_of(q)->kind == KV_KIND_EMBEDDING) return pool(q, s, step, from, n);
     const bool scores = kv_sequence_want(q, from, n) == KVASIR_LOGITS_ALL;
     if (scores && !score_prompt(q, s, step, from, n)) {
-        out_of_memory(error);
+        kv_api_fail_memory(error);
         return KV_HAS_FAILED;
     }
     if (from + n < q->n_tokens) return KV_GOES_ON;

@@ -9,7 +9,7 @@
 static json_t *fail_with(kv_api_error *error, const char *param, const kvasir_error *err)
 {
     if (err->code == KVASIR_ERR_MEMORY)
-        kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
+        kv_api_fail_memory(error);
     else
         kv_api_refuse(error, param, "%s", err->message);
     return NULL;
@@ -67,7 +67,7 @@ static json_t *detokenize(const json_t *body, const kvasir_model *model, kv_api_
     }
     const size_t n = json_array_size(list);
     kvasir_token *tokens = malloc((n + 1) * sizeof *tokens);
-    bool ok = tokens || kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
+    bool ok = tokens || kv_api_fail_memory(error);
     for (size_t i = 0; ok && i < n; i++) {
         char path[64];
         long long id = 0;

@@ -11,11 +11,6 @@
 
 enum { MAX_TOOLS = 128, MAX_NAME = 256 };
 
-static bool out_of_memory(kv_api_error *error)
-{
-    return kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
-}
-
 static const char *name_of_tool(const json_t *tool)
 {
     return json_string_value(json_object_get(json_object_get(tool, "function"), "name"));
@@ -88,10 +83,10 @@ static bool read_thoughts(const json_t *body, const kv_dialect *dialect, kv_call
 static bool read_names(const json_t *tools, kv_call_spec *out, kv_api_error *error)
 {
     out->names = calloc(json_array_size(tools), sizeof *out->names);
-    if (!out->names) return out_of_memory(error);
+    if (!out->names) return kv_api_fail_memory(error);
     for (size_t i = 0; i < json_array_size(tools); i++) {
         out->names[i] = strdup(name_of_tool(json_array_get(tools, i)));
-        if (!out->names[i]) return out_of_memory(error);
+        if (!out->names[i]) return kv_api_fail_memory(error);
         out->n_names++;
     }
     return true;
@@ -119,7 +114,7 @@ static bool force(const json_t *tools, const json_t *choice, kv_call_spec *out, 
     if (some)
         out->begun = has_head ? joined(f->force_head[0], name_of_tool(json_array_get(some, 0)), f->force_head[1])
                               : strdup(f->force);
-    const bool ok = out->begun ? kv_tool_schema(some, f, has_head, &out->schema, error) : out_of_memory(error);
+    const bool ok = out->begun ? kv_tool_schema(some, f, has_head, &out->schema, error) : kv_api_fail_memory(error);
     json_decref(some);
     return ok;
 }

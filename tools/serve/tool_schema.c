@@ -9,11 +9,6 @@
 
 #include "tools/serve/request.h"
 
-static bool out_of_memory(kv_api_error *error)
-{
-    return kv_api_fail(error, 500, "out_of_memory", "out of memory for the request");
-}
-
 static bool is_one_of(const char *key, const char *const *list, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -60,7 +55,7 @@ static json_t *arguments_of(const json_t *tool, const char *name, kv_api_error *
         json_object_set_new(schema, "type", json_string("object")) == 0)
         return schema;
     json_decref(schema);
-    out_of_memory(error);
+    kv_api_fail_memory(error);
     return NULL;
 }
 
@@ -76,7 +71,7 @@ static json_t *call_of(const json_t *tool, const kv_call_format *f, const char *
 bool kv_tool_schema(const json_t *tools, const kv_call_format *format, bool has_head, char **out, kv_api_error *error)
 {
     json_t *defs = json_object(), *calls = json_array(), *schema = NULL;
-    bool ok = (defs && calls) || out_of_memory(error);
+    bool ok = (defs && calls) || kv_api_fail_memory(error);
     char name[40], ref[64];
     for (size_t i = 0; ok && i < json_array_size(tools); i++) {
         const json_t *tool = json_array_get(tools, i);
@@ -85,7 +80,7 @@ bool kv_tool_schema(const json_t *tools, const kv_call_format *format, bool has_
         json_t *arguments = arguments_of(tool, name, error);
         ok = arguments && ((json_object_set_new(defs, name, arguments) == 0 &&
                             json_array_append_new(calls, call_of(tool, format, ref)) == 0) ||
-                           out_of_memory(error));
+                           kv_api_fail_memory(error));
     }
     if (ok) {
         schema = has_head ? json_pack("{s:s}", "$ref", ref) : json_pack("{s:O}", "anyOf", calls);
@@ -93,7 +88,7 @@ bool kv_tool_schema(const json_t *tools, const kv_call_format *format, bool has_
             schema = json_pack("{s:s, s:o, s:i, s:i}", "type", "array", "items", schema, "minItems", 1, "maxItems", 1);
         ok = schema && json_object_set(schema, "$defs", defs) == 0;
         *out = ok ? json_dumps(schema, JSON_COMPACT) : NULL;
-        ok = *out || out_of_memory(error);
+        ok = *out || kv_api_fail_memory(error);
     }
     json_decref(schema);
     json_decref(calls);
