@@ -65,7 +65,8 @@ get_result get_check_space(const get_file *f, uint64_t needed);
 
 /* ---- get_child.c --------------------------------------------------------------------------- */
 
-/* Whether a signal asked to stop. The handlers are set by get_signals_catch and taken back by get_signals_restore. */
+/* Whether a signal asked to stop. The handlers are set by get_signals_catch and taken back by get_signals_restore, which lets a SIGTERM
+ * or SIGHUP that came end the process now. */
 bool get_interrupted(void);
 void get_signals_catch(void);
 void get_signals_restore(void);

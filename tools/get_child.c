@@ -27,21 +27,20 @@ static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP};
 enum { N_STOP_SIGNALS = sizeof stop_signals / sizeof *stop_signals };
 
 /* A handler can reach nothing else. */
-static volatile sig_atomic_t stop_requested;
+static volatile sig_atomic_t stop_signal; /* the first that came; 0: none */
 static struct sigaction before[N_STOP_SIGNALS], before_pipe;
 
 static void on_stop(int signal)
 {
-    (void)signal;
-    stop_requested = 1;
+    if (!stop_signal) stop_signal = signal;
 }
 
-bool get_interrupted(void) { return stop_requested; }
+bool get_interrupted(void) { return stop_signal != 0; }
 
 void get_signals_catch(void)
 {
     struct sigaction action = {.sa_handler = on_stop}, ignore = {.sa_handler = SIG_IGN};
-    stop_requested = 0;
+    stop_signal = 0;
     for (int i = 0; i < N_STOP_SIGNALS; i++) sigaction(stop_signals[i], &action, &before[i]);
     sigaction(SIGPIPE, &ignore, &before_pipe);
 }
@@ -50,6 +49,7 @@ void get_signals_restore(void)
 {
     for (int i = 0; i < N_STOP_SIGNALS; i++) sigaction(stop_signals[i], &before[i], NULL);
     sigaction(SIGPIPE, &before_pipe, NULL);
+    if (stop_signal && stop_signal != SIGINT) raise(stop_signal); /* a shell says 143 of SIGTERM */
 }
 
 /* ---- children ------------------------------------------------------------------------------ */
