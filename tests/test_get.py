@@ -201,6 +201,18 @@ def an_interrupted_download_leaves_no_file_and_no_child():
             assert p.left() == [] and gone(pip), p.left()
 
 
+def a_download_under_nohup_outlives_the_terminal():
+    with Place(pip="/nowhere") as p:
+        child = p.start("smollm2", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        pip = p.wait_hanging()
+        child.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert child.poll() is None and not gone(pip)
+        child.send_signal(signal.SIGTERM)
+        child.communicate(timeout=20)
+        assert child.returncode == -signal.SIGTERM and gone(pip), child.returncode
+
+
 def a_killed_download_does_not_stop_the_next():
     with Place(pip="/nowhere") as p:
         child = p.start("smollm2")

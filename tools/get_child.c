@@ -41,7 +41,10 @@ void get_signals_catch(void)
 {
     struct sigaction action = {.sa_handler = on_stop}, ignore = {.sa_handler = SIG_IGN};
     stop_signal = 0;
-    for (int i = 0; i < N_STOP_SIGNALS; i++) sigaction(stop_signals[i], &action, &before[i]);
+    for (int i = 0; i < N_STOP_SIGNALS; i++) {
+        sigaction(stop_signals[i], &action, &before[i]);
+        if (before[i].sa_handler == SIG_IGN) sigaction(stop_signals[i], &before[i], NULL); /* nohup means it */
+    }
     sigaction(SIGPIPE, &ignore, &before_pipe);
 }
 
