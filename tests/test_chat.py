@@ -395,6 +395,17 @@ def refusals_are_one_line():
     assert r.returncode == 2 and "--server" in r.stderr and r.stderr.count("\n") == 1, r.stderr
 
 
+def what_is_the_servers_is_no_option_beside_it():
+    for args in (["-m", "x"], ["-c", "512"], ["-c", "0"], ["--ctx-size=512"], ["-ub", "8"], ["-ctk", "f16"], ["--kv-budget", "9"],
+                 ["-t", "2"], ["--kernels", "auto"], ["--attention", "full"], ["--dry-run"], ["--chat-template-file", "x"]):
+        r = subprocess.run([KVASIR, "chat", "--temp", "0", *args, "--server", "unix:/nonexistent/x"], input="", text=True, timeout=60,
+                           capture_output=True, env=environment())
+        word = args[0].split("=")[0]
+        assert r.returncode == 2 and r.stderr.count("\n") == 1 and f"leave out {word}\n" in r.stderr, (args, r.stderr)
+    r = run("--server-key", "x")
+    assert r.returncode == 2 and "--server-key" in r.stderr and r.stderr.count("\n") == 1, r.stderr
+
+
 TESTS = [
     a_reply_streams_and_a_follow_up_costs_only_its_own_tokens,
     undo_regen_clear_and_system_do_what_they_say,
@@ -413,6 +424,7 @@ TESTS = [
     a_model_without_template_says_what_it_uses,
     a_full_disk_is_one_line_and_exit_1,
     refusals_are_one_line,
+    what_is_the_servers_is_no_option_beside_it,
 ]
 
 

@@ -146,6 +146,26 @@ static int converse(kv_chat *chat)
     }
 }
 
+enum { MODEL, CHAT, SAMPLING, CONTEXT, LOAD, GENERAL, N_GROUPS };
+
+/* What the tables cannot know; `given` is a word for every group of which an option was given. */
+static int check_options(const kv_chat *chat, const char *const given[N_GROUPS])
+{
+    const char *local = given[MODEL]          ? given[MODEL]
+                        : given[CONTEXT]      ? given[CONTEXT]
+                        : given[LOAD]         ? given[LOAD]
+                        : chat->template_file ? "--chat-template-file"
+                                              : NULL;
+    if (chat->n_predict == 0)
+        return kv_usage_error("chat", "-n 0: a reply of no tokens is none (range: at least 1, or -1)");
+    if (chat->server && local)
+        return kv_usage_error("chat", "--server: the model and how it runs are the server's; leave out %.*s",
+                              (int)strcspn(local, "="), local);
+    if (chat->server_key && !chat->server)
+        return kv_usage_error("chat", "--server-key: there is no server without --server");
+    return KV_PARSED;
+}
+
 int kv_tool_chat(int argc, char **argv)
 {
     kv_chat chat = {.common = kv_common_default(), .n_predict = -1};
@@ -162,22 +182,22 @@ int kv_tool_chat(int argc, char **argv)
          "API key of that server."},
         {0},
     };
-    const kv_opt_group groups[] = {kv_group_model(&chat.common),    {"Chat", OPTIONS, &chat},
-                                   kv_group_sampling(&chat.common), kv_group_context(&chat.common),
-                                   kv_group_load(&chat.common),     kv_group_general(&chat.common)};
+    const kv_opt_group groups[N_GROUPS] = {
+        [MODEL] = kv_group_model(&chat.common),       [CHAT] = {"Chat", OPTIONS, &chat},
+        [SAMPLING] = kv_group_sampling(&chat.common), [CONTEXT] = kv_group_context(&chat.common),
+        [LOAD] = kv_group_load(&chat.common),         [GENERAL] = kv_group_general(&chat.common)};
+    const char *given[N_GROUPS] = {NULL};
     kv_command command = {
         .name = "chat",
         .usage = "[-m MODEL] [--system TEXT] [OPTIONS]",
         .about = "A conversation in the terminal. With a pipe as input: one message per line, replies on stdout.",
         .groups = groups,
-        .n_groups = sizeof groups / sizeof groups[0]};
+        .n_groups = N_GROUPS,
+        .given = given};
     int status = kv_options_parse(argc, argv, &command);
     if (status != KV_PARSED) return status;
-    if (chat.n_predict == 0)
-        return kv_usage_error("chat", "-n 0: a reply of no tokens is none (range: at least 1, or -1)");
-    if (chat.server && (chat.common.model || chat.template_file))
-        return kv_usage_error("chat", "--server: model and template are the server's; leave out %s",
-                              chat.common.model ? "-m" : "--chat-template-file");
+    status = check_options(&chat, given);
+    if (status != KV_PARSED) return status;
     kv_address address;
     kvasir_error err = {0};
     if (chat.server && kv_address_parse(chat.server, &address, &err) != KVASIR_OK)

@@ -25,6 +25,7 @@ typedef struct slot {
     const kv_opt *row;
     void *base;
     const char *given;
+    int group;
 } slot;
 
 typedef struct slots {
@@ -325,7 +326,7 @@ static void collect(const kv_command *command, slots *all)
     all->n = 0;
     for (int g = 0; g < command->n_groups; g++)
         for (const kv_opt *row = command->groups[g].options; row->name && all->n < MAX_ROWS; row++)
-            all->items[all->n++] = (slot){row, command->groups[g].base, NULL};
+            all->items[all->n++] = (slot){row, command->groups[g].base, NULL, g};
 }
 
 /* The option that `word` (up to '=') names, or NULL; `*value` points behind the '=' or is NULL. */
@@ -361,6 +362,7 @@ static int take_option(slots *all, const kv_command *command, int argc, char **a
     char name[81]; /* as it was typed, so that the message is about what stands on the command line */
     snprintf(name, sizeof name, "%.*s", (int)(strcspn(word, "=") > 80 ? 80 : strcspn(word, "=")), word);
     if (!s) return unknown_option(all, command->name, name);
+    if (command->given && !command->given[s->group]) command->given[s->group] = word;
     if (!takes_value(s->row)) {
         if (value) return kv_usage_error(command->name, "%s takes no value", name);
         s->given = "";
@@ -470,7 +472,7 @@ static int print_help(const kv_command *command)
     for (int g = 0; g < command->n_groups; g++) {
         printf("\n%s:\n", command->groups[g].title);
         for (const kv_opt *row = command->groups[g].options; row->name; row++)
-            print_option(&(slot){row, command->groups[g].base, NULL});
+            print_option(&(slot){row, command->groups[g].base, NULL, g});
     }
     printf("\n  -h, --help                      This text.\n      --version                   The version.\n");
     return fflush(stdout) == 0 ? 0 : 1;

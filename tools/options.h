@@ -75,6 +75,7 @@ typedef struct kv_command {
     const char *args_help;  /* what the operands are, e.g. "MODEL"; named when they are missing */
     const char **args;      /* [max_args] operands found, in order; may be NULL when max_args is 0 */
     int n_args;             /* filled */
+    const char **given; /* [n_groups] filled: the first word of argv that names an option of the group; may be NULL */
 } kv_command;
 
 enum { KV_PARSED = -1 };
