@@ -172,9 +172,9 @@ $(FUZZ_OUT)/fuzz_%: $(FUZZ_OUT)/obj/tests/fuzz_%.o $(FUZZ_OUT)/libkvasir.a $(FUZ
 ARM_FLAGS_tests/check_attention.c := -DORACLE_SLOW=1
 ARM_CC    := aarch64-linux-gnu-gcc
 ARM_OUT   := build/arm
-ARM_TESTS := check_kernels check_attention test_quant
+ARM_TESTS := check_kernel_products check_kernel_attention check_kernel_rows check_attention test_quant
 ARM_LIB   := $(filter-out runtime/kernels/blas.c,$(filter runtime/base/% runtime/quant/% runtime/kernels/% runtime/cache/% \
-               runtime/attention/%,$(LIB_SRC))) tests/support/cross/plain_blas.c $(filter tests/oracle_%,$(HELP_SRC))
+               runtime/attention/%,$(LIB_SRC))) tests/support/cross/plain_blas.c $(filter tests/oracle_% tests/kernel_%,$(HELP_SRC))
 ARM_PROGRAMS := $(ARM_TESTS:%=$(ARM_OUT)/%) $(ARM_OUT)/kernel_digest
 # What `make test` takes along where both tools are here; nothing on ARM, whose own tests are these.
 ARM_HERE := $(if $(filter test,$(GOALS)),$(if $(SANITIZE)$(filter aarch64,$(MACHINE)),,$(and $(shell command -v $(ARM_CC)),\

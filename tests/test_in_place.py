@@ -3,7 +3,7 @@
 
     KVASIR=./kvasir python3 tests/test_in_place.py [word in the test's name]
 
-That a product in place has the bits of a packed one is check_kernels.c's; here whole models do it, over the command line.
+That a product in place has the bits of a packed one is check_kernel_products.c's; here whole models do it, over the command line.
 """
 import json
 import os

@@ -17,7 +17,7 @@
 #include "model/rope.h"
 #include "oracle_core.h"
 
-/* The best table that this CPU runs; check_kernels says that all give the same bits. */
+/* The best table that this CPU runs; check_kernel_*.c say that all give the same bits. */
 static const kv_kernels *kernels(void)
 {
     const kv_kernels *k = NULL;

@@ -23,7 +23,7 @@ static void add(digest *d, const void *data, size_t n)
     for (size_t i = 0; i < n; i++) d->hash = (d->hash ^ ((const uint8_t *)data)[i]) * 0x100000001B3u;
 }
 
-/* The checks of hostile numbers are check_kernels.c's; here NaN counts as NaN, because what sign a new one has is the processor's. */
+/* The checks of hostile numbers are check_kernel_*.c's; here NaN counts as NaN, because what sign a new one has is the processor's. */
 static void add_floats(digest *d, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
