@@ -149,6 +149,16 @@ def a_small_model_is_compared_with_the_cache_it_fits_in():
 
 
 @test
+def percent_is_of_the_peak_that_is_told():
+    """The peak is measured between the repeats, so each row has its own; what follows from it, the operations, grows by prompt length."""
+    rows = json_lines(kvasir("bench", "-m", LLAMA, "-p", "512,1024,1536", "-n", "0", "-r", "3", "-o", "jsonl"))
+    done = [r["limit_pct"] / 100 * r["limit_fma_gflops"] * r["avg_ns"] for r in rows] # weights are float32
+    first, second = done[1] - done[0], done[2] - done[1]
+    assert abs(first - second) <= 0.02 * done[0], done
+    assert rows[0]["model_n_params"] < first / 512 < 2 * rows[0]["model_n_params"], (first / 512, rows[0]["model_n_params"])
+
+
+@test
 def measuring_the_limits_is_no_memory_of_the_model():
     """The buffer is as large as the weights: were it counted, a model of 64 MB would show 128."""
     if os.environ.get("SANITIZE"):

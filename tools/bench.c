@@ -4,11 +4,8 @@
  *                        -n N   N single-token steps behind d tokens, rewound, again ...                    (decode)
  *                        -pg P,G both after each other
  *
- * Random token ids from a fixed seed, a short warm-up, the median of -r repeats. No sampling. The limit of a test is
- *     t_min = n_prompt * operations per token / peak  +  n_gen * (weights + KV bytes) / read bandwidth
- * with operations = 2 * parameters of the layers (attention itself not counted; of the last layer only K and V, for all rows but
- * the last) and peak = int8 for quantised weights, float32 for float weights and --gemm blas; limit_pct = t_min / t. Read bandwidth is
- * that of a buffer as large as what a step reads.
+ * Random token ids from a fixed seed, a short warm-up, the median of -r repeats. No sampling. bench_limit.c says what a test could
+ * have taken at best.
  *
  * Several --attention, --kernels all and --gemm both make several variants of this, one after the other, each with its model opened anew:
  *     blas (when asked, first, so that the others have its times to be compared with)  ->  each kernel set that this CPU runs
@@ -18,20 +15,13 @@
 #include <string.h>
 #include <time.h>
 
+#include "tools/bench_limit.h"
 #include "tools/bench_report.h"
-#include "tools/limits.h"
 #include "tools/term.h"
 #include "tools/tools.h"
 
 static const char TOOL[] = "bench";
-enum {
-    MAX_TEST_TOKENS = 1 << 24,
-    WARM_UP_PROMPT = 512,
-    WARM_UP_STEPS = 2,
-    MIN_BUFFER = 1 << 20,
-    MAX_BUFFER = 1 << 30,
-    MAX_STAGES = 16
-};
+enum { MAX_TEST_TOKENS = 1 << 24, WARM_UP_PROMPT = 512, WARM_UP_STEPS = 2, MAX_STAGES = 16 };
 
 typedef struct bench_options {
     kv_common common;
@@ -170,50 +160,6 @@ static kvasir_code once(bench_state *s, int n_prompt, int n_gen, uint64_t *ns, d
     return code;
 }
 
-static size_t buffer_for(const bench_state *s, size_t kv_bytes)
-{
-    const size_t bytes = s->setup.info.decode_weight_bytes + kv_bytes;
-    return bytes < MIN_BUFFER ? MIN_BUFFER : bytes > MAX_BUFFER ? MAX_BUFFER : bytes;
-}
-
-/* Of a buffer as large as what one step reads: weights that fit a cache may not do so together with their context. */
-static double read_limit(bench_state *s, size_t kv_bytes)
-{
-    kv_bench_setup *setup = &s->setup;
-    const size_t bytes = buffer_for(s, kv_bytes);
-    kv_limits found;
-    if (setup->limits.int8_ops <= 0 || bytes <= setup->limits_bytes + setup->limits_bytes / 8)
-        return setup->limits.read_bytes_per_s;
-    if (bytes != setup->deep_bytes && kv_limits_measure(setup->n_threads, bytes, &found)) {
-        setup->deep_read_bytes_per_s = found.read_bytes_per_s;
-        setup->deep_bytes = bytes;
-    }
-    return bytes == setup->deep_bytes ? setup->deep_read_bytes_per_s : setup->limits.read_bytes_per_s;
-}
-
-/* Seconds that this machine would need at its limits. */
-static double limit_seconds(const bench_state *s, int n_prompt, int n_gen, const kv_bench_row *row)
-{
-    const kvasir_model_info *info = &s->setup.info;
-    const kv_limits *limits = &s->setup.limits;
-    if (limits->int8_ops <= 0) return 0;
-    bool is_float = info->type[0] == 'F' || info->type[0] == 'B' || s->is_blas;
-    double embedding = (double)info->n_vocab * info->n_embd;
-    /* Where the output matrix is the embedding, decode reads nearly every weight there is; else there are two such matrices, and
-     * one of them is left out of what decode reads. */
-    double bytes_per_weight = (double)info->weight_bytes / (double)info->n_params;
-    bool is_tied = (double)info->decode_weight_bytes > (double)info->weight_bytes - embedding * bytes_per_weight / 4;
-    double layers = (double)info->n_params - (is_tied ? 1 : 2) * embedding;
-    double operations = 0;
-    /* Logits of the last row only, so K and V are all that the last layer has to do for the others. */
-    if (n_prompt > 0) {
-        double kv = 2.0 * info->n_embd * info->n_kv_heads * info->head_dim;
-        operations = 2 * (layers * n_prompt - (layers / info->n_layers - kv) * (n_prompt - 1) + embedding);
-    }
-    return operations / (is_float ? limits->fma_flops : limits->int8_ops) +
-           n_gen * (double)(info->decode_weight_bytes + row->kv_bytes) / row->read_bytes_per_s;
-}
-
 /* How many times as fast as OpenBLAS in the same test; 0 when that was not measured. */
 static double compare_with_blas(bench_state *s, const uint64_t *samples)
 {
@@ -253,6 +199,7 @@ static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, k
         .n_prompt = n_prompt, .n_gen = n_gen, .n_depth = depth, .n_samples = o->repeats, .samples_ns = samples};
     time_t now = time(NULL);
     strftime(row.test_time, sizeof row.test_time, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
+    kv_bench_peak peak = {0};
     for (int r = -1; r < o->repeats && code == KVASIR_OK; r++) { /* -1 warms caches, pages and the clock up */
         int prompt = r < 0 && n_prompt > WARM_UP_PROMPT ? WARM_UP_PROMPT : n_prompt;
         int gen = r < 0 && n_gen > WARM_UP_STEPS ? WARM_UP_STEPS : n_gen;
@@ -262,6 +209,7 @@ static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, k
         profile_begin(s);
         if (code == KVASIR_OK) code = once(s, prompt, gen, &ns, &prompt_ms, err);
         profile_end(s);
+        if (n_prompt > 0) kv_bench_peak_sample(&peak, &s->setup, s->is_blas, r >= 0 ? (double)ns / 1e9 : 0);
         if (r >= 0) samples[r] = ns;
         if (r >= 0) firsts[r] = (uint64_t)(prompt_ms * 1e6);
         kv_bar_update(bar, (size_t)(r + 2), (size_t)o->repeats + 1);
@@ -270,10 +218,7 @@ static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, k
         const kvasir_kv_stats kv = kvasir_session_kv_stats(s->session);
         row.kv_bytes = kv.bytes - kv.cached_bytes; /* kept pages are the bench's, not the test's */
         row.ttft_ms = s->depth_ms + (double)kv_median_ns(firsts, o->repeats) / 1e6;
-        double sum_s = 0;
-        for (int r = 0; r < o->repeats; r++) sum_s += (double)samples[r] / 1e9;
-        row.read_bytes_per_s = n_gen > 0 ? read_limit(s, row.kv_bytes) : s->setup.limits.read_bytes_per_s;
-        row.limit_pct = 100 * limit_seconds(s, n_prompt, n_gen, &row) * o->repeats / sum_s;
+        kv_bench_limit(&s->setup, s->is_blas, &peak, &row);
         row.vs_blas = compare_with_blas(s, samples);
         row.stages = s->stages;
         row.n_stages = s->n_stages;
@@ -356,6 +301,8 @@ static kvasir_code open_variant(bench_state *s, const char *path, const char *ke
         .limits_bytes = before.limits_bytes,
         .deep_read_bytes_per_s = before.deep_read_bytes_per_s,
         .deep_bytes = before.deep_bytes,
+        .least_int8 = before.least_int8,
+        .most_int8 = before.most_int8,
     };
     return KVASIR_OK;
 }
@@ -378,8 +325,7 @@ static kvasir_code prepare(bench_state *s, size_t needed, kvasir_error *err)
     s->tokens = malloc((needed + 1) * sizeof *s->tokens);
     if (!s->tokens) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %zu tokens", needed);
     fill_tokens(s->tokens, needed, s->setup.info.n_vocab);
-    s->setup.limits_bytes = buffer_for(s, 0);
-    if (!kv_limits_measure(s->setup.n_threads, s->setup.limits_bytes, &s->setup.limits) && !s->options->common.quiet)
+    if (!kv_bench_limits_measure(&s->setup) && !s->options->common.quiet)
         fprintf(stderr, "kvasir bench: this machine's limits could not be measured; no percentages\n");
     kv_bench_begin((kv_bench_format)s->options->format, &s->setup);
     return KVASIR_OK;

@@ -138,8 +138,8 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
         "limit_read_gb_s", real(row->read_bytes_per_s / 1e9, 3),
         "kv_bytes", (json_int_t)row->kv_bytes,
         "peak_rss_bytes", (json_int_t)kv_peak_rss_bytes(),
-        "limit_fma_gflops", real(setup->limits.fma_flops / 1e9, 2),
-        "limit_int8_gops", real(setup->limits.int8_ops / 1e9, 2),
+        "limit_fma_gflops", real(row->fma_flops / 1e9, 2),
+        "limit_int8_gops", real(row->int8_ops / 1e9, 2),
         "vs_blas", row->vs_blas > 0 ? real(row->vs_blas, 3) : json_null(),
         "samples_ns", ns,
         "samples_ts", ts,
@@ -260,7 +260,10 @@ void kv_bench_end(kv_bench_format format, const kv_bench_setup *setup, int n_row
         printf("\nlimits of this machine, %d threads: read %.1f GB/s, float32 %.0f GFLOP/s, int8 %.0f GOP/s\n",
                setup->n_threads, setup->limits.read_bytes_per_s / 1e9, setup->limits.fma_flops / 1e9,
                setup->limits.int8_ops / 1e9);
+    if (format == KV_BENCH_MD && setup->most_int8 > 0)
+        printf("int8 between the repeats of prompts, which are compared with that: %.0f to %.0f GOP/s\n",
+               setup->least_int8 / 1e9, setup->most_int8 / 1e9);
     if (format == KV_BENCH_MD && setup->deep_read_bytes_per_s > 0)
-        printf("with the deepest context, %.0f MB a step instead of %.0f: read %.1f GB/s\n", (double)setup->deep_bytes / 1e6,
-               (double)setup->limits_bytes / 1e6, setup->deep_read_bytes_per_s / 1e9);
+        printf("with the deepest context, %.0f MB a step instead of %.0f: read %.1f GB/s\n",
+               (double)setup->deep_bytes / 1e6, (double)setup->limits_bytes / 1e6, setup->deep_read_bytes_per_s / 1e9);
 }

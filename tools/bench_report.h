@@ -23,6 +23,7 @@ typedef struct kv_bench_setup {
     /* The read bandwidth again over a buffer that holds the context too, where that is much more than the weights; 0: not measured. */
     double deep_read_bytes_per_s;
     size_t deep_bytes;
+    double least_int8, most_int8; /* operations a second between the repeats of prompts; 0: there were none */
 } kv_bench_setup;
 
 /* One test: n_prompt tokens read, then n_gen single-token steps, behind n_depth tokens of context. */
@@ -33,11 +34,12 @@ typedef struct kv_bench_row {
     const kvasir_stage_time *stages; /* [n_stages] of all samples together; 0: not asked for */
     int n_stages;
     double ttft_ms;
-    double limit_pct;        /* of what the limits allow; 0 when they are unknown */
-    double read_bytes_per_s; /* the read bandwidth in that limit */
-    double vs_blas;          /* times as fast as --gemm blas; 0: not compared */
-    size_t kv_bytes;         /* in use at the end */
-    char test_time[32];      /* UTC, ISO 8601 */
+    double limit_pct;           /* of what the limits allow; 0 when they are unknown */
+    double read_bytes_per_s;    /* the read bandwidth in that limit */
+    double fma_flops, int8_ops; /* the peaks in it: those between the repeats where there is a prompt */
+    double vs_blas;             /* times as fast as --gemm blas; 0: not compared */
+    size_t kv_bytes;            /* in use at the end */
+    char test_time[32];         /* UTC, ISO 8601 */
 } kv_bench_row;
 
 /* Prints what comes before the rows, one row, and what comes after them. `index` counts rows from 0. */

@@ -16,4 +16,8 @@ typedef struct kv_limits {
  * cache. False when threads or memory cannot be had. */
 bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out);
 
+/* Operations a second of all threads as they are just now (int8, or float32 when is_float): the median of ten short rounds. 0 when
+ * threads cannot be had. */
+double kv_limits_peak_now(int n_threads, bool is_float);
+
 #endif
