@@ -187,14 +187,6 @@ static void see_page(kv_tile *t, size_t page)
     }
 }
 
-/* The state of rows that see nothing. */
-static void start_blind(kv_tile *t, int d_v)
-{
-    for (int r = 0; r < t->n_rows; r++) t->m[r] = -INFINITY;
-    memset(t->l, 0, (size_t)t->n_rows * 16 * sizeof(float));
-    memset(t->o, 0, (size_t)t->n_rows * (size_t)d_v * sizeof(float));
-}
-
 void kv_tile_attend_split(const kv_attend_job *job, const kv_segment *seg, int kv_head, size_t split,
                           kv_page_spot after, kv_tile *t)
 {
@@ -230,7 +222,6 @@ void kv_tile_attend_split(const kv_attend_job *job, const kv_segment *seg, int k
         job->c->kernels->attend_page(&args);
         args.fresh = false;
     }
-    if (args.fresh) start_blind(t, d_v);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------------------------- */

@@ -72,7 +72,8 @@ size_t kv_tile_next_page(const kv_tile *t, size_t page);
 /* The same within [page, end), `end` when there is none: does not look at what lies behind. */
 size_t kv_tile_next_page_before(const kv_tile *t, size_t page, size_t end);
 
-/* Runs the visible pages of a split through the online softmax. State starts anew. `after`: what this thread probably reads then. */
+/* Runs the visible pages of a split, of which there is one at least, through the online softmax. State starts anew. `after`: what this
+ * thread probably reads then. */
 void kv_tile_attend_split(const kv_attend_job *job, const kv_segment *seg, int kv_head, size_t split,
                           kv_page_spot after, kv_tile *t);
 
