@@ -98,6 +98,7 @@ typedef struct kvasir_model_info {
     int n_kv_heads;    /* of layer 0 */
     int head_dim;      /* of layer 0 */
     int n_ctx_train;   /* context length that the checkpoint declares */
+    int n_ctx_known;   /* beyond it a layer looks further back than it was trained to; 0: never (windows) */
     uint64_t n_params; /* weights of all tensors */
     size_t file_bytes;
     size_t weight_bytes;        /* all tensors as stored */
@@ -136,7 +137,7 @@ typedef struct kvasir_attention_params {
  * "prefill_flops", "decode_flops", "decode_bytes", "intensity", "bound"}], "total": {..}, "mha": {..}}. kv_bytes are held after n_ctx tokens; prefill
  * reads them all, decode is the token after them; flops count a multiplication and an addition as two and are those of attention alone (scores,
  * weighted values, states). "mha" is the same model with a KV head for every head and full attention. From the header alone. Errors: as
- * kvasir_model_open; ARGUMENT for n_ctx. */
+ * kvasir_model_open; CONTEXT for n_ctx. */
 KVASIR_API kvasir_code kvasir_attention_report(const char *path, const kvasir_attention_params *params, char **json,
                                                kvasir_error *err);
 
@@ -219,7 +220,7 @@ typedef struct kvasir_session_params {
 } kvasir_session_params;
 
 KVASIR_API kvasir_session_params kvasir_session_params_default(void);
-/* Errors: ARGUMENT (n_ctx, types), MEMORY. KV pages are allocated as they are filled. */
+/* Errors: ARGUMENT (types, negative sizes), CONTEXT (n_ctx beyond learned positions), MEMORY. KV pages are allocated as they are filled. */
 KVASIR_API kvasir_code kvasir_session_open(kvasir_model *model, const kvasir_session_params *params,
                                            kvasir_session **out, kvasir_error *err);
 KVASIR_API void kvasir_session_close(kvasir_session *session);

@@ -590,7 +590,7 @@ def perplexity_is_the_exponential_of_the_mean_over_second_halves():
     assert tiny("perplexity", "-p", TEXT.decode(), "-c", "64", "-o", "json", "-t", "1").json() == r
     text = tiny("perplexity", "-", "-c", "64", stdin=TEXT).text
     close(float(re.search(r"^perplexity +([\d.]+) \+/- ", text, re.M)[1]), r["ppl"], 1e-3)
-    refuses(1, rf"{n_tokens} tokens.*chunk of 4096", "perplexity", "-m", TINY, "-p", TEXT.decode(), "-c", "4096")
+    refuses(1, rf"{n_tokens} tokens.*chunk of 1024", "perplexity", "-m", TINY, "-p", TEXT.decode(), "-c", "1024")
 
 
 @test
@@ -677,6 +677,36 @@ def bench_measures_every_combination_in_every_format():
     md = tiny("bench", *args).text.splitlines()
     assert [line.split("|")[4].strip() for line in md[2:10]] == ["pp16", "pp8", "tg4", "pp8+tg4", "pp16 @ d32", "pp8 @ d32", "tg4 @ d32", "pp8+tg4 @ d32"]
     refuses(1, r"need \d+ tokens of context, -c gives 16", "bench", "-m", TINY, "-p", "32", "-n", "0", "-c", "16")
+
+
+@test
+def a_context_beyond_the_training_is_said_once():
+    # The fixture's config.json has 1024 positions.
+    beyond = "warning: -c 1025 is more than the 1024 tokens that the model was trained for"
+    run = ["run", "--tokens", "1,2", "-n", "1"]
+    assert tiny(*run, "-c", "1024").lines == tiny(*run).lines == []
+    assert tiny(*run, "-c", "1025").lines == tiny("logits", "--tokens", "1,2", "-c", "1025").lines == [beyond]
+    assert tiny(*run, "-c", "1025", "-q").lines == []
+    # A window never looks back that far.
+    assert tiny(*run, "-c", "1025", "--attention", "*=window(64)").lines == []
+    assert tiny(*run, "-c", "1025", "--attention", "0=window(64)").lines == [beyond]
+    assert beyond in tiny("chat", "-n", "1", "-c", "1025").lines and beyond not in tiny("chat", "-n", "1", "-c", "1025", "-q").lines
+    with tempfile.TemporaryDirectory() as d:
+        p = subprocess.Popen([KVASIR, "serve", "-m", TINY, "-c", "1025", "--listen", "unix:" + d + "/s"], stderr=subprocess.PIPE, text=True)
+        said = p.stderr.readline(), p.stderr.readline()
+        p.terminate()
+        p.communicate(timeout=20)
+        assert said[0] == beyond + "\n" and "listening" in said[1], said
+
+
+@test
+def a_context_too_large_names_the_option():
+    if os.environ.get("SANITIZE"):
+        return # a sanitizer's own memory is beyond any limit
+    with tempfile.TemporaryDirectory() as d:
+        for tool in (["run", "-p", "a"], ["chat"], ["logits", "--tokens", "1"], ["perplexity", "-p", "a"], ["batched-bench", "-npl", "1"],
+                     ["serve", "--listen", f"unix:{d}/s"]):
+            refuses(1, r"out of memory.*-c \(--ctx-size\)", f"--as={16 << 30}", KVASIR, *tool, "-m", TINY, "-c", "2147483647", binary="prlimit")
 
 
 # ---- attention, kernels, budget -------------------------------------------------------------------------------

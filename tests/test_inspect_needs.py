@@ -68,6 +68,18 @@ def needs(model):
     return {(r["what"], r["name"]): r["note"] for r in rows}, told["supported"]
 
 
+@test
+def a_context_that_rope_is_scaled_for_is_no_surprise():
+    def warns(keys, n_ctx):
+        return "trained for" in kvasir("run", "-m", file_with(keys), "--tokens", "1,2", "-n", "1", "-c", str(n_ctx)).stderr
+    plain = {"llama.context_length": 2048}
+    assert warns(plain, 2049) and not warns(plain, 2048)
+    linear = {**plain, "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    assert warns(linear, 8193) and not warns(linear, 8192)
+    yarn = {**linear, "llama.rope.scaling.type": "yarn", "llama.rope.scaling.original_context_length": 1024}
+    assert warns(yarn, 4097) and not warns(yarn, 4096)
+
+
 def fails_to_run(model, says):
     done = kvasir("logits", "-m", model, "--tokens", "1,2", status=1)
     assert says in done.stderr and done.stderr.count("\n") == 1 and done.stdout == "", done.stderr

@@ -197,7 +197,7 @@ static kvasir_code prepare(batched_state *s, int needed, kvasir_error *err)
     if (code != KVASIR_OK) return code;
     kvasir_session_params params = kv_common_session_params(&o->common);
     params.n_ctx = s->n_ctx;
-    code = kvasir_engine_open(s->model, &params, s->most_seqs, &s->engine, err);
+    code = kv_common_blame_context(kvasir_engine_open(s->model, &params, s->most_seqs, &s->engine, err), err);
     if (code != KVASIR_OK) return code;
     s->n_vocab = kvasir_model_get_info(s->model).n_vocab;
     size_t n = (size_t)s->n_ctx + (size_t)s->most_seqs;

@@ -271,6 +271,7 @@ static kvasir_code open_variant(bench_state *s, const char *path, const char *ke
     static const char *const types[] = {"f16", "f32", "bf16", "q8_0"};
     kv_common with_spec = s->options->common;
     with_spec.attention = s->attention;
+    with_spec.quiet = true; /* speed does not ask what the model was trained for */
     const kv_common *c = &with_spec;
     kvasir_model_params params;
     char *attention_text;

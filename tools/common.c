@@ -230,10 +230,26 @@ kvasir_code kv_common_open_model(const kv_common *c, bool vocab_only, kvasir_mod
     return code;
 }
 
+void kv_common_note_context(const kv_common *c, const kvasir_model *model)
+{
+    const int known = kvasir_model_get_info(model).n_ctx_known;
+    if (!c->quiet && known && c->n_ctx > known)
+        fprintf(stderr, "warning: -c %d is more than the %d tokens that the model was trained for\n", c->n_ctx, known);
+}
+
+kvasir_code kv_common_blame_context(kvasir_code code, kvasir_error *err)
+{
+    const kvasir_error why = *err;
+    if (code != KVASIR_ERR_MEMORY && code != KVASIR_ERR_CONTEXT) return code;
+    return kv_set_error(err, code, "%.450s; give a smaller -c (--ctx-size)", why.message);
+}
+
 kvasir_code kv_common_open_session(const kv_common *c, kvasir_model *model, kvasir_session **out, kvasir_error *err)
 {
     kvasir_session_params params = kv_common_session_params(c);
-    return kvasir_session_open(model, &params, out, err);
+    const kvasir_code code = kvasir_session_open(model, &params, out, err);
+    if (code == KVASIR_OK) kv_common_note_context(c, model);
+    return kv_common_blame_context(code, err);
 }
 
 kvasir_code kv_common_sampler_params(const kv_common *c, const kvasir_model *model, kvasir_sampler_params *out,
@@ -304,7 +320,7 @@ int kv_common_dry_run(const char *tool, const kv_common *c, int n_seqs)
         return kv_tool_fail_error(tool, &err);
     kvasir_code code = kvasir_estimate_memory(path, &mp, &sp, &e, &err);
     free(attention_text);
-    if (code != KVASIR_OK) return kv_tool_fail_error(tool, &err);
+    if (kv_common_blame_context(code, &err) != KVASIR_OK) return kv_tool_fail_error(tool, &err);
     multiply_cache(&e, (size_t)n_seqs, sp.kv_budget_bytes);
     bool fits = e.total_bytes <= e.available_bytes;
     if (c->output == KV_OUTPUT_TEXT) {

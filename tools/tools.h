@@ -88,6 +88,11 @@ kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out,
 kvasir_session_params kv_common_session_params(const kv_common *c);
 /* Finds and opens the model. -v says path, kernels and time on stderr. */
 kvasir_code kv_common_open_model(const kv_common *c, bool vocab_only, kvasir_model **out, kvasir_error *err);
+/* One line on stderr, not with -q, where -c asks for more than the model was trained for. */
+void kv_common_note_context(const kv_common *c, const kvasir_model *model);
+/* What could not be opened for its size (MEMORY, CONTEXT) says that -c is what decides it. Returns `code`. */
+kvasir_code kv_common_blame_context(kvasir_code code, kvasir_error *err);
+/* Both done. */
 kvasir_code kv_common_open_session(const kv_common *c, kvasir_model *model, kvasir_session **out, kvasir_error *err);
 /* Sampler with seed (drawn when none was given; -v prints it), biases checked against the vocabulary. */
 /* What the options say; biases are borrowed from `c`. Errors: ARGUMENT (a token that is none). */

@@ -58,7 +58,7 @@ kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *p,
     const uint32_t n_positions = m->hp.n_positions;
     if (p->n_ctx == 0) p->n_ctx = (int)kv_min_size(m->hp.n_ctx_train, n_positions ? n_positions : 1u << 30);
     if (n_positions && (uint32_t)p->n_ctx > n_positions)
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "a context of %d is beyond the %u positions that the model learned",
+        return kv_fail(err, KVASIR_ERR_CONTEXT, "a context of %d is beyond the %u positions that the model learned",
                        p->n_ctx, n_positions);
     if (p->n_batch == 0) p->n_batch = DEFAULT_BATCH;
     kv_elem e;

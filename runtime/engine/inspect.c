@@ -266,7 +266,7 @@ static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, con
     kvasir_code code = kv_session_params_check(&m, &p, err);
     if (code == KVASIR_OK) code = kv_session_cache(&m, &p, &cache, err);
     if (code == KVASIR_OK && !kv_cache_bytes_for(&cache, (size_t)p.n_ctx, (size_t)p.n_batch, &e->kv_bytes))
-        code = kv_fail(err, KVASIR_ERR_ARGUMENT, "a context of %d does not fit any memory", p.n_ctx);
+        code = kv_fail(err, KVASIR_ERR_CONTEXT, "a context of %d does not fit any memory", p.n_ctx);
     if (code == KVASIR_OK) {
         const bool blas = mp && mp->gemm == KVASIR_GEMM_BLAS;
         const int n_threads = p.n_threads               ? p.n_threads

@@ -1,5 +1,7 @@
 /* model.c - opening a checkpoint: map, check, bind, pack. The order matters: everything that can be wrong is found before the
  * first large allocation. */
+#include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -133,6 +135,21 @@ void kvasir_model_close(kvasir_model *m)
     kv_free(m);
 }
 
+/* Scaled RoPE reaches as far as it stretches what was trained; a window never looks further back than it is wide. */
+static int ctx_known(const kv_model *m)
+{
+    const kv_hparams *hp = &m->hp;
+    double known = hp->n_ctx_train;
+    for (int i = 0; i < hp->n_ropes; i++)
+        if (hp->rope[i].scaling != KV_SCALING_NONE)
+            known = fmax(known, (double)hp->rope[i].factor * hp->rope[i].original_ctx);
+    for (uint32_t i = 0; i < hp->n_layers; i++) {
+        const int horizon = kv_model_layer_shape(m, (int)i).horizon;
+        if (horizon == 0 || horizon > known) return known < INT_MAX ? (int)known : INT_MAX;
+    }
+    return 0;
+}
+
 kvasir_model_info kvasir_model_get_info(const kvasir_model *m)
 {
     kvasir_model_info info = {
@@ -151,6 +168,7 @@ kvasir_model_info kvasir_model_get_info(const kvasir_model *m)
     info.n_vocab = (int)hp->n_vocab, info.n_layers = (int)hp->n_layers, info.n_embd = (int)hp->n_embd;
     info.n_heads = (int)hp->layers[0].n_heads, info.n_kv_heads = (int)hp->layers[0].n_kv_heads;
     info.head_dim = (int)hp->head_dim_k, info.n_ctx_train = (int)hp->n_ctx_train;
+    info.n_ctx_known = ctx_known(&m->model);
     return info;
 }
 

@@ -120,8 +120,9 @@ static kvasir_code open_engine(kv_server *s, kvasir_error *err)
     kvasir_session_params p = kv_common_session_params(&o->common);
     if (p.n_ctx == 0) p.n_ctx = kvasir_model_get_info(s->model).n_ctx_train;
     s->kv_budget_bytes = p.kv_budget_bytes = choose_budget(s, &p);
-    kvasir_code code = kvasir_engine_open(s->model, &p, o->n_parallel, &s->engine, err);
+    kvasir_code code = kv_common_blame_context(kvasir_engine_open(s->model, &p, o->n_parallel, &s->engine, err), err);
     if (code != KVASIR_OK) return code;
+    kv_common_note_context(&o->common, s->model);
     kvasir_sampler_params sampler;
     code = kv_common_sampler_params(&o->common, s->model, &sampler, err);
     if (code != KVASIR_OK) return code;
