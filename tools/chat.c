@@ -50,8 +50,8 @@ static kvasir_code open_template(kv_chat *chat, const char **note, kvasir_error 
             kv_tool_read_file(chat->template_file, MAX_TEMPLATE_BYTES, &chat->template_source, &len, err);
         if (code != KVASIR_OK) return code;
         if (strlen(chat->template_source) != len) {
-            return kv_chat_error(err, KVASIR_ERR_FORMAT, "%.200s is no template: it holds a NUL byte",
-                                 chat->template_file);
+            return kv_set_error(err, KVASIR_ERR_FORMAT, "%.200s is no template: it holds a NUL byte",
+                                chat->template_file);
         }
     }
     kvasir_code code = kv_conversation_init(&chat->conversation, chat->model, chat->session, chat->template_source,
@@ -59,11 +59,11 @@ static kvasir_code open_template(kv_chat *chat, const char **note, kvasir_error 
     if (code != KVASIR_ERR_TEMPLATE && code != KVASIR_ERR_UNSUPPORTED) return code;
     kvasir_error why = *err;
     if (chat->template_file) {
-        return kv_chat_error(err, code, "%.120s: %.300s", chat->template_file, why.message);
+        return kv_set_error(err, code, "%.120s: %.300s", chat->template_file, why.message);
     }
-    return kv_chat_error(err, code,
-                         "the model's chat template cannot be used: %.300s; --chat-template-file FILE gives another",
-                         why.message);
+    return kv_set_error(err, code,
+                        "the model's chat template cannot be used: %.300s; --chat-template-file FILE gives another",
+                        why.message);
 }
 
 static kvasir_code open_all(kv_chat *chat, const char **note, kvasir_error *err)
@@ -78,7 +78,7 @@ static kvasir_code open_all(kv_chat *chat, const char **note, kvasir_error *err)
         if (code == KVASIR_OK) code = open_template(chat, note, err);
     }
     if (code == KVASIR_OK && !(chat->lines = kv_lines_open(chat->has_color))) {
-        code = kv_chat_error(err, KVASIR_ERR_MEMORY, "the line editor could not start");
+        code = kv_set_error(err, KVASIR_ERR_MEMORY, "the line editor could not start");
     }
     return code;
 }

@@ -3,26 +3,16 @@
 #include "tools/chat_conversation.h"
 
 #include <jansson.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tools/chat_template.h"
-
-kvasir_code kv_chat_error(kvasir_error *err, kvasir_code code, const char *fmt, ...)
-{
-    va_list args;
-    va_start(args, fmt);
-    err->code = code;
-    vsnprintf(err->message, sizeof err->message, fmt, args);
-    va_end(args);
-    return code;
-}
+#include "tools/tools.h"
 
 static kvasir_code out_of_memory(kvasir_error *err)
 {
-    return kv_chat_error(err, KVASIR_ERR_MEMORY, "out of memory for the conversation");
+    return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the conversation");
 }
 
 /* ---- growing arrays -------------------------------------------------------------------------- */
@@ -244,7 +234,7 @@ kvasir_code kv_conversation_prefill(kv_conversation *c, kvasir_progress progress
     const kvasir_token *have = kvasir_session_tokens(c->session);
     size_t n_have = kvasir_session_n_tokens(c->session), same = 0;
     *n_new = 0;
-    if (c->n_tokens == 0) return kv_chat_error(err, KVASIR_ERR_TEMPLATE, "the chat template rendered to nothing");
+    if (c->n_tokens == 0) return kv_set_error(err, KVASIR_ERR_TEMPLATE, "the chat template rendered to nothing");
     while (same < n_have && same + 1 < c->n_tokens && have[same] == c->tokens[same])
         same++; /* the last one gives the logits */
     size_t kept = kvasir_session_rewind(c->session, same);

@@ -80,7 +80,4 @@ kvasir_code kv_conversation_push(kv_conversation *c, kvasir_token token, kvasir_
  * */
 void kv_conversation_cut_tokens(kv_conversation *c, size_t n_tokens);
 
-/* Fills err: one line. Returns code. */
-kvasir_code kv_chat_error(kvasir_error *err, kvasir_code code, const char *fmt, ...) KVASIR_PRINTF(3, 4);
-
 #endif

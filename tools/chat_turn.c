@@ -48,12 +48,12 @@ static kvasir_code prepare(kv_chat *chat, kvasir_error *err)
     kvasir_code code = kv_conversation_render(c, err);
     if (code == KVASIR_ERR_TEMPLATE) {
         kvasir_error why = *err;
-        return kv_chat_error(err, code, "the chat template refuses this conversation: %.300s; not sent", why.message);
+        return kv_set_error(err, code, "the chat template refuses this conversation: %.300s; not sent", why.message);
     }
     if (code != KVASIR_OK) return code;
     size_t n_ctx = kvasir_session_n_ctx(chat->session);
     if (c->n_tokens < n_ctx) return KVASIR_OK;
-    return kv_chat_error(
+    return kv_set_error(
         err, KVASIR_ERR_CONTEXT,
         "with this message the conversation is %zu tokens, and the context holds %zu with room for a reply; not "
         "sent. /undo or /clear makes room, -c N a larger context",
@@ -100,7 +100,7 @@ static end_reason decode(kv_chat *chat, turn *t)
         if (must_stop()) return END_INTERRUPTED;
         kvasir_token token = kvasir_sampler_sample(chat->sampler, kvasir_session_logits(chat->session, 0));
         if (token < 0) {
-            kv_chat_error(&t->err, KVASIR_ERR_FORMAT, "the model gave no finite logit; the file may be damaged");
+            kv_set_error(&t->err, KVASIR_ERR_FORMAT, "the model gave no finite logit; the file may be damaged");
             return END_FAILED;
         }
         if (kvasir_token_is_eog(chat->model, token)) return END_OF_TURN;
@@ -108,7 +108,7 @@ static end_reason decode(kv_chat *chat, turn *t)
         if (kv_conversation_push(c, token, &t->err) != KVASIR_OK) return END_FAILED;
         t->n_reply++;
         if (!stream_token(chat, t, token)) {
-            kv_chat_error(&t->err, KVASIR_ERR_MEMORY, "out of memory for the reply");
+            kv_set_error(&t->err, KVASIR_ERR_MEMORY, "out of memory for the reply");
             return END_FAILED;
         }
         if (t->stream.is_stopped) {

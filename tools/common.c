@@ -20,15 +20,11 @@
 
 int kv_tool_fail(const char *tool, const char *fmt, ...)
 {
-    char line[1024];
     va_list args;
-    va_start(args, fmt);
-    vsnprintf(line, sizeof line, fmt, args);
-    va_end(args);
-    for (char *p = line; *p; p++)
-        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
     fflush(stdout);
-    fprintf(stderr, "kvasir %s: %s\n", tool, line);
+    va_start(args, fmt);
+    kv_print_error(tool, fmt, args);
+    va_end(args);
     return KV_EXIT_FAILED;
 }
 

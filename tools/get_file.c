@@ -197,18 +197,26 @@ bool get_file_sha256(const char *path, char hex[GET_SHA256_BYTES])
     return true;
 }
 
+/* The next entry of a folder that is neither the folder nor its parent, whose path fits and that can be asked for; or false. */
+static bool next_entry(DIR *dir, const char *folder, char path[GET_PATH_BYTES], struct stat *st)
+{
+    struct dirent *entry;
+    while (dir && (entry = readdir(dir))) {
+        int n = snprintf(path, GET_PATH_BYTES, "%s/%s", folder, entry->d_name);
+        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") && n >= 0 && n < GET_PATH_BYTES &&
+            !lstat(path, st))
+            return true;
+    }
+    return false;
+}
+
 uint64_t get_folder_bytes(const char *folder)
 {
     uint64_t total = 0;
     DIR *dir = opendir(folder);
-    struct dirent *entry;
-    while (dir && (entry = readdir(dir))) {
-        char path[GET_PATH_BYTES];
-        struct stat st;
-        int n = snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") || n < 0 || (size_t)n >= sizeof path ||
-            lstat(path, &st))
-            continue;
+    char path[GET_PATH_BYTES];
+    struct stat st;
+    while (next_entry(dir, folder, path, &st)) {
         if (S_ISDIR(st.st_mode))
             total += get_folder_bytes(path);
         else if (S_ISREG(st.st_mode))
@@ -221,14 +229,9 @@ uint64_t get_folder_bytes(const char *folder)
 void get_folder_remove(const char *folder)
 {
     DIR *dir = opendir(folder);
-    struct dirent *entry;
-    while (dir && (entry = readdir(dir))) {
-        char path[GET_PATH_BYTES];
-        struct stat st;
-        int n = snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") || n < 0 || (size_t)n >= sizeof path ||
-            lstat(path, &st))
-            continue;
+    char path[GET_PATH_BYTES];
+    struct stat st;
+    while (next_entry(dir, folder, path, &st)) {
         if (S_ISDIR(st.st_mode))
             get_folder_remove(path);
         else

@@ -35,19 +35,21 @@ typedef struct slots {
 
 /* ---- saying what is wrong -------------------------------------------------------------------- */
 
-int kv_usage_error(const char *command_name, const char *fmt, ...)
+void kv_print_error(const char *command_name, const char *fmt, va_list args)
 {
-    char line[768];
-    va_list args;
-    va_start(args, fmt);
+    char line[1024];
     vsnprintf(line, sizeof line, fmt, args);
-    va_end(args);
     for (char *p = line; *p; p++)
         if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
-    if (command_name)
-        fprintf(stderr, "kvasir %s: %s\n", command_name, line);
-    else
-        fprintf(stderr, "kvasir: %s\n", line);
+    fprintf(stderr, "kvasir%s%s: %s\n", command_name ? " " : "", command_name ? command_name : "", line);
+}
+
+int kv_usage_error(const char *command_name, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    kv_print_error(command_name, fmt, args);
+    va_end(args);
     return 2;
 }
 

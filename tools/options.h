@@ -13,6 +13,8 @@
 #ifndef KV_TOOLS_OPTIONS_H
 #define KV_TOOLS_OPTIONS_H
 
+#include <stdarg.h>
+
 #include "kvasir.h"
 
 typedef enum kv_opt_kind {
@@ -83,7 +85,10 @@ enum { KV_PARSED = -1 };
 /* Parses argv[1..]. Returns KV_PARSED, or the exit status: 0 after --help or --version, 2 after an error line. */
 int kv_options_parse(int argc, char **argv, kv_command *command);
 
-/* One line "kvasir NAME: ..." on stderr; returns 2. For combinations that the table cannot know. */
+/* One line "kvasir NAME: ..." on stderr, or "kvasir: ..." where the name is NULL; what is no printable character becomes '?'. */
+void kv_print_error(const char *command_name, const char *fmt, va_list args);
+
+/* The same; returns 2. For combinations that the table cannot know. */
 int kv_usage_error(const char *command_name, const char *fmt, ...) KVASIR_PRINTF(2, 3);
 
 /* The candidate nearest to `word` by edit distance, or NULL when none is near. `n` names. */

@@ -57,6 +57,16 @@ static inline uint64_t weight_of(const kv_candidates *c, uint64_t distance)
     return ((power >> (62 - KV_SAMPLER_WEIGHT_BITS + whole)) + 1) >> 1;
 }
 
+/* The n-th candidate; returns how many there are then, as one without weight is none. */
+static inline size_t put(kv_candidates *c, size_t n, uint64_t id, float logit, float max, double scale)
+{
+    uint64_t distance = distance_of(max, logit, scale);
+    uint64_t weight = weight_of(c, distance);
+    c->items[n].key = distance << KV_SAMPLER_ID_BITS | id;
+    c->items[n].weight = weight;
+    return n + (weight != 0);
+}
+
 /* ---- over the vocabulary --------------------------------------------------------------------- */
 
 float kv_logits_max(const float *logits, size_t n)
@@ -139,12 +149,7 @@ void kv_candidates_collect(kv_candidates *c, const float *logits, size_t n_vocab
     double scale = LOG2_E * DISTANCE_ONE / temperature;
     size_t n = 0;
     for (size_t i = 0; i < n_vocab; i++) {
-        if (!(logits[i] > -INFINITY)) continue;
-        uint64_t distance = distance_of(max, logits[i], scale);
-        uint64_t weight = weight_of(c, distance);
-        c->items[n].key = distance << KV_SAMPLER_ID_BITS | i;
-        c->items[n].weight = weight;
-        n += weight != 0;
+        if (logits[i] > -INFINITY) n = put(c, n, i, logits[i], max, scale);
     }
     c->n = n;
 }
@@ -162,11 +167,7 @@ void kv_candidates_weigh(kv_candidates *c, const float *logits, double temperatu
     }
     for (size_t i = 0; i < c->n; i++) {
         uint64_t id = c->items[i].key & ID_MASK;
-        uint64_t distance = distance_of(max, logits[id], scale);
-        uint64_t weight = weight_of(c, distance);
-        c->items[n].key = distance << KV_SAMPLER_ID_BITS | id;
-        c->items[n].weight = weight;
-        n += weight != 0;
+        n = put(c, n, id, logits[id], max, scale);
     }
     c->n = n;
 }
