@@ -59,6 +59,10 @@ typedef struct kvasir_error {
 /* Releases memory that a kvasir function returned through `char **` or `kvasir_token **`. NULL is fine. */
 KVASIR_API void kvasir_free(void *ptr);
 
+/* Writes a whole file: temporary beside it, fsync, rename, so the old content stays until the new one is safe. A directory, device,
+ * FIFO or symbolic link at `path` is refused, never replaced. Errors: IO, MEMORY. */
+KVASIR_API kvasir_code kvasir_write_file(const char *path, const void *data, size_t len, kvasir_error *err);
+
 /* ---- model --------------------------------------------------------------------------------- */
 
 typedef int32_t kvasir_token; /* a token id, 0 .. n_vocab-1; -1 where a model has no such token */

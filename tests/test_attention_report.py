@@ -3,7 +3,7 @@
 
     KVASIR=./kvasir python3 tests/test_attention_report.py [word in the test's name]
 """
-import json, os, re, shlex, tempfile
+import json, os, re, resource, shlex, signal, subprocess, tempfile
 import xml.etree.ElementTree as ET
 
 from support.command import KVASIR, kvasir
@@ -129,6 +129,23 @@ def the_drawing_has_every_layer():
     assert len(groups) == LAYERS
     cells = [len(g.findall("{http://www.w3.org/2000/svg}rect")) - 1 for g in groups]
     assert cells[0] == 48 * 49 // 2 and 0 < cells[8] < cells[0] and cells[9] == 0, cells
+
+
+@test
+def a_drawing_that_cannot_be_written_leaves_the_old_one():
+    folder = tempfile.mkdtemp(dir=FOLDER.name)
+    out = os.path.join(folder, "a.svg")
+    with open(out, "w") as f:
+        f.write("old")
+    for fate, status in (signal.SIG_IGN, 1), (signal.SIG_DFL, -signal.SIGXFSZ):  # as on a full disk; killed in the middle
+        def limit(fate=fate):
+            signal.signal(signal.SIGXFSZ, fate)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        done = subprocess.run([KVASIR, "attention", "-q", "-m", model(), "--ctx", "512", "--attention", MIXED, "--svg", out], text=True,
+                              capture_output=True, timeout=120, preexec_fn=limit)
+        assert done.returncode == status, done
+        assert status < 0 or (done.stderr.count("\n") == 1 and "a.svg" in done.stderr), done.stderr
+        assert open(out).read() == "old" and os.listdir(folder) == ["a.svg"], os.listdir(folder)
 
 
 @test

@@ -135,7 +135,7 @@ static void assert_content(const char *name, const char *want)
 static void write_ok(const char *name, const char *text)
 {
     kvasir_error err;
-    if (kv_write_file_atomic(in_dir(name), text, strlen(text), &err) != KVASIR_OK) fail_msg("%s", err.message);
+    if (kvasir_write_file(in_dir(name), text, strlen(text), &err) != KVASIR_OK) fail_msg("%s", err.message);
 }
 
 static void only_regular_files_with_content_are_mapped(void **state)
@@ -169,7 +169,7 @@ static void dropped_pages_are_read_again_from_the_file(void **state)
     char *data = malloc(BYTES);
     assert_non_null(data);
     for (int i = 0; i < BYTES; i++) data[i] = (char)(i * 31 + i / 4096);
-    assert_int_equal(kv_write_file_atomic(in_dir("f"), data, BYTES, &err), KVASIR_OK);
+    assert_int_equal(kvasir_write_file(in_dir("f"), data, BYTES, &err), KVASIR_OK);
     kv_mapped map;
     assert_int_equal(kv_map_open(in_dir("f"), &map, &err), KVASIR_OK);
     assert_int_equal(map.size, BYTES);
@@ -230,10 +230,10 @@ static void what_is_no_regular_file_is_never_replaced(void **state)
     kvasir_error err;
     write_ok("target", "safe");
     assert_int_equal(symlink("target", in_dir("link")), 0);
-    assert_int_equal(kv_write_file_atomic(in_dir("link"), "x", 1, &err), KVASIR_ERR_IO);
-    assert_int_equal(kv_write_file_atomic(dir, "x", 1, &err), KVASIR_ERR_IO);
-    assert_int_equal(kv_write_file_atomic("/dev/null", "x", 1, &err), KVASIR_ERR_IO);
-    assert_int_equal(kv_write_file_atomic("/nonexistent/x", "x", 1, &err), KVASIR_ERR_IO);
+    assert_int_equal(kvasir_write_file(in_dir("link"), "x", 1, &err), KVASIR_ERR_IO);
+    assert_int_equal(kvasir_write_file(dir, "x", 1, &err), KVASIR_ERR_IO);
+    assert_int_equal(kvasir_write_file("/dev/null", "x", 1, &err), KVASIR_ERR_IO);
+    assert_int_equal(kvasir_write_file("/nonexistent/x", "x", 1, &err), KVASIR_ERR_IO);
     assert_content("target", "safe");
     assert_int_equal(count_files(), 2);
     remove_file("link");
@@ -252,7 +252,7 @@ static void a_write_that_fails_leaves_the_old_file_alone(void **state)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
     static const char big[10000];
     kvasir_error err;
-    kvasir_code code = kv_write_file_atomic(in_dir("kept"), big, sizeof(big), &err);
+    kvasir_code code = kvasir_write_file(in_dir("kept"), big, sizeof(big), &err);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
     assert_int_equal(code, KVASIR_ERR_IO);
     assert_content("kept", "old");
@@ -268,7 +268,7 @@ static void short_and_interrupted_reads_and_writes_lose_nothing(void **state)
     for (size_t i = 0; i < sizeof(text); i++) text[i] = (char)('a' + i * 7 % 26);
     text[sizeof(text) - 1] = '\0';
     plan.short_bytes = 7;
-    kvasir_code code = kv_write_file_atomic(in_dir("short"), text, sizeof(text) - 1, &err);
+    kvasir_code code = kvasir_write_file(in_dir("short"), text, sizeof(text) - 1, &err);
     assert_int_equal(code, KVASIR_OK);
     assert_content("short", text);
     plan.short_bytes = 0;
@@ -293,7 +293,7 @@ static int fail_each_system_call(void)
             write_ok("f", "old content");
             plan.fail_at = fail_at, plan.error = errors[e], plan.n_calls = 0;
             kvasir_error err = {0};
-            kvasir_code code = kv_write_file_atomic(in_dir("f"), "new", 3, &err);
+            kvasir_code code = kvasir_write_file(in_dir("f"), "new", 3, &err);
             bool reached = plan.n_calls >= fail_at;
             plan.fail_at = 0;
             assert_content("f", code == KVASIR_OK ? "new" : "old content");

@@ -3,7 +3,6 @@
  *     header -> kvasir_attention_report (JSON) per context length -> as it is (-o json) | a table | an SVG with every layer's pattern
  *
  * The machine's limits are measured first (not with -q or --dry-run), so that the table can say what bounds a layer and the model. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -130,12 +129,10 @@ static void draw_layer(FILE *f, const json_t *layer, int x, int y)
     fprintf(f, "</text></g>\n");
 }
 
-static kvasir_code draw(const char *path, const json_t *report, kvasir_error *err)
+static void draw(FILE *f, const json_t *report)
 {
     const json_t *layers = json_object_get(report, "layers");
     const size_t n = json_array_size(layers), columns = n < 6 ? n : 6, rows = (n + columns - 1) / columns;
-    FILE *f = fopen(path, "w");
-    if (!f) return kv_set_error(err, KVASIR_ERR_IO, "cannot write %s: %s", path, strerror(errno));
     fprintf(f,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%zu\" height=\"%zu\" font-family=\"sans-serif\" "
             "font-size=\"11\">\n"
@@ -146,9 +143,20 @@ static kvasir_code draw(const char *path, const json_t *report, kvasir_error *er
     for (size_t i = 0; i < n; i++)
         draw_layer(f, json_array_get(layers, i), (int)(16 + 176 * (i % columns)), (int)(36 + 180 * (i / columns)));
     fputs("</svg>\n", f);
-    const bool ok = !ferror(f);
-    if (fclose(f) != 0 || !ok) return kv_set_error(err, KVASIR_ERR_IO, "cannot write %s", path);
-    return KVASIR_OK;
+}
+
+static kvasir_code write_svg(const char *path, const json_t *report, kvasir_error *err)
+{
+    char *svg = NULL;
+    size_t len = 0;
+    FILE *f = open_memstream(&svg, &len);
+    if (f) draw(f, report);
+    const bool ok = f && !ferror(f);
+    const kvasir_code code = (f && fclose(f) != 0) || !ok
+                                 ? kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the drawing")
+                                 : kvasir_write_file(path, svg, len, err);
+    free(svg);
+    return code;
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------------------ */
@@ -168,7 +176,7 @@ static kvasir_code make(const attention_options *o, const char *path, const kvas
         json_t *report = json_loads(json, 0, NULL);
         kvasir_free(json);
         if (!report) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the report");
-        if (p.map_cells) code = draw(o->svg, report, err);
+        if (p.map_cells) code = write_svg(o->svg, report, err);
         for (size_t j = 0; p.map_cells && j < json_array_size(json_object_get(report, "layers")); j++)
             json_object_del(json_array_get(json_object_get(report, "layers"), j), "map");
         if (json_array_append_new(reports, report) != 0)

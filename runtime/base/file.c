@@ -305,7 +305,7 @@ void kv_atomic_abort(kv_atomic_file *file)
     release(file);
 }
 
-kvasir_code kv_write_file_atomic(const char *path, const void *data, size_t len, kvasir_error *err)
+kvasir_code kvasir_write_file(const char *path, const void *data, size_t len, kvasir_error *err)
 {
     kv_atomic_file file;
     KV_TRY(kv_atomic_open(&file, path, err));
