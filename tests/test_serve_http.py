@@ -2,9 +2,12 @@
 """kvasir serve against hostile and broken clients: raw bytes over TCP and the unix socket. Every check reads the status and the error
 object, and then asks /health on both sockets. The statuses are those of RFC 9110 and 9112 and of OpenAI's API."""
 import base64
+import ctypes
+import errno
 import fcntl
 import json
 import os
+import platform
 import resource
 import signal
 import socket
@@ -552,6 +555,25 @@ def a_folder_that_somebody_has_locked_stops_no_server():
         os.close(held)
 
 
+def no_listen():
+    """From here on listen() fails in this process, as where a security module forbids it."""
+    number = {"x86_64": 50, "aarch64": 201}[platform.machine()]
+    # The four instructions of BPF: load the number; is it listen's? no: allow; yes: EACCES.
+    code = struct.pack("HBBI" * 4, 0x20, 0, 0, 0, 0x15, 0, 1, number, 0x06, 0, 0, 0x00050000 | errno.EACCES, 0x06, 0, 0, 0x7FFF0000)
+    program = ctypes.create_string_buffer(code, len(code))
+    libc = ctypes.CDLL(None)
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    libc.prctl(22, 2, ctypes.c_char_p(struct.pack("HxxxxxxP", 4, ctypes.addressof(program))), 0, 0)  # PR_SET_SECCOMP, a filter
+
+
+def a_socket_that_cannot_listen_is_no_leftover():
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([KVASIR, "serve", "-m", TINY, "--listen", f"unix:{folder}/s"], capture_output=True, text=True, preexec_fn=no_listen,
+                              timeout=30 * SLOW)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and "cannot listen on" in done.stderr, done.stderr
+        assert "Permission denied" in done.stderr and os.listdir(folder) == [], (done.stderr, os.listdir(folder))
+
+
 def sockets_of_others_are_left_alone():
     def start(path):
         return subprocess.run([KVASIR, "serve", "-m", TINY, "--listen", "unix:" + path], capture_output=True, text=True, timeout=30 * SLOW)
@@ -589,6 +611,7 @@ TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusa
          a_request_that_waits_is_not_cut_for_silent_connections,
          a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event,
          a_signal_while_the_model_loads_ends_the_server_at_once, a_folder_that_somebody_has_locked_stops_no_server,
+         a_socket_that_cannot_listen_is_no_leftover,
          sockets_of_others_are_left_alone,
          slow_clients_are_408_and_delay_nobody]
 

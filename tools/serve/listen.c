@@ -148,8 +148,10 @@ static kvasir_code bind_unix(kv_listener *l, const kv_address *a, kvasir_error *
         if (code == KVASIR_OK) status = bind_private(l->fd, &a->local);
     }
     if (code == KVASIR_OK && status != 0) code = kv_set_error(err, KVASIR_ERR_IO, "cannot listen on %s: %m", path);
-    if (code == KVASIR_OK && (listen(l->fd, BACKLOG) != 0 || lstat(path, &st) != 0))
+    if (code == KVASIR_OK && (listen(l->fd, BACKLOG) != 0 || lstat(path, &st) != 0)) {
         code = kv_set_error(err, KVASIR_ERR_IO, "cannot listen on %s: %m", path);
+        unlink(path);
+    }
     if (lock >= 0) close(lock);
     if (code != KVASIR_OK) return code;
     memcpy(l->path, path, sizeof l->path);
