@@ -4,6 +4,7 @@ known costs, and that pages and memory come back. Texts are compared with `kvasi
 import base64
 import json
 import math
+import os
 import random
 import re
 import signal
@@ -307,6 +308,33 @@ def chat_and_bench_talk_to_a_server():
     assert r["clients"] == 3 and r["predicted_per_second"] > 1 and r["ttft_p50_ms"] > 0 and 0 < r["cached_share"] < 1, r
 
 
+def a_key_goes_to_no_stranger_at_the_default_address():
+    """Where nothing is named, a socket of another user is refused before a byte goes there. Being another user takes root."""
+    with tempfile.TemporaryDirectory() as d:
+        os.chmod(d, 0o777)
+        path = d + "/kvasir.sock"
+        stranger = ("import os, socket, sys\nif os.getuid() == 0: os.setuid(int(sys.argv[2]))\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\n"
+                    "os.chmod(sys.argv[1], 0o777)\ns.listen()\nprint('up', flush=True)\nwhile True:\n"
+                    "    c, _ = s.accept()\n    print(len(c.recv(4096)), flush=True)\n    c.close()\n")
+        for uid, args, n_heard in (65534, [], 0), (65534, ["--server", "unix:" + path], 1), (os.getuid(), [], 1):
+            if os.getuid() != 0 and uid != os.getuid():
+                continue
+            p = subprocess.Popen([sys.executable, "-c", stranger, path, str(uid)], stdout=subprocess.PIPE, text=True)
+            try:
+                assert p.stdout.readline() == "up\n"
+                done = subprocess.run([KVASIR, "bench-serve", "--server-key", "secret", *args], env=dict(os.environ, XDG_RUNTIME_DIR=d), text=True,
+                                      capture_output=True, timeout=60)
+                assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+                assert ("another user" in done.stderr) == (n_heard == 0), done.stderr
+                n = p.stdout.readline()
+                assert (int(n) > 0) == (n_heard > 0), n
+            finally:
+                p.kill()
+                p.wait()
+                p.stdout.close()
+                os.unlink(path)
+
+
 def sampling_options_hold_at_both_ends():
     """Of the server for requests that say nothing else; of the chat for its own requests, as if the model were here."""
     word = big.post("/tokenize", {"content": " cat"})["tokens"][0]
@@ -355,7 +383,7 @@ def the_prefix_header_follows_a_conversation():
     assert key(turn, "X-Kvasir-Prefix: my-own") == "my-own"
 
 
-TESTS = [chat_and_bench_talk_to_a_server, sampling_options_hold_at_both_ends, a_chat_that_waits_for_its_server_obeys_sigterm,
+TESTS = [chat_and_bench_talk_to_a_server, a_key_goes_to_no_stranger_at_the_default_address, sampling_options_hold_at_both_ends, a_chat_that_waits_for_its_server_obeys_sigterm,
          the_prefix_header_follows_a_conversation, lists_and_properties, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
          log_probabilities_are_those_of_the_logits, completions_take_every_kind_of_prompt, stops_never_leak, characters_are_never_cut,
          seeds_bias_and_penalties_work, embeddings_are_the_hidden_states, the_same_bits_alone_in_company_and_from_the_cache, a_shared_prefix_is_read_once,

@@ -1,4 +1,5 @@
 /* http_client.c - see http_client.h. */
+#define _GNU_SOURCE /* struct ucred */
 #include "tools/http_client.h"
 
 #include <errno.h>
@@ -31,11 +32,24 @@ struct kv_http_client {
 
 /* ---- connecting ------------------------------------------------------------------------------------- */
 
+/* Anybody may have put a socket where ours would be in /tmp; who names one knows whose it is. */
+static kvasir_code check_owner(const kv_http_client *c, kvasir_error *err)
+{
+    struct ucred peer;
+    socklen_t len = sizeof peer;
+    if (!c->address.is_default) return KVASIR_OK;
+    if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && (peer.uid == getuid() || peer.uid == 0))
+        return KVASIR_OK;
+    return kv_set_error(err, KVASIR_ERR_IO,
+                        "the server at unix:%s is another user's; name it with --server if you trust it",
+                        c->address.local.sun_path);
+}
+
 static kvasir_code connect_unix(kv_http_client *c, kvasir_error *err)
 {
     c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (c->fd >= 0 && connect(c->fd, (const struct sockaddr *)&c->address.local, sizeof c->address.local) == 0)
-        return KVASIR_OK;
+        return check_owner(c, err);
     return kv_set_error(err, KVASIR_ERR_IO, "no server answers at unix:%s: %s; start one with kvasir serve",
                         c->address.local.sun_path, strerror(errno));
 }

@@ -60,7 +60,9 @@ kvasir_code kv_address_default(kv_address *out, kvasir_error *err)
         snprintf(path, sizeof path, "%s/kvasir.sock", dir);
     else
         snprintf(path, sizeof path, "/tmp/kvasir-%u.sock", (unsigned)getuid());
-    return unix_address(path, out, err);
+    const kvasir_code code = unix_address(path, out, err);
+    out->is_default = true;
+    return code;
 }
 
 kvasir_code kv_address_parse(const char *text, kv_address *out, kvasir_error *err)

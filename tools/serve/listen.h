@@ -8,7 +8,7 @@
 #include "kvasir.h"
 
 typedef struct kv_address {
-    bool is_unix;
+    bool is_unix, is_default; /* is_default: nobody chose it */
     struct sockaddr_un local; /* when is_unix */
     char host[256], port[16]; /* otherwise */
 } kv_address;
