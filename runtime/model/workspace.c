@@ -15,29 +15,40 @@ static size_t q8_bytes(const kv_model *m, size_t rows)
     return bytes;
 }
 
+/* What the widest layer takes of each; of partials, the bytes. */
+typedef struct widths {
+    size_t n_q, n_k, n_v, n_ff, n_heads, partials_bytes;
+} widths;
+
+static widths widest(const kv_model *m, int max_rows, int max_seqs, size_t max_tokens)
+{
+    const kv_hparams *hp = &m->hp;
+    const kv_moe_hparams *moe = &hp->moe;
+    const int decode_rows = kv_min_int(max_rows, kv_max_int(max_seqs, KV_DECODE_ROWS));
+    widths w = {.n_ff = kv_max_size(hp->mla.q_lora, kv_max_size(moe->n_ff_shared, (size_t)moe->n_used * moe->n_ff))};
+    for (uint32_t i = 0; i < hp->n_layers; i++) {
+        const kv_layer_hparams *l = &hp->layers[i];
+        w.n_q = kv_max_size(w.n_q, (size_t)l->n_heads * hp->head_dim_k);
+        w.n_k = kv_max_size(w.n_k, (size_t)l->n_kv_heads * hp->head_dim_k);
+        w.n_v = kv_max_size(w.n_v, (size_t)l->n_kv_heads * hp->head_dim_v);
+        w.n_ff = kv_max_size(w.n_ff, kv_max_size(l->n_ff, (size_t)l->n_heads * hp->head_dim_v));
+        w.n_ff = kv_max_size(w.n_ff, (size_t)l->n_heads * hp->mla.v_dim);
+        w.n_heads = kv_max_size(w.n_heads, l->n_heads);
+        w.partials_bytes = kv_max_size(
+            w.partials_bytes, kv_partials_bytes(decode_rows, (int)l->n_heads, (int)hp->head_dim_v, max_tokens));
+    }
+    return w;
+}
+
 /* Lays the buffers out from `memory` on (or only counts, with memory NULL). Returns the bytes. */
 static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, int max_seqs, size_t max_tokens)
 {
     const kv_hparams *hp = &m->hp;
-    size_t n_q = 0, n_k = 0, n_v = 0, n_ff = 0, n_heads = 0, n_partials = 0, used = 0;
-    const size_t rows = (size_t)max_rows;
-    for (uint32_t i = 0; i < hp->n_layers; i++) {
-        const kv_layer_hparams *l = &hp->layers[i];
-        n_q = kv_max_size(n_q, (size_t)l->n_heads * hp->head_dim_k);
-        n_k = kv_max_size(n_k, (size_t)l->n_kv_heads * hp->head_dim_k);
-        n_v = kv_max_size(n_v, (size_t)l->n_kv_heads * hp->head_dim_v);
-        n_ff = kv_max_size(n_ff, kv_max_size(l->n_ff, (size_t)l->n_heads * hp->head_dim_v));
-        n_ff = kv_max_size(n_ff, (size_t)l->n_heads * hp->mla.v_dim);
-        n_heads = kv_max_size(n_heads, l->n_heads);
-        n_partials =
-            kv_max_size(n_partials, kv_partials_bytes(kv_min_int(max_rows, kv_max_int(max_seqs, KV_DECODE_ROWS)),
-                                                      (int)l->n_heads, (int)hp->head_dim_v, max_tokens));
-    }
     const kv_moe_hparams *moe = &hp->moe;
+    const widths w = widest(m, max_rows, max_seqs, max_tokens);
     const bool mla = hp->mla.kv_lora > 0, experts = moe->n_experts > 0;
-    const size_t pairs = hp->rope_dim / 2, used_rows = rows * moe->n_used;
-    n_ff =
-        kv_max_size(kv_max_size(n_ff, hp->mla.q_lora), kv_max_size(moe->n_ff_shared, (size_t)moe->n_used * moe->n_ff));
+    const size_t rows = (size_t)max_rows, pairs = hp->rope_dim / 2, used_rows = rows * moe->n_used;
+    size_t used = 0;
     struct {
         float **field;
         size_t floats;
@@ -45,23 +56,23 @@ static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, int max
         {&ws->x, rows * hp->n_embd},
         {&ws->h, rows * hp->n_embd},
         {&ws->h2, hp->parallel ? rows * hp->n_embd : 0},
-        {&ws->q, rows * n_q},
-        {&ws->k, rows * n_k},
-        {&ws->v, rows * n_v},
-        {&ws->gate, rows * n_ff},
-        {&ws->up, rows * n_ff},
+        {&ws->q, rows * w.n_q},
+        {&ws->k, rows * w.n_k},
+        {&ws->v, rows * w.n_v},
+        {&ws->gate, rows * w.n_ff},
+        {&ws->up, rows * w.n_ff},
         {&ws->cos[0], rows * pairs},
         {&ws->cos[1], rows * pairs},
         {&ws->sin[0], rows * pairs},
         {&ws->sin[1], rows * pairs},
-        {&ws->partials.data, n_partials / sizeof(float)},
+        {&ws->partials.data, w.partials_bytes / sizeof(float)},
         {(float **)(void *)&ws->partials.plans, (rows + 1) * sizeof(kv_plan) / sizeof(float)},
         {(float **)(void *)&ws->partials.spans, rows * sizeof(kv_span) / sizeof(float)},
         {(float **)(void *)&ws->wanted, rows},
         {(float **)(void *)&ws->segments, rows * sizeof(kv_segment) / sizeof(float)},
         {(float **)(void *)&ws->q8, q8_bytes(m, rows) / sizeof(float)},
-        {&ws->mla_q, mla ? rows * n_heads * (hp->mla.nope + hp->rope_dim) : 0},
-        {(float **)(void *)&ws->head_jobs, mla ? n_heads * sizeof(kv_group_job) / sizeof(float) : 0},
+        {&ws->mla_q, mla ? rows * w.n_heads * (hp->mla.nope + hp->rope_dim) : 0},
+        {(float **)(void *)&ws->head_jobs, mla ? w.n_heads * sizeof(kv_group_job) / sizeof(float) : 0},
         {&ws->moe.logits, rows * moe->n_experts},
         {&ws->moe.weights, used_rows},
         {&ws->moe.y, used_rows * hp->n_embd},
@@ -77,7 +88,7 @@ static size_t lay_out(kv_workspace *ws, const kv_model *m, int max_rows, int max
         if (ws->memory) *parts[i].field = (float *)(void *)(ws->memory + used);
         used += kv_align_up(parts[i].floats * sizeof(float), 64);
     }
-    ws->partials.capacity_bytes = n_partials;
+    ws->partials.capacity_bytes = w.partials_bytes;
     ws->long_rope = hp->long_ctx && max_tokens > hp->long_ctx;
     return used;
 }
