@@ -82,7 +82,14 @@ def batched_bench_markdown_has_the_same_rows():
 def batched_bench_says_what_does_not_fit():
     assert re.search(r"need 20 tokens of context per sequence, -c gives 8", kvasir("batched-bench", "-m", LLAMA, "-npp", "16", "-ntg", "4", "-c", "8", status=1))
     assert "-npl: 0 is out of range: 1 to 1024" in kvasir("batched-bench", "-npl", "0", status=2)
-    assert "none of md, jsonl" in kvasir("batched-bench", "-o", "csv", status=2)
+    assert "none of md, json, jsonl" in kvasir("batched-bench", "-o", "csv", status=2)
+
+
+@test
+def batched_bench_json_is_a_list_of_the_same_objects():
+    rows = json.loads(kvasir("batched-bench", "-m", LLAMA, "-npp", "16", "-ntg", "4", "-npl", "1,2", "-o", "json"))
+    assert [list(r) for r in rows] == [BATCHED_KEYS] * 2 and [r["pl"] for r in rows] == [1, 2]
+    assert len(json.loads(kvasir("batched-bench", "-m", LLAMA, "-npp", "16", "-ntg", "4", "-npl", "1", "-o", "json"))) == 1
 
 
 @test

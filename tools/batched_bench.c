@@ -19,8 +19,8 @@
 static const char TOOL[] = "batched-bench";
 enum { MAX_TEST_TOKENS = 1 << 24, MAX_SEQS = 1024, WARM_UP_TOKENS = 16 };
 
-typedef enum batched_format { FORMAT_MD, FORMAT_JSONL } batched_format;
-static const char *const FORMATS[] = {"md", "jsonl", NULL}; /* in the order of batched_format */
+typedef enum batched_format { FORMAT_MD, FORMAT_JSON, FORMAT_JSONL } batched_format;
+static const char *const FORMATS[] = {"md", "json", "jsonl", NULL}; /* in the order of batched_format */
 
 typedef struct batched_options {
     kv_common common;
@@ -40,7 +40,7 @@ static const kv_opt BATCHED_ROWS[] = {
     {"--prompt-shared", "-pps", KV_OPT_FLAG, AT(is_shared), NULL, 0, 0, NULL,
      "One prompt, read once and shared by all sequences."},
     {"--repetitions", "-r", KV_OPT_INT, AT(repeats), "N", 1, 1000, NULL, "Repeats; the medians of the times are told."},
-    {"--output", "-o", KV_OPT_ENUM, AT(format), "FORMAT", 0, 0, FORMATS, "md or jsonl."},
+    {"--output", "-o", KV_OPT_ENUM, AT(format), "FORMAT", 0, 0, FORMATS, "md, json or jsonl."},
     {0},
 };
 
@@ -48,7 +48,7 @@ typedef struct batched_state {
     const batched_options *options;
     kvasir_model *model;
     kvasir_engine *engine;
-    int n_vocab, n_threads, n_ctx, most_seqs;
+    int n_vocab, n_threads, n_ctx, most_seqs, n_rows;
     kvasir_token *tokens; /* [n_ctx + most_seqs]: sequence s reads from tokens + s on, so no two are alike */
     kvasir_step *steps;   /* [most_seqs] */
 } batched_state;
@@ -92,7 +92,7 @@ static kvasir_code generate(batched_state *s, const batched_test *t, kvasir_erro
 
 static json_t *seconds(double value) { return json_real((double)(long long)(value * 1e6 + 0.5) / 1e6); }
 
-static bool print_row(const batched_state *s, const batched_test *t, double t_pp, double t_tg)
+static bool print_row(batched_state *s, const batched_test *t, double t_pp, double t_tg)
 {
     const batched_options *o = s->options;
     double n_pp = o->is_shared ? t->pp : (double)t->pl * t->pp, n_tg = (double)t->pl * t->tg;
@@ -127,8 +127,9 @@ static bool print_row(const batched_state *s, const batched_test *t, double t_pp
         "speed", seconds(speed));
     /* clang-format on */
     if (!json) return false;
+    if (o->format == FORMAT_JSON) fputs(s->n_rows++ ? ",\n" : "[\n", stdout);
     json_dumpf(json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
-    putchar('\n');
+    if (o->format == FORMAT_JSONL) putchar('\n');
     fflush(stdout);
     json_decref(json);
     return true;
@@ -172,6 +173,7 @@ static kvasir_code run_all(batched_state *s, kvasir_error *err)
                 batched_test t = {o->prompts.values[i], o->gens.values[j], o->seqs.values[k]};
                 if (t.pp + t.tg > 0) code = run_test(s, &t, err);
             }
+    if (s->n_rows > 0) fputs("\n]\n", stdout); /* whole also when a later test failed */
     return code;
 }
 
@@ -229,7 +231,7 @@ int kv_tool_batched_bench(int argc, char **argv)
                              kv_group_general(&o.common)};
     kv_command command = {
         .name = TOOL,
-        .usage = "[-m MODEL] [-npp 128] [-ntg 64] [-npl 1,2,4,8] [-pps] [-r 1] [-o md|jsonl]",
+        .usage = "[-m MODEL] [-npp 128] [-ntg 64] [-npl 1,2,4,8] [-pps] [-r 1] [-o md|json|jsonl]",
         .about = "Tokens per second of several sequences at once. -c is the context of each sequence.",
         .groups = groups,
         .n_groups = sizeof groups / sizeof groups[0],
@@ -243,7 +245,7 @@ int kv_tool_batched_bench(int argc, char **argv)
     if (needed == 0) return kv_usage_error(TOOL, "-npp and -ntg are both 0: there is nothing to measure");
     if (o.common.dry_run) {
         if (o.common.n_ctx == 0) o.common.n_ctx = needed;
-        o.common.output = o.format == FORMAT_JSONL ? KV_OUTPUT_JSON : KV_OUTPUT_TEXT;
+        o.common.output = o.format == FORMAT_MD ? KV_OUTPUT_TEXT : KV_OUTPUT_JSON;
         return kv_common_dry_run(TOOL, &o.common, largest(o.seqs));
     }
     batched_state s = {.options = &o};
