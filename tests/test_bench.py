@@ -12,6 +12,9 @@ KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
 LLAMA, GEMMA3 = ("tests/golden/fixtures/%s/model.gguf" % name for name in ("llama", "gemma3_text"))
 BATCHED_KEYS = """n_kv_max n_batch n_ubatch flash_attn is_pp_shared n_gpu_layers n_threads n_threads_batch pp tg pl n_kv t_pp speed_pp t_tg speed_tg
     t speed""".split() # llama-batched-bench's, in its order
+LLAMA_BENCH_KEYS = """build_commit build_number cpu_info gpu_info backends model_filename model_type model_size model_n_params n_batch n_ubatch
+    n_threads cpu_mask cpu_strict poll type_k type_v n_gpu_layers n_cpu_moe split_mode main_gpu no_kv_offload flash_attn devices tensor_split
+    tensor_buft_overrides use_mmap use_direct_io embeddings no_op_offload no_host n_prompt n_gen n_depth test_time avg_ns stddev_ns avg_ts stddev_ts""".split() # in its order
 TESTS = []
 
 
@@ -102,6 +105,21 @@ def help_lists_exactly_the_options_that_are_understood():
             for word in filter(None, (alias, name)):
                 message = kvasir(tool, word, status=2) if arg else kvasir(tool, word + "=1", status=2)
                 assert f"{word} {'needs a value' if arg else 'takes no value'}" in message, message
+
+
+# ---- bench ---------------------------------------------------------------------------------------------------
+
+@test
+def bench_has_the_keys_of_llama_bench_in_its_order():
+    args = ("bench", "-m", LLAMA, "-p", "16", "-n", "0", "-r", "2", "-o")
+    (row,) = json.loads(kvasir(*args, "json"))
+    assert [k for k in row if k in LLAMA_BENCH_KEYS] == LLAMA_BENCH_KEYS and len(row["samples_ns"]) == len(row["samples_ts"]) == 2
+    assert {k for k in row if row[k] is True or row[k] is False} == {"cpu_strict", "no_kv_offload", "flash_attn", "use_mmap", "use_direct_io", "embeddings", "no_host"}
+    ints = "build_number model_size model_n_params n_batch n_ubatch n_threads poll n_gpu_layers n_cpu_moe main_gpu n_prompt n_gen n_depth avg_ns stddev_ns"
+    assert all(type(row[k]) is int for k in ints.split()), row
+    header, values = csv.reader(io.StringIO(kvasir(*args, "csv")))
+    assert [k for k in header if k in LLAMA_BENCH_KEYS] == LLAMA_BENCH_KEYS
+    assert [values[header.index(k)] for k in ("cpu_strict", "flash_attn", "gpu_info")] == ["0", "1", ""] # as llama-bench writes booleans
 
 
 # ---- variants of bench ---------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 /* bench_report.c - rows of `bench` as Markdown, CSV, JSON and JSON lines.
  *
- * JSON and CSV have llama-bench's keys, so that scripts which compare engines read both, plus ours: median_ts, limit_pct,
- * load_ms, ttft_ms, kv_bytes, peak_rss_bytes and the limits themselves. A row is one JSON object; CSV is its keys and values.
+ * JSON and CSV have llama-bench's keys, so that scripts which compare engines read both (those of GPUs say that there is
+ * none), plus ours: median_ts, limit_pct, load_ms, ttft_ms, kv_bytes, peak_rss_bytes and the limits themselves. A row is one JSON object; CSV is its keys and values.
  */
 #include "tools/bench_report.h"
 #include "tools/term.h"
@@ -106,11 +106,14 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
         json_array_append_new(ts, real(n_tokens * 1e9 / (double)row->samples_ns[i], 4));
     }
     /* clang-format off */
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:s,"
+    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:s, s:b, s:i, s:s, s:s,"
+                     " s:i, s:i, s:s, s:i, s:b, s:b, s:s, s:s, s:s, s:b, s:b, s:b, s:i, s:b, s:s, s:s, s:i, s:i, s:i, s:s,"
                      " s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:s, s:s}",
         "engine", "kvasir",
         "build_commit", "v" KVASIR_VERSION,
+        "build_number", 0,
         "cpu_info", cpu,
+        "gpu_info", "",
         "backends", "CPU",
         "model_filename", setup->model_path,
         "model_type", type,
@@ -119,8 +122,25 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
         "n_batch", setup->n_batch,
         "n_ubatch", setup->n_ubatch,
         "n_threads", setup->n_threads,
+        "cpu_mask", "0x0",
+        "cpu_strict", 0,
+        "poll", 0,
         "type_k", setup->type_k,
         "type_v", setup->type_v,
+        "n_gpu_layers", 0,
+        "n_cpu_moe", 0,
+        "split_mode", "none",
+        "main_gpu", 0,
+        "no_kv_offload", 1,
+        "flash_attn", 1,
+        "devices", "none",
+        "tensor_split", "0.00",
+        "tensor_buft_overrides", "none",
+        "use_mmap", 1,
+        "use_direct_io", 0,
+        "embeddings", 0,
+        "no_op_offload", 0,
+        "no_host", 0,
         "kernels", setup->kernels,
         "gemm", setup->gemm,
         "n_prompt", row->n_prompt,
@@ -169,6 +189,7 @@ static void print_csv(const json_t *json, bool is_header)
         is_first = false;
         char number[64] = "";
         if (json_is_integer(value)) snprintf(number, sizeof number, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        if (json_is_boolean(value)) snprintf(number, sizeof number, "%d", json_is_true(value));
         if (json_is_real(value)) snprintf(number, sizeof number, "%.6f", json_real_value(value));
         const char *text = is_header ? key : json_is_string(value) ? json_string_value(value) : number;
         for (; *text; text++) {
