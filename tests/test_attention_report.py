@@ -61,6 +61,16 @@ def plain_attention_costs_what_the_formulas_say():
 
 
 @test
+def counts_are_whole_numbers_to_the_last_digit_however_long_the_context():
+    for n in (700, 4097, 8192, 50000, 300003):
+        r = report(n)
+        for row in (*r["layers"], r["total"], r["mha"]):
+            assert all(type(row[k]) is int for k in KEYS & set(row) - {"spec", "intensity"}), row
+        assert r["layers"][0]["prefill_flops"] == H * 4 * D * n * (n + 1) // 2, n
+        assert r["total"]["prefill_flops"] == r["mha"]["prefill_flops"] == LAYERS * H * 4 * D * n * (n + 1) // 2, n
+
+
+@test
 def what_is_not_seen_costs_nothing():
     n, keys = 700, {"window(256)": 256, "strided(7)": 101, "global(5)": 6, "dilated(10, 3)": 10, "full|topk(9)": None, "full|pages(2)": None}
     for spec, seen in keys.items():

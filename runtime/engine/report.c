@@ -3,8 +3,9 @@
  *     layer's specification -> keys that query i scores, keys whose values it reads, pages whose bounds it asks     (count_query)
  *     + the cache's own layout and retention                                                                        -> cost
  *
- * Counts are exact sums over queries, up to MAX_QUERIES of them; longer contexts are sampled evenly. Data decides how many keys
- * threshold(t) keeps: all visible ones are counted. */
+ * Counts are exact sums over queries, up to MAX_QUERIES of them; of longer contexts, the middle query of so many stretches stands
+ * for its stretch, which is exact too where the count grows evenly. Data decides how many keys threshold(t) keeps: all visible
+ * ones are counted. */
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -68,17 +69,27 @@ static double softmax_flops(const kv_attention *a, const kv_layer_shape *s, coun
     return a->n_heads * (2.0 * s->d_k * c.scored + 2.0 * s->d_v * c.read + 4.0 * s->d_k * c.pages);
 }
 
+/* Of all queries. Stretches have odd lengths, and so one middle; the last one may be cut, and then have two. */
+static double softmax_prefill_flops(const report *r, const kv_attention *a, const kv_layer_shape *s)
+{
+    const size_t step = (r->n_ctx + MAX_QUERIES - 1) / MAX_QUERIES | 1;
+    double flops = 0;
+    for (size_t q = 0; q < r->n_ctx; q += step) {
+        const size_t n = kv_min_size(step, r->n_ctx - q);
+        const double low = softmax_flops(a, s, count_query(&a->spec, q + (n - 1) / 2)),
+                     high = n % 2 ? low : softmax_flops(a, s, count_query(&a->spec, q + n / 2));
+        flops += (double)n * (low + high) / 2;
+    }
+    return flops;
+}
+
 static cost softmax_cost(const report *r, int layer, const kv_attention *a, const kv_layer_place *p)
 {
     const kv_layer_shape *s = &p->shape;
     const double k_token = (double)p->k_head_bytes / KV_PAGE, v_token = (double)p->v_head_bytes / KV_PAGE;
     cost c = {.kv_bytes_per_token = s->n_kv_heads * (k_token + v_token + (double)p->bounds_head_bytes / KV_PAGE),
               .kv_bytes = (double)(kv_cache_pages_held(r->cache, layer, r->n_ctx) * kv_layer_page_bytes(p))};
-    const size_t step = (r->n_ctx + MAX_QUERIES - 1) / MAX_QUERIES;
-    double sampled = 0;
-    for (size_t q = step / 2; q < r->n_ctx; q += step, sampled++)
-        c.prefill_flops += softmax_flops(a, s, count_query(&a->spec, q));
-    if (sampled > 0) c.prefill_flops *= (double)r->n_ctx / sampled;
+    c.prefill_flops = softmax_prefill_flops(r, a, s);
     const counts last = count_query(&a->spec, r->n_ctx);
     c.decode_flops = softmax_flops(a, s, last);
     c.decode_bytes =
@@ -126,15 +137,18 @@ static cost mha_cost(const report *r, int layer)
 
 /* ---- telling ------------------------------------------------------------------------------------------------ */
 
+/* Whole numbers as JSON integers: a real keeps twelve digits, and a long prompt's operations have more. */
+static json_t *count_json(double x) { return x == (double)(json_int_t)x ? json_integer((json_int_t)x) : json_real(x); }
+
 static void put_cost(report *r, json_t *object, const cost *c)
 {
     const kvasir_attention_params *p = r->params;
     const double intensity = c->decode_bytes > 0 ? c->decode_flops / c->decode_bytes : 0;
-    put(r, object, "kv_bytes_per_token", json_real(c->kv_bytes_per_token));
-    put(r, object, "kv_bytes", json_integer((json_int_t)c->kv_bytes));
-    put(r, object, "prefill_flops", json_real(c->prefill_flops));
-    put(r, object, "decode_flops", json_real(c->decode_flops));
-    put(r, object, "decode_bytes", json_real(c->decode_bytes));
+    put(r, object, "kv_bytes_per_token", count_json(c->kv_bytes_per_token));
+    put(r, object, "kv_bytes", count_json(c->kv_bytes));
+    put(r, object, "prefill_flops", count_json(c->prefill_flops));
+    put(r, object, "decode_flops", count_json(c->decode_flops));
+    put(r, object, "decode_bytes", count_json(c->decode_bytes));
     put(r, object, "intensity", json_real(intensity));
     if (p->read_bytes_per_s > 0 && p->flops_per_s > 0)
         put(r, object, "bound", json_string(intensity * p->read_bytes_per_s > p->flops_per_s ? "compute" : "memory"));
@@ -200,7 +214,7 @@ static void put_bounds(report *r, json_t *object, const cost *c)
     double bytes = 0, weights = 0;
     kv_bound_each(&r->m->bound, &r->m->hp, add_row_bytes, &bytes);
     kv_bound_each(&r->m->bound, &r->m->hp, add_weights, &weights);
-    put(r, object, "weight_bytes", json_real(bytes));
+    put(r, object, "weight_bytes", count_json(bytes));
     if (p->read_bytes_per_s <= 0 || p->flops_per_s <= 0 || p->int8_ops_per_s <= 0) return;
     const double memory = (bytes + c->decode_bytes) / p->read_bytes_per_s,
                  compute = 2 * weights / p->int8_ops_per_s + c->decode_flops / p->flops_per_s,
