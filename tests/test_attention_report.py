@@ -43,6 +43,8 @@ def the_shape_is_the_promised_one():
         assert KEYS - {"layer", "spec", "heads", "kv_heads"} <= set(r[name])
     both = json.loads(kvasir("attention", "-q", "-m", model(), "--ctx", "64,700", "-o", "json").stdout)
     assert [x["ctx"] for x in both] == [64, 700] and both[1] == r
+    for spelling in ("-c", "--ctx-size"):  # as every tool that loads a model has it
+        assert json.loads(kvasir("attention", "-q", "-m", model(), spelling, "700", "-o", "json").stdout) == r
 
 
 @test

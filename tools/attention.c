@@ -23,6 +23,7 @@ typedef struct attention_options {
 #define AT(field) offsetof(attention_options, field)
 static const kv_opt ATTENTION_ROWS[] = {
     {"--ctx", "-c", KV_OPT_INTS, AT(contexts), "N,N", 1, 1 << 28, NULL, "Tokens of context (default 512,2048,8192)."},
+    {"--ctx-size", NULL, KV_OPT_INTS, AT(contexts), "N,N", 1, 1 << 28, NULL, NULL}, /* as the other tools spell it */
     {"--svg", NULL, KV_OPT_STRING, AT(svg), "OUT", 0, 0, NULL,
      "Draw the pattern of every layer, for the first context length, into this file."},
     {"--cache-type-k", "-ctk", KV_OPT_ENUM, offsetof(attention_options, common.type_k), "TYPE", 0, 0,
