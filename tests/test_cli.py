@@ -715,7 +715,7 @@ def a_context_too_large_names_the_option():
 def common_options_reach_the_library():
     base = tiny("logits", "--tokens", "1,2,3,4", "-o", "json").out
     assert tiny("logits", "--tokens", "1,2,3,4", "-o", "json", "--kernels", "scalar", "-t", "1", "-ub", "1").out == base
-    refuses(2, r"attention, column 3: 'nonsense' is not a pattern", "run", "-m", TINY, "-p", "a", "--attention", "0=nonsense")
+    refuses(2, r"--attention, column 3: 'nonsense' is not a pattern", "run", "-m", TINY, "-p", "a", "--attention", "0=nonsense")
     refuses(2, r"--attention: cannot open", "run", "-m", TINY, "-p", "a", "--attention", "@/no/such/file")
 
 

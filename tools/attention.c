@@ -244,8 +244,7 @@ int kv_tool_attention(int argc, char **argv)
     if (code == KVASIR_OK)
         status = print_reports(&o, reports);
     else
-        status = code == KVASIR_ERR_ARGUMENT || code == KVASIR_ERR_CONTEXT ? kv_usage_error(TOOL, "%s", err.message)
-                                                                           : kv_tool_fail_error(TOOL, &err);
+        status = code == KVASIR_ERR_CONTEXT ? kv_usage_error(TOOL, "%s", err.message) : kv_tool_fail_error(TOOL, &err);
     json_decref(reports);
     return status;
 }

@@ -28,19 +28,23 @@ int kv_tool_fail(const char *tool, const char *fmt, ...)
     return KV_EXIT_FAILED;
 }
 
-/* What is said of an attention specification begins with where it stands: wrong usage, and nothing was loaded. */
-static bool is_wrong_specification(const kvasir_error *err)
+/* What is said of an attention specification begins with where it stands: wrong usage, and nothing was loaded. The library says
+ * "attention, column 3: ..." of its parameter, which here is an option. */
+static bool is_wrong_specification(const kvasir_error *err, bool *is_parameter)
 {
-    static const char option[] = "attention", file[] = "--attention", key[] = "GGUF key kvasir.attention, ";
-    return (err->code == KVASIR_ERR_ARGUMENT && (strncmp(err->message, option, sizeof option - 1) == 0 ||
-                                                 strncmp(err->message, file, sizeof file - 1) == 0)) ||
+    static const char parameter[] = "attention", option[] = "--attention", key[] = "GGUF key kvasir.attention, ";
+    *is_parameter = err->code == KVASIR_ERR_ARGUMENT && strncmp(err->message, parameter, sizeof parameter - 1) == 0;
+    return *is_parameter ||
+           (err->code == KVASIR_ERR_ARGUMENT && strncmp(err->message, option, sizeof option - 1) == 0) ||
            (err->code == KVASIR_ERR_FORMAT && strncmp(err->message, key, sizeof key - 1) == 0);
 }
 
 int kv_tool_fail_error(const char *tool, const kvasir_error *err)
 {
+    bool is_parameter;
     if (err->code == KVASIR_ERR_CANCELLED) return KV_EXIT_INTERRUPTED;
-    if (is_wrong_specification(err)) return kv_usage_error(tool, "%s", err->message);
+    if (is_wrong_specification(err, &is_parameter))
+        return kv_usage_error(tool, "%s%s", is_parameter ? "--" : "", err->message);
     return kv_tool_fail(tool, "%s", err->message);
 }
 
