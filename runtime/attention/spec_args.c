@@ -34,10 +34,11 @@ static usage usage_of(const kv_signature *sig)
 
 /* ---- values ------------------------------------------------------------------------------------------------- */
 
-static kvasir_code out_of_range(const kv_parser *p, size_t at, const kv_signature *sig, const kv_arg *arg)
+static kvasir_code out_of_range(const kv_parser *p, size_t at, const kv_signature *sig, const kv_arg *arg,
+                                uint64_t value)
 {
     const int n_digits = (int)kv_min_size(p->at - at, 24);
-    if (arg->max == KV_ARG_MAX)
+    if (arg->max == KV_ARG_MAX && value < arg->min)
         return kv_spec_fail(p, at, "expected %s of at least %llu, not %.*s: it is %s", arg->name,
                             (unsigned long long)arg->min, n_digits, p->text.data + at, usage_of(sig).s);
     return kv_spec_fail(p, at, "expected %s from %llu to %llu, not %.*s: it is %s", arg->name,
@@ -64,12 +65,12 @@ static kvasir_code read_count(kv_parser *p, const kv_signature *sig, const kv_ar
         arg->kind == KV_ARG_SEED && p->at - at == 20 && memcmp(p->text.data + at, "18446744073709551615", 20) == 0;
     if (*out < min || *out > max || (*out == UINT64_MAX && !is_largest_seed)) {
         if (arg->kind == KV_ARG_SEED) return kv_spec_fail(p, at, "expected seed below 2^64: it is %s", usage_of(sig).s);
-        return out_of_range(p, at, sig, arg);
+        return out_of_range(p, at, sig, arg, *out);
     }
     return KVASIR_OK;
 }
 
-/* A decimal fraction in units of 1e-9; an exponent moves the point. */
+/* A decimal fraction, to the nearest 1e-9 (which is what is in force, and printed back); an exponent moves the point. */
 static kvasir_code read_real(kv_parser *p, const kv_signature *sig, const kv_arg *arg, uint64_t *out)
 {
     const size_t begin = p->at;
@@ -105,16 +106,18 @@ static kvasir_code read_real(kv_parser *p, const kv_signature *sig, const kv_arg
     if (n_digits == 0) return kv_spec_fail(p, begin, "expected a number as %s: it is %s", arg->name, usage_of(sig).s);
     int shift = 9 - decimals + exponent; /* value = mantissa * 10^shift units */
     for (; shift > 0 && mantissa <= arg->max; shift--) mantissa *= 10;
-    for (; shift < 0 && mantissa > 0; shift++) {
-        is_exact &= mantissa % 10 == 0;
+    uint64_t dropped = 0; /* the digit behind the last one kept, in the end */
+    for (; shift < 0 && (mantissa > 0 || dropped > 0); shift++) {
+        dropped = mantissa % 10;
+        is_exact &= dropped == 0;
         mantissa /= 10;
     }
-    if (mantissa < arg->min || mantissa > arg->max)
+    const bool is_above = mantissa > arg->max || (mantissa == arg->max && !is_exact);
+    mantissa += dropped >= 5;
+    if (mantissa < arg->min || is_above)
         return kv_spec_fail(p, begin, "expected %s from %g to %g, not %.*s: it is %s", arg->name,
                             (double)arg->min / 1e9, (double)arg->max / 1e9, (int)kv_min_size(p->at - begin, 24),
                             p->text.data + begin, usage_of(sig).s);
-    if (!is_exact)
-        return kv_spec_fail(p, begin, "expected %s with at most 9 decimals: it is %s", arg->name, usage_of(sig).s);
     *out = mantissa;
     return KVASIR_OK;
 }
@@ -148,7 +151,7 @@ static kvasir_code read_set(kv_parser *p, const kv_signature *sig, const kv_arg 
             if (!kv_spec_digits(p, arg->max, &b))
                 return kv_spec_fail(p, p->at, "expected the last position of a range, as in %s(set=0-3.7)", sig->name);
         }
-        if (a > arg->max || b > arg->max) return out_of_range(p, at, sig, arg);
+        if (a > arg->max || b > arg->max) return out_of_range(p, at, sig, arg, UINT64_MAX);
         if (b < a) return kv_spec_fail(p, at, "the range of %s's set runs backwards", sig->name);
         set->ranges[count++] = (struct kv_range){(size_t)a, (size_t)b + 1};
     } while (count < n && kv_spec_take(p, '.'));
@@ -219,6 +222,7 @@ static kvasir_code next_arg(kv_parser *p, const kv_signature *sig, int position,
     if (word.len > 0 && kv_spec_take(p, '=')) {
         for (*idx = 0; *idx < n && !kv_str_eq(word, kv_str_from(names[*idx])); ++*idx) {
         }
+        if (*idx == n && n == 0) return kv_spec_fail(p, at, "expected ')': it is %s", usage_of(sig).s);
         if (*idx == n) return kv_spec_unknown(p, word, "an argument of this name", names, n);
         if (given[*idx]) return kv_spec_fail(p, at, "%s's %s is given twice", sig->name, names[*idx]);
         return KVASIR_OK;
