@@ -134,6 +134,10 @@ USAGE = [
     (["run", "-p", "a", "-f", "b"], r"more than one input"),
     (["run", "-p", "a", "-"], r"more than one input"),
     (["run", "-p", "-n", "5"], r"-p needs a value"),
+    (["run", "-p", "--help"], r"-p needs a value.*write -p=--help"),  # a prompt that a script passes on is not a question to us
+    (["run", "-n", "5", "--prompt", "-h"], r"--prompt needs a value.*write --prompt=-h"),
+    (["run", "-N", "5"], r"-N; did you mean -n\?"),
+    (["template", "-o", "json"], r"unknown option -o; .*--help"),
     (["run", "--tokens", "1,,2"], r"--tokens: '1,,2'"),
     (["run", "--tokens", "1,x"], r"--tokens: '1,x'"),
     (["run", "--tokens", "-1"], r"--tokens: -1 is out of range: 0 to"),
@@ -153,6 +157,7 @@ USAGE = [
     (["inspect", "a.gguf", "b.gguf"], r"'b.gguf'"),
     (["inspect", "a.gguf", "-m", "b.gguf"], r"two models"),
     (["perplexity"], r"no input"),
+    (["perplexity", "-p", "x", "-c", "3"], r"-c: 3 is out of range: 4 to 2147483647"),
     (["perplexity", "-p", "x", "--kl-base", "a", "--kl-vs", "blas"], r"--kl-base and --kl-vs"),
     (["perplexity", "-p", "x", "--kl-vs", "blass"], r"did you mean blas\?"),
     (["bench", "-pg", "1"], r"-pg takes two numbers"),

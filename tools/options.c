@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "tools/term.h"
 
@@ -90,6 +91,14 @@ const char *kv_nearest(const char *word, const char *const *names, int n)
     return best;
 }
 
+/* "-n" for "-N": any two single letters are one edit apart, and only case makes them near. */
+static const char *other_case(const char *word, const char *const *names, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (strcasecmp(word, names[i]) == 0) return names[i];
+    return NULL;
+}
+
 static int unknown_option(const slots *all, const char *command_name, const char *word)
 {
     const char *names[2 * MAX_ROWS + 2];
@@ -108,7 +117,7 @@ static int unknown_option(const slots *all, const char *command_name, const char
         if (strcmp(word + 1, all->items[i].row->name + 2) == 0)
             return kv_usage_error(command_name, "unknown option %.80s; did you mean %s?", word,
                                   all->items[i].row->name);
-    const char *near = kv_nearest(word, names, n);
+    const char *near = strlen(word) == 2 ? other_case(word, names, n) : kv_nearest(word, names, n);
     if (near) return kv_usage_error(command_name, "unknown option %.80s; did you mean %s?", word, near);
     return kv_usage_error(command_name, "unknown option %.80s; 'kvasir %s --help' lists them", word, command_name);
 }
@@ -346,6 +355,9 @@ static slot *find_slot(slots *all, const char *word, const char **value)
 
 static bool is_option_word(const char *word) { return word[0] == '-' && word[1] != '\0'; }
 
+static bool is_help_word(const char *word) { return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0; }
+static bool is_version_word(const char *word) { return strcmp(word, "--version") == 0; }
+
 /* The other spelling of an option shares its field, so a conflict is looked for by field. */
 static const slot *given_before(const slots *all, const slot *s)
 {
@@ -375,7 +387,7 @@ static int take_option(slots *all, const kv_command *command, int argc, char **a
         const char *ignored;
         if (*i + 1 >= argc) return kv_usage_error(command->name, "%s needs a value: %s", name, s->row->arg);
         value = argv[++*i];
-        if (is_option_word(value) && find_slot(all, value, &ignored))
+        if ((is_option_word(value) && find_slot(all, value, &ignored)) || is_help_word(value) || is_version_word(value))
             return kv_usage_error(command->name,
                                   "%s needs a value (%s), but %.80s follows; write %s=%.80s if you mean that", name,
                                   s->row->arg, value, name, value);
@@ -487,8 +499,11 @@ int kv_options_parse(int argc, char **argv, kv_command *command)
     slots all;
     collect(command, &all);
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) { /* before anything changes the defaults it shows */
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return print_help(command);
-        if (strcmp(argv[i], "--version") == 0) return puts("kvasir " KVASIR_VERSION) < 0 || fflush(stdout) ? 1 : 0;
+        const char *value;
+        const slot *s = find_slot(&all, argv[i], &value);
+        if (is_help_word(argv[i])) return print_help(command);
+        if (is_version_word(argv[i])) return puts("kvasir " KVASIR_VERSION) < 0 || fflush(stdout) ? 1 : 0;
+        if (s && takes_value(s->row) && !value) i++; /* a prompt may be "--help" */
     }
     command->n_args = 0;
     bool only_operands = false;

@@ -429,7 +429,9 @@ int kv_tool_perplexity(int argc, char **argv)
     if (status != KV_PARSED) return status;
     if (o.kl_base && o.kl_vs)
         return kv_usage_error(TOOL, "--kl-base and --kl-vs are two ways to say what to compare with; give one");
-
+    if (o.common.n_ctx > 0 && o.common.n_ctx < MIN_CONTEXT)
+        return kv_usage_error(TOOL, "-c: %d is out of range: %d to %d, or 0: what the checkpoint declares",
+                              o.common.n_ctx, MIN_CONTEXT, INT_MAX);
     if (o.attentions.n > 1 && (o.kl_base || o.kl_vs))
         return kv_usage_error(TOOL, "several --attention are compared with the checkpoint's own; give no other base");
     kv_interrupt_install();
