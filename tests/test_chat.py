@@ -288,9 +288,8 @@ def sigterm_restores_the_terminal():
     before = termios.tcgetattr(chat.p.child_fd)[3]
     assert not before & termios.ICANON, "the editor should have the terminal in raw mode"
     chat.p.kill(signal.SIGTERM)
-    time.sleep(0.5)
-    flags = termios.tcgetattr(chat.p.child_fd)[3]
     chat.p.expect(pexpect.EOF)
+    flags = termios.tcgetattr(chat.p.child_fd)[3]  # as the process has left them: the terminal is there while we hold our side
     chat.p.close()
     assert chat.p.signalstatus == signal.SIGTERM, (chat.p.exitstatus, chat.p.signalstatus)
     assert flags & termios.ICANON and flags & termios.ECHO

@@ -28,7 +28,7 @@ PIP = textwrap.dedent("""\
     if not wheels:   # a download that never ends; its unfinished file lies in TMPDIR, as with the real pip
         open(os.path.join(os.environ["TMPDIR"], stem + "-py3-none-any.whl"), "wb").write(b"x" * 100000)
         open(os.environ["PIP_LOG"] + ".hanging", "w").write(str(os.getpid()))
-        time.sleep(60)
+        time.sleep(600)
     shutil.copy(wheels[0], dest)
     """).format(python=sys.executable)
 
@@ -68,11 +68,10 @@ class Place:
         return sorted(os.path.relpath(os.path.join(d, f), self.models) for d, _, fs in os.walk(self.models) for f in fs)
 
     def wait_hanging(self):
-        for _ in range(200):
-            if os.path.exists(self.log + ".hanging"):
-                time.sleep(0.05)
-                with open(self.log + ".hanging") as f:
-                    return int(f.read())
+        for _ in range(1200):
+            with contextlib.suppress(FileNotFoundError), open(self.log + ".hanging") as f:
+                if pid := f.read():
+                    return int(pid)
             time.sleep(0.05)
         raise AssertionError("pip was not started")
 
@@ -193,11 +192,9 @@ def an_interrupted_download_leaves_no_file_and_no_child():
         with Place(pip="/nowhere") as p:
             child = p.start("smollm2")
             pip = p.wait_hanging()
-            start = time.monotonic()
             child.send_signal(number)
-            child.communicate(timeout=20)
+            child.communicate(timeout=60)  # the download would take ten minutes
             assert child.returncode == (130 if number == signal.SIGINT else -number), child.returncode
-            assert time.monotonic() - start < 5
             assert p.left() == [] and gone(pip), p.left()
 
 
@@ -209,7 +206,7 @@ def a_download_under_nohup_outlives_the_terminal():
         time.sleep(0.5)
         assert child.poll() is None and not gone(pip)
         child.send_signal(signal.SIGTERM)
-        child.communicate(timeout=20)
+        child.communicate(timeout=60)
         assert child.returncode == -signal.SIGTERM and gone(pip), child.returncode
 
 

@@ -41,7 +41,7 @@ class Front(Server):
         self.log = open(os.path.join(self.folder.name, "log"), "w+")
         self.process = subprocess.Popen([NGINX, "-e", "stderr", "-c", self.path, "-g", f"daemon off; pid {self.folder.name}/pid;"],
                                         stdin=subprocess.DEVNULL, stderr=self.log)
-        end = time.monotonic() + 10 * SLOW
+        end = time.monotonic() + 60 * SLOW
         while True:
             try:
                 self.connect().close()
@@ -106,7 +106,7 @@ def streams_pass_as_they_come():
         slots = [x for b in front.backends for x in b.get("/slots") if x["is_processing"]]
         assert len(slots) == 1 and slots[0]["n_decoded"] < 3000, slots
     # The client has left the front, so the front leaves the server.
-    end = time.monotonic() + 5 * SLOW
+    end = time.monotonic() + 30 * SLOW
     while any(x["is_processing"] for b in front.backends for x in b.get("/slots")) and time.monotonic() < end:
         time.sleep(0.02)
     assert not any(x["is_processing"] for b in front.backends for x in b.get("/slots"))
@@ -134,7 +134,7 @@ def when_one_server_stops_the_others_go_on():
         s = front.connect()
         s.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Kvasir-Prefix: {key}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         streams.append(s)
-    end = time.monotonic() + 10 * SLOW
+    end = time.monotonic() + 60 * SLOW
     while not all(any(x["is_processing"] for x in b.get("/slots")) for b in front.backends):
         assert time.monotonic() < end
     stopped = front.backends[0]
@@ -142,7 +142,7 @@ def when_one_server_stops_the_others_go_on():
     for k in keys:  # while it drains, and after it has gone
         r = front.request("POST", "/v1/chat/completions", {"messages": [user("Hi")], "max_tokens": 8, "temperature": 0}, headers=["X-Kvasir-Prefix: " + k])
         assert r.status == 200 and r.json()["choices"] == alone, (r.status, r.body[:200])
-    assert stopped.process.wait(15) == 0
+    assert stopped.process.wait(60) == 0
     for s in streams:
         r = read_response(s)
         s.close()

@@ -186,7 +186,7 @@ def many_clients_get_what_each_gets_alone():
         assert n_equal >= N_CLIENTS and n_left >= N_CLIENTS // 2, (n_equal, n_left)
 
         # Nothing is left behind.
-        end = time.monotonic() + 5 * SLOW
+        end = time.monotonic() + 60 * SLOW
         while (m := server.metrics())["kvasir_requests_running"] + m["kvasir_requests_waiting"] and time.monotonic() < end:
             time.sleep(0.05)
         assert m["kvasir_requests_running"] == m["kvasir_requests_waiting"] == 0, m

@@ -30,7 +30,7 @@ def parallel(jobs):
 
 class Server:
     """Runs until stop(); listens on a unix socket and on a free TCP port."""
-    timeout = 20  # seconds that a client waits for the next bytes
+    timeout = 120  # seconds that a client waits for the next bytes: only what hangs takes so long, also on a busy machine
 
     def __init__(self, *args, model=TINY, preexec_fn=None, listen=None, wait=True):
         self.folder = tempfile.TemporaryDirectory()
@@ -48,7 +48,7 @@ class Server:
             return f.read()
 
     def wait_ready(self, n_listeners):
-        end = time.monotonic() + 30 * SLOW
+        end = time.monotonic() + 60 * SLOW
         while self.said().count("listening on") < n_listeners:
             if self.process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"the server did not start: {self.said()}")
@@ -67,15 +67,17 @@ class Server:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            status = self.process.wait(20 * SLOW)
+            status = self.process.wait(60 * SLOW)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError("SIGTERM did not stop the server")
         assert status == 0 or self.process.returncode < 0, (status, self.said())
         return status
 
-    def connect(self, kind="tcp", timeout=None):
+    def connect(self, kind="tcp", timeout=None, receive_buffer=None):
         s = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET, socket.SOCK_STREAM)
+        if receive_buffer:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         s.settimeout((timeout or self.timeout) * SLOW)
         s.connect(self.path if kind == "unix" else ("127.0.0.1", self.port))
         return s
