@@ -126,6 +126,24 @@ def what_is_large_is_answered_or_refused_in_time():
             assert server.is_healthy(), name
 
 
+def many_messages_take_linear_time():
+    """The template of TINY knows no tools, so results are made into messages of the user, those of one turn into one."""
+    results = [{"role": "tool", "content": f"{i}"} for i in range(60000)]
+    texts = ["".join(f"<tool_response>\n{m['content']}\n</tool_response>\n" for m in part)[:-1] for part in (results[:30000], results[30000:])]
+    messages = [{"role": "user", "content": "x"}, *results[:30000], {"role": "assistant", "content": "y"}, *results[30000:]]
+    start = time.monotonic()
+    prompt = server.post("/apply-template", {"messages": messages, "add_generation_prompt": False})["prompt"]
+    assert time.monotonic() - start < 10 * SLOW  # 0.3 s; what copies all of them for each takes minutes
+    turns = ["user\nx", "user\n" + texts[0], "assistant\ny", "user\n" + texts[1]]
+    assert prompt == "".join(f"<|im_start|>{t}<|im_end|>\n" for t in turns), prompt[:300]
+
+
+def a_call_without_arguments_has_none():
+    called = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "now"}}]}
+    prompt = server.post("/apply-template", {"messages": [CHAT["messages"][0], called], "add_generation_prompt": False})["prompt"]
+    assert prompt.endswith('<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call><|im_end|>\n'), prompt
+
+
 def templates_that_never_end_are_an_error():
     """The endpoints that need no template work all the same."""
     bombs = {
@@ -188,7 +206,8 @@ def a_log_on_a_full_disk_stops_nothing():
         assert p.returncode in (0, 1) and not os.path.exists(path), p.returncode  # 1: it could not say something
 
 
-TESTS = [impossible_schemas_are_400, impossible_grammars_are_400, what_is_large_is_answered_or_refused_in_time, templates_that_never_end_are_an_error,
+TESTS = [impossible_schemas_are_400, impossible_grammars_are_400, what_is_large_is_answered_or_refused_in_time, many_messages_take_linear_time,
+         a_call_without_arguments_has_none, templates_that_never_end_are_an_error,
          many_impossible_things_leave_no_memory_behind, a_log_on_a_full_disk_stops_nothing]
 
 if __name__ == "__main__":

@@ -111,40 +111,40 @@ static bool calls_into_text(json_t *message)
         if (t.len) add_string(&t, "\n");
         add_string(&t, "<tool_call>\n{\"name\": ");
         add_json(&t, json_object_get(function, "name"));
+        const json_t *arguments = json_object_get(function, "arguments");
         add_string(&t, ", \"arguments\": ");
-        add_json(&t, json_object_get(function, "arguments"));
+        if (arguments)
+            add_json(&t, arguments);
+        else
+            add_string(&t, "{}");
         add_string(&t, "}\n</tool_call>");
     }
     json_object_del(message, "tool_calls");
     return set_text(message, "content", &t);
 }
 
-/* Results of one turn become one message of the user: roles alternate in most templates. */
+static bool is_result(const json_t *message) { return is_role(message, "tool") || is_role(message, "function"); }
+
+/* Results of one turn become one message of the user: roles alternate in most templates. What stays moves to the front. */
 static bool results_into_text(json_t *messages)
 {
-    for (size_t i = 0; i < json_array_size(messages); i++) {
-        json_t *message = json_array_get(messages, i), *before = i ? json_array_get(messages, i - 1) : NULL;
-        if (!is_role(message, "tool") && !is_role(message, "function")) continue;
+    size_t n_kept = 0;
+    for (size_t i = 0, next; i < json_array_size(messages); i = next) {
+        json_t *message = json_array_get(messages, i);
         text t = {0};
-        const json_t *content = json_object_get(message, "content");
-        const bool joins = json_is_true(json_object_get(before, "is_result"));
-        if (joins) {
-            const json_t *earlier = json_object_get(before, "content");
-            add(&t, json_string_value(earlier), json_string_length(earlier));
-            add_string(&t, "\n");
+        for (next = i; is_result(json_array_get(messages, next)); next++) {
+            const json_t *content = json_object_get(json_array_get(messages, next), "content");
+            add_string(&t, next > i ? "\n<tool_response>\n" : "<tool_response>\n");
+            add(&t, json_string_value(content), json_string_length(content));
+            add_string(&t, "\n</tool_response>");
         }
-        add_string(&t, "<tool_response>\n");
-        add(&t, json_string_value(content), json_string_length(content));
-        add_string(&t, "\n</tool_response>");
-        if (!set_text(joins ? before : message, "content", &t)) return false;
-        if (joins) {
-            json_array_remove(messages, i--);
-            continue;
-        }
-        if (json_object_set_new(message, "role", json_string("user")) != 0 ||
-            json_object_set_new(message, "is_result", json_true()) != 0)
+        if (next > i &&
+            (!set_text(message, "content", &t) || json_object_set_new(message, "role", json_string("user")) != 0))
             return false;
+        if (next == i) next++;
+        if (json_array_set(messages, n_kept++, message) != 0) return false;
     }
+    while (json_array_size(messages) > n_kept) json_array_remove(messages, json_array_size(messages) - 1);
     return true;
 }
 
