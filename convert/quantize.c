@@ -310,13 +310,13 @@ static kvasir_code write_all(job *j, const char *out, kvasir_error *err)
     return code;
 }
 
-static kvasir_code prepare(job *j, kvasir_error *err)
+static kvasir_code prepare(job *j, const char *in, kvasir_error *err)
 {
     const kvasir_quantize_params *p = j->params;
     if (p->imatrix) KV_TRY(kv_importance_open(p->imatrix, &j->importance, err));
     if (p->n_kv_heads)
         KV_TRY(kv_heads_open(j->gguf, p->n_kv_heads, p->kv_method ? p->kv_method : "mean", &j->heads, err));
-    KV_TRY(read_model(j, err));
+    KV_TRY(kv_gguf_blame(in, read_model(j, err), err));
     j->plans = kv_calloc(kv_gguf_n_tensors(j->gguf) + 1, sizeof *j->plans);
     if (!j->plans) return kv_fail_memory(err, kv_gguf_n_tensors(j->gguf) * sizeof *j->plans, "the plan");
     make_plan(j);
@@ -345,7 +345,7 @@ kvasir_code kvasir_quantize(const char *in, const char *out, const kvasir_quanti
                        out);
     KV_TRY(kv_gguf_open(in, &gguf, err));
     j.gguf = gguf;
-    kvasir_code code = prepare(&j, err);
+    kvasir_code code = prepare(&j, in, err);
     if (code == KVASIR_OK) code = write_all(&j, out, err);
     kv_pool_close(j.pool);
     kv_heads_close(j.heads);

@@ -214,7 +214,7 @@ def the_checkpoint_may_say_it_and_the_option_goes_over_that():
             open(path, "wb").write(with_key(spec))
             for tool, *args in LOADERS:
                 if tool != "inspect":
-                    refused(column, why, tool, "-m", path, *args, where="GGUF key kvasir.attention, ")
+                    refused(column, why, tool, "-m", path, *args, where=f"{path}: GGUF key kvasir.attention, ")
             r = kvasir("run", "-m", path, "-p", "a", "-n", "1", "--attention", "*=full")  # the option goes over the key, it does not mend it
             assert r.returncode == 2 and "GGUF key kvasir.attention, column" in r.stderr, r
             assert not in_force(path)["supported"]

@@ -169,6 +169,23 @@ USAGE = [
 
 
 @test
+def what_is_wrong_inside_a_file_says_which_file():
+    with open(TINY, "rb") as f:
+        data = f.read()
+    renamed = {"tensor": (b"blk.1.ffn_up.weight", b"blk.1.ffn_no.weight"), "key": (b"llama.block_count", b"llama.block_cound")}
+    with tempfile.TemporaryDirectory() as d:
+        for name, (old, new) in renamed.items():
+            path = os.path.join(d, name + ".gguf")
+            with open(path, "wb") as f:
+                f.write(data.replace(old, new))
+            for args in (["run", "-m", path, "--tokens", "1"], ["run", "-m", path, "--dry-run"], ["attention", "-q", "-m", path], ["serve", "-m", path]):
+                refuses(1, re.escape(f"kvasir {args[0]}: {path}: ") + ".*" + re.escape(old.decode().split(".")[-1]), *args)
+        with open(path, "wb") as f:
+            f.write(data.replace(b"general.architecture", b"general.architectura"))
+        refuses(1, re.escape(f"{path}: ") + ".*general.architecture", "quantize", path, os.path.join(d, "out.gguf"), "F32")
+
+
+@test
 def wrong_usage_is_one_line_and_exit_2():
     for args, pattern in USAGE:
         refuses(2, pattern, *args)

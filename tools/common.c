@@ -36,7 +36,7 @@ static bool is_wrong_specification(const kvasir_error *err, bool *is_parameter)
     *is_parameter = err->code == KVASIR_ERR_ARGUMENT && strncmp(err->message, parameter, sizeof parameter - 1) == 0;
     return *is_parameter ||
            (err->code == KVASIR_ERR_ARGUMENT && strncmp(err->message, option, sizeof option - 1) == 0) ||
-           (err->code == KVASIR_ERR_FORMAT && strncmp(err->message, key, sizeof key - 1) == 0);
+           (err->code == KVASIR_ERR_FORMAT && strstr(err->message, key));
 }
 
 int kv_tool_fail_error(const char *tool, const kvasir_error *err)

@@ -292,7 +292,7 @@ kvasir_code kvasir_estimate_memory(const char *path, const kvasir_model_params *
     kv_gguf *g = NULL;
     KV_TRY(kv_gguf_open(path, &g, err));
     kvasir_estimate e = {0};
-    kvasir_code code = estimate(g, mp, sp, &e, err);
+    kvasir_code code = kv_gguf_blame(path, estimate(g, mp, sp, &e, err), err);
     kv_gguf_close(g);
     if (code == KVASIR_OK) *out = e;
     return code;

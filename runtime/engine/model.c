@@ -73,15 +73,23 @@ static kvasir_code open_weights(kvasir_model *m, const kvasir_model_params *para
     KV_TRY(kv_model_init(&m->model, m->gguf, params->attention, err));
     KV_TRY(print_attention(m, err));
     kv_bound_each(&m->model.bound, &m->model.hp, add_row_bytes, &m->decode_weight_bytes);
-    if (params->gemm == KVASIR_GEMM_BLAS) {
-        m->use_blas = true;
-        return kv_blas_open(&m->blas, err);
-    }
+    if (m->use_blas) return KVASIR_OK;
     kv_pool *pool = NULL;
     KV_TRY(kv_pool_open(m->n_threads, &pool, err));
     kvasir_code code = kv_bound_pack(&m->model.bound, &m->model.hp, m->gguf, pool, err);
     kv_pool_close(pool);
     return code;
+}
+
+static kvasir_code open_file(kvasir_model *m, const kvasir_model_params *params, kvasir_error *err)
+{
+    KV_TRY(copy_string(m->gguf, "general.architecture", &m->architecture, err));
+    KV_TRY(copy_string(m->gguf, "general.name", &m->name, err));
+    summarise(m);
+    if (m->vocab_only) return kv_vocab_open(m->gguf, 0, &m->vocab, err);
+    /* Shapes first: the vocabulary is checked against the rows of the embedding. */
+    KV_TRY(open_weights(m, params, err));
+    return kv_vocab_open(m->gguf, m->model.hp.n_vocab, &m->vocab, err);
 }
 
 static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_model_params *params, kvasir_error *err)
@@ -90,14 +98,10 @@ static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_mo
     m->n_threads = params->n_threads > 0 ? params->n_threads : kv_pool_default_threads();
     if (params->n_threads < 0 || params->n_threads > 1024)
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", params->n_threads);
+    m->use_blas = params->gemm == KVASIR_GEMM_BLAS && !m->vocab_only;
+    if (m->use_blas) KV_TRY(kv_blas_open(&m->blas, err));
     KV_TRY(kv_gguf_open(path, &m->gguf, err));
-    KV_TRY(copy_string(m->gguf, "general.architecture", &m->architecture, err));
-    KV_TRY(copy_string(m->gguf, "general.name", &m->name, err));
-    summarise(m);
-    if (m->vocab_only) return kv_vocab_open(m->gguf, 0, &m->vocab, err);
-    /* Shapes first: the vocabulary is checked against the rows of the embedding. */
-    KV_TRY(open_weights(m, params, err));
-    return kv_vocab_open(m->gguf, m->model.hp.n_vocab, &m->vocab, err);
+    return kv_gguf_blame(path, open_file(m, params, err), err);
 }
 
 kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *params, kvasir_model **out,

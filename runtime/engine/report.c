@@ -253,7 +253,7 @@ kvasir_code kvasir_attention_report(const char *path, const kvasir_attention_par
     KV_TRY(kv_gguf_open(path, &g, err));
     kvasir_session_params p = kvasir_session_params_default();
     p.n_ctx = params->n_ctx, p.type_k = params->type_k, p.type_v = params->type_v;
-    kvasir_code code = kv_model_init(&m, g, params->attention, err);
+    kvasir_code code = kv_gguf_blame(path, kv_model_init(&m, g, params->attention, err), err);
     if (code == KVASIR_OK) code = kv_session_params_check(&m, &p, err);
     if (code == KVASIR_OK) code = kv_session_cache(&m, &p, &cache, err);
     if (code == KVASIR_OK) {

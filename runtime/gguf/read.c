@@ -317,15 +317,24 @@ static kvasir_code open_mapping(kv_mapped map, bool any_type, kv_gguf **out, kva
     return KVASIR_OK;
 }
 
+/* The end of a long path says more than its beginning, and the fault must still fit the line. */
+static kvasir_code add_path(const char *path, kvasir_code code, kvasir_error *err)
+{
+    if (code == KVASIR_OK || !err) return code;
+    const size_t len = strlen(path), shown = kv_min_size(len, 160);
+    return kv_fail(err, code, "%s%s: %s", shown < len ? "..." : "", path + len - shown, err->message);
+}
+
+kvasir_code kv_gguf_blame(const char *path, kvasir_code code, kvasir_error *err)
+{
+    return code == KVASIR_ERR_FORMAT || code == KVASIR_ERR_UNSUPPORTED ? add_path(path, code, err) : code;
+}
+
 static kvasir_code open_path(const char *path, bool any_type, kv_gguf **out, kvasir_error *err)
 {
     kv_mapped map;
     KV_TRY(kv_map_open(path, &map, err));
-    kvasir_code code = open_mapping(map, any_type, out, err);
-    if (code == KVASIR_OK || !err) return code;
-    /* The end of a long path says more than its beginning, and the fault must still fit the line. */
-    size_t len = strlen(path), shown = kv_min_size(len, 160);
-    return kv_fail(err, code, "%s%s: %s", shown < len ? "..." : "", path + len - shown, err->message);
+    return add_path(path, open_mapping(map, any_type, out, err), err);
 }
 
 kvasir_code kv_gguf_open(const char *path, kv_gguf **out, kvasir_error *err)

@@ -57,6 +57,9 @@ kvasir_code kv_gguf_open(const char *path, kv_gguf **out, kvasir_error *err);
 kvasir_code kv_gguf_open_any(const char *path, kv_gguf **out, kvasir_error *err);
 /* kv_gguf_open over bytes that the caller keeps alive (fuzzing, tests). */
 kvasir_code kv_gguf_open_memory(const void *data, size_t size, kv_gguf **out, kvasir_error *err);
+/* What is found wrong with a file after it was opened says which file, as the errors of opening do: returns `code`, and puts the
+ * path before the message of FORMAT and UNSUPPORTED. */
+kvasir_code kv_gguf_blame(const char *path, kvasir_code code, kvasir_error *err);
 void kv_gguf_close(kv_gguf *gguf);
 
 const kv_mapped *kv_gguf_mapping(const kv_gguf *gguf);
