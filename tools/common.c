@@ -29,14 +29,13 @@ int kv_tool_fail(const char *tool, const char *fmt, ...)
 }
 
 /* What is said of an attention specification begins with where it stands: wrong usage, and nothing was loaded. The library says
- * "attention, column 3: ..." of its parameter, which here is an option. */
+ * "attention, column 3: ..." of its parameter, which here is an option. (A wrong key kvasir.attention is a file's fault, not the
+ * user's: status 1.) */
 static bool is_wrong_specification(const kvasir_error *err, bool *is_parameter)
 {
-    static const char parameter[] = "attention", option[] = "--attention", key[] = "GGUF key kvasir.attention, ";
-    *is_parameter = err->code == KVASIR_ERR_ARGUMENT && strncmp(err->message, parameter, sizeof parameter - 1) == 0;
-    return *is_parameter ||
-           (err->code == KVASIR_ERR_ARGUMENT && strncmp(err->message, option, sizeof option - 1) == 0) ||
-           (err->code == KVASIR_ERR_FORMAT && strstr(err->message, key));
+    static const char parameter[] = "attention", option[] = "--attention";
+    *is_parameter = strncmp(err->message, parameter, sizeof parameter - 1) == 0;
+    return err->code == KVASIR_ERR_ARGUMENT && (*is_parameter || strncmp(err->message, option, sizeof option - 1) == 0);
 }
 
 int kv_tool_fail_error(const char *tool, const kvasir_error *err)
