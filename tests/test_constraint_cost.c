@@ -3,7 +3,7 @@
  *
  *     step   evaluate the token, then copy the logits and sample, or sample by the constraint        cost = what that adds / the step
  *
- * How often a grammar has to look at the whole vocabulary depends on the reply: a cost is the mean of replies by several seeds. Of three
+ * How often a grammar has to look at the whole vocabulary depends on the reply: a cost is the mean of replies by several seeds. Of six
  * such costs, each beside a reply without a constraint, the least counts: what else the machine does can only add to it. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,7 +19,7 @@
 #include "kvasir.h"
 
 #define GEMMA "models/gemma3-270m-q4_k_m.gguf"
-enum { N_STEPS = 48, N_SEEDS = 4, N_TRIES = 3 };
+enum { N_STEPS = 48, N_SEEDS = 4, N_TRIES = 6 };
 
 /* What an issue of kvasir promises: no cost above 10 % of a decode step. */
 static const double MAX_COST = 0.10;

@@ -13,19 +13,20 @@ sys.path.insert(0, "tests/support")
 from runner import run_tests  # noqa: E402
 from server import KVASIR, SMOLLM2, Server  # noqa: E402
 
-TRIES = 3  # what disturbs one of them is not the server; what it does itself it does in each
+TRIES = 5  # what disturbs one of them is not the server; what it does itself it does in each
 LONG = [9, 8, 7] * 1000
 
 
-def stream_times(server, n_tokens, stop=None):
-    """Moments at which pieces of one stream came; ends early when stop is set."""
+def stream_times(server, n_tokens, stop=None, times=None):
+    """Moments at which pieces of one stream came, also appended to `times`; ends early when stop is set."""
     body = json.dumps({"prompt": "Once upon a time", "max_tokens": n_tokens, "ignore_eos": True, "stream": True, "temperature": 0}).encode()
-    times = []
-    with server.connect("unix", timeout=60) as s:
+    times = [] if times is None else times
+    with server.connect("unix") as s:
         s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        s.recv(1 << 16)  # the head
         while s.recv(1 << 16) and not (stop and stop.is_set()):
             times.append(time.monotonic())
-    return times[1:]  # the first is the head
+    return times
 
 
 def gaps_of(times):
@@ -39,9 +40,10 @@ def streams_flow_while_a_long_prompt_is_read():
         for _ in range(TRIES):
             alone = statistics.median(gaps_of(stream_times(server, 60)))
             times, done, span = [], threading.Event(), []
-            flow = threading.Thread(target=lambda: times.extend(stream_times(server, 4000, done)))
+            flow = threading.Thread(target=stream_times, args=(server, 4000, done, times))
             flow.start()
-            time.sleep(0.3)
+            while len(times) < 10 and flow.is_alive():
+                time.sleep(0.01)
             span.append(time.monotonic())
             server.post("/v1/completions", {"prompt": LONG, "max_tokens": 1, "cache_prompt": False})
             span.append(time.monotonic())
@@ -50,12 +52,11 @@ def streams_flow_while_a_long_prompt_is_read():
             inside = [t for t in times if span[0] <= t <= span[1]]
             # A server that reads the prompt in one piece is silent for most of the span: the limit must be far from that.
             limit = max(0.1, 12 * alone)
-            assert span[1] - span[0] > 4 * limit, ("the prompt is too short for this machine", span, limit)
             worst = max(gaps_of([span[0], *inside, span[1]]))
-            tried.append((round(worst * 1e3), round(limit * 1e3), len(inside)))
-            if worst < limit:
+            tried.append((round(worst * 1e3), round(limit * 1e3), round((span[1] - span[0]) * 1e3), len(inside)))
+            if worst < limit and span[1] - span[0] > 4 * limit:
                 return
-        raise AssertionError(f"(longest gap ms, limit ms, pieces) of each try: {tried}")
+        raise AssertionError(f"(longest gap ms, limit ms, span ms: four limits at least, pieces) of each try: {tried}")
 
 
 def bench(server, clients, *args):
@@ -83,10 +84,15 @@ def eight_streams_are_three_times_as_fast_as_one():
 def a_shared_prefix_costs_its_time_once():
     """Four prompts of 2000 tokens in common, all at once, against four that differ: three of them are not read."""
     args = ("--requests", 1, "-p", 2032, "-n", 4)
-    with Server(model=SMOLLM2) as server:
-        apart, shared = bench(server, 4, *args), bench(server, 4, *args, "--shared-prefix", 2000)
+    tried = []
+    for _ in range(TRIES):
+        with Server(model=SMOLLM2) as server:
+            apart, shared = bench(server, 4, *args), bench(server, 4, *args, "--shared-prefix", 2000)
         assert apart["cached_share"] < 0.05 and shared["cached_share"] > 0.7, (apart, shared)
-        assert shared["requests_per_second"] > 2 * apart["requests_per_second"], (apart, shared)
+        tried.append(shared["requests_per_second"] / apart["requests_per_second"])
+        if tried[-1] > 2:
+            return
+    raise AssertionError(f"shared over apart in each try: {tried}")
 
 
 TESTS = [streams_flow_while_a_long_prompt_is_read, eight_streams_are_three_times_as_fast_as_one, a_shared_prefix_costs_its_time_once]
