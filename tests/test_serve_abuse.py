@@ -138,6 +138,14 @@ def many_messages_take_linear_time():
     assert prompt == "".join(f"<|im_start|>{t}<|im_end|>\n" for t in turns), prompt[:300]
 
 
+def pieces_of_a_large_text_are_refused():
+    """Each takes half a kilobyte of the server's memory: 16 MiB of text were 4 GB. The ids alone are given."""
+    assert len(server.post("/tokenize", {"content": "a " * 50000, "with_pieces": True})["tokens"]) == 50001
+    error = error_of(server.request("POST", "/tokenize", {"content": "a " * 500000, "with_pieces": True}), 400)
+    assert error["param"] == "content" and "500001 tokens" in error["message"], error
+    assert len(server.post("/tokenize", {"content": "a " * 500000})["tokens"]) == 500001
+
+
 def a_call_without_arguments_has_none():
     called = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "now"}}]}
     prompt = server.post("/apply-template", {"messages": [CHAT["messages"][0], called], "add_generation_prompt": False})["prompt"]
@@ -206,7 +214,7 @@ def a_log_on_a_full_disk_stops_nothing():
         assert p.returncode in (0, 1) and not os.path.exists(path), p.returncode  # 1: it could not say something
 
 
-TESTS = [impossible_schemas_are_400, impossible_grammars_are_400, what_is_large_is_answered_or_refused_in_time, many_messages_take_linear_time,
+TESTS = [impossible_schemas_are_400, impossible_grammars_are_400, what_is_large_is_answered_or_refused_in_time, many_messages_take_linear_time, pieces_of_a_large_text_are_refused,
          a_call_without_arguments_has_none, templates_that_never_end_are_an_error,
          many_impossible_things_leave_no_memory_behind, a_log_on_a_full_disk_stops_nothing]
 

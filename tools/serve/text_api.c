@@ -23,7 +23,26 @@ static bool read_flag(const json_t *body, const char *name, bool *out, kv_api_er
     return true;
 }
 
-/* {"content", "add_special", "parse_special", "with_pieces"} -> {"tokens": [ids]} or [{"id", "piece"}] */
+/* {"id", "piece"} of each; NULL: out of memory. */
+static json_t *pieces_of(const kvasir_model *model, const kvasir_token *tokens, size_t n)
+{
+    json_t *list = json_array();
+    bool ok = list != NULL;
+    for (size_t i = 0; ok && i < n; i++) {
+        const size_t len = kvasir_token_bytes(model, tokens[i], true, NULL, 0);
+        char *piece = malloc(len + 1);
+        if (piece) kvasir_token_bytes(model, tokens[i], true, piece, len);
+        ok = piece && json_array_append_new(
+                          list, json_pack("{s:i, s:o}", "id", (int)tokens[i], "piece", kv_json_text(piece, len))) == 0;
+        free(piece);
+    }
+    if (ok) return list;
+    json_decref(list);
+    return NULL;
+}
+
+/* {"content", "add_special", "parse_special", "with_pieces"} -> {"tokens": [ids]} or [{"id", "piece"}]. A piece takes half a kilobyte until
+ * it is sent, so an answer holds no more values than a request may. */
 static json_t *tokenize(const json_t *body, const kvasir_model *model, kv_api_error *error)
 {
     const json_t *content = kv_json_get(body, "content");
@@ -43,17 +62,17 @@ static json_t *tokenize(const json_t *body, const kvasir_model *model, kv_api_er
     if (kvasir_tokenize(model, json_string_value(content), json_string_length(content), flags, &tokens, &n, &err) !=
         KVASIR_OK)
         return fail_with(error, "content", &err);
-    json_t *list = with_pieces ? json_array() : kv_json_tokens(tokens, n);
-    for (size_t i = 0; with_pieces && i < n; i++) {
-        char *piece = NULL;
-        size_t len = kvasir_token_bytes(model, tokens[i], true, NULL, 0);
-        if ((piece = malloc(len + 1))) kvasir_token_bytes(model, tokens[i], true, piece, len);
-        json_array_append_new(list, json_pack("{s:i, s:o}", "id", (int)tokens[i], "piece",
-                                              piece ? kv_json_text(piece, len) : json_null()));
-        free(piece);
+    const size_t max_pieces = KV_JSON_MAX_VALUES / 3;
+    json_t *list = NULL, *answer = NULL;
+    if (with_pieces && n > max_pieces) {
+        kv_api_refuse(error, "content", "content has %zu tokens, but with_pieces takes at most %zu", n, max_pieces);
+    } else {
+        list = with_pieces ? pieces_of(model, tokens, n) : kv_json_tokens(tokens, n);
+        answer = list ? json_pack("{s:o}", "tokens", list) : NULL;
+        if (!answer) kv_api_fail_memory(error);
     }
     kvasir_free(tokens);
-    return json_pack("{s:o}", "tokens", list);
+    return answer;
 }
 
 /* {"tokens": [ids]} -> {"content"} */
