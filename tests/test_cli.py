@@ -377,7 +377,7 @@ def ids_outside_the_vocabulary_are_refused():
 def a_failed_write_is_one_line_and_exit_1():
     commands = [["run", "-p", "a", "-n", "3"], ["run", "-p", "a", "-n", "3", "-o", "json"], ["logits", "--tokens", "1"],
                 ["logits", "--tokens", "1,2", "--at", "all", "-o", "json"], ["tokenize", "-p", "a"], ["detokenize", "5"], ["inspect"],
-                ["inspect", "-o", "json"], ["run", "--dry-run"]]
+                ["inspect", "-o", "json"], ["run", "--dry-run"], ["run", "--help"], ["logits", "--version"]]
     for tool, *args in commands:
         with open("/dev/full", "wb") as full:
             r = kvasir(tool, "-m", TINY, *args, stdout=full)
@@ -388,6 +388,21 @@ def a_failed_write_is_one_line_and_exit_1():
         r = kvasir(tool, "-m", TINY, *args, stdout=write_end)
         os.close(write_end)
         assert r.status == 1 and len(r.lines) == 1, (tool, args, r.status, r.err)
+
+
+@test
+def ctrl_c_gives_130_whatever_a_tool_is_doing():
+    ids = ",".join(str(100 + i % 900) for i in range(8000))
+    waiting = [[tool, "-m", SMOLLM2, "-"] for tool in ("run", "perplexity", "tokenize", "detokenize")] + [["template", "-m", SMOLLM2, "--messages", "-"]]
+    busy = [["logits", "-m", SMOLLM2, "--tokens", ids, "--at", "all", "--top", "1"], ["attention", "-q", "-m", SMOLLM2, "--ctx", "200000000"]]
+    for args in waiting + busy:
+        child = subprocess.Popen([KVASIR, *args], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        time.sleep(0.5)  # wherever it is by then
+        child.send_signal(signal.SIGINT)
+        status = child.wait(20)  # the rest of the logits takes minutes
+        child.stdin.close()
+        with child.stderr as err:
+            assert (status, err.read()) == (130, b""), (args[0], status)
 
 
 @test

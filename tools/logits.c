@@ -171,6 +171,8 @@ static kvasir_code print_all(logits_state *s, kv_bar *bar, kvasir_error *err)
         bool is_alone = next - pos >= PIECE || next + 1 == s->n_tokens;
         size_t end = is_alone ? next + 1 : pos + PIECE < s->n_tokens ? pos + PIECE : s->n_tokens;
         kvasir_code code = feed(s, pos, end, is_alone ? KVASIR_LOGITS_LAST : KVASIR_LOGITS_ALL, bar, err);
+        /* A short piece ends before the session asks whether to go on. */
+        if (code == KVASIR_OK && kv_interrupted()) code = kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted");
         if (code != KVASIR_OK) return code;
         if (is_alone) print_row(s, next, kvasir_session_logits(s->session, 0));
         for (size_t i = pos; !is_alone && i < end; i++)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tools/term.h"
 #include "tools/tools.h"
 
 static const kv_tool TOOLS[] = {
@@ -79,6 +80,7 @@ int main(int argc, char **argv)
 {
     setlocale(LC_CTYPE, "");  /* the width of characters; numbers stay in the C locale */
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is a write error with a line, not a silent death */
+    kv_interrupt_end();
     if (argc < 2) return print_help();
     const char *word = argv[1];
     if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)

@@ -18,6 +18,7 @@
 #include <strings.h>
 
 #include "tools/term.h"
+#include "tools/tools.h"
 
 enum { MAX_ROWS = 96, MAX_REASON = 256, MAX_LIST = 1 << 24, MAX_BIASES = 4096, MAX_STRINGS = 256 };
 
@@ -489,7 +490,7 @@ static int print_help(const kv_command *command)
             print_option(&(slot){row, command->groups[g].base, NULL, g});
     }
     printf("\n  -h, --help                      This text.\n      --version                   The version.\n");
-    return fflush(stdout) == 0 ? 0 : 1;
+    return kv_tool_finish(command->name, 0);
 }
 
 /* ---- the parser ---------------------------------------------------------------------------------- */
@@ -502,7 +503,10 @@ int kv_options_parse(int argc, char **argv, kv_command *command)
         const char *value;
         const slot *s = find_slot(&all, argv[i], &value);
         if (is_help_word(argv[i])) return print_help(command);
-        if (is_version_word(argv[i])) return puts("kvasir " KVASIR_VERSION) < 0 || fflush(stdout) ? 1 : 0;
+        if (is_version_word(argv[i])) {
+            puts("kvasir " KVASIR_VERSION);
+            return kv_tool_finish(command->name, 0);
+        }
         if (s && takes_value(s->row) && !value) i++; /* a prompt may be "--help" */
     }
     command->n_args = 0;

@@ -128,6 +128,19 @@ static void on_interrupt(int number)
     interrupt_flag = 1;
 }
 
+static void end_at_once(int number)
+{
+    (void)number;
+    _exit(KV_EXIT_INTERRUPTED);
+}
+
+void kv_interrupt_end(void)
+{
+    struct sigaction action = {.sa_handler = end_at_once}, before;
+    sigemptyset(&action.sa_mask);
+    if (sigaction(SIGINT, NULL, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(SIGINT, &action, NULL);
+}
+
 void kv_interrupt_install(void)
 {
     struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART: a blocked read returns */

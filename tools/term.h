@@ -52,6 +52,8 @@ const char *kv_format_bytes(size_t bytes, char *buf, size_t cap);
 /* A text within a cell of a Markdown table, on stdout: '|' would end the cell. */
 void kv_print_md_cell(const char *text);
 
+/* SIGINT ends the process with 130, as it does where a tool installs more: a script sees one status, not a signal's. */
+void kv_interrupt_end(void);
 /* SIGINT sets a flag instead of ending the process, so that loops stop at a clean place; a second one while the flag is still
  * set ends the process with 130 at once. */
 void kv_interrupt_install(void);
