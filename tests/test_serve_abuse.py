@@ -12,7 +12,7 @@ import time
 
 sys.path.insert(0, "tests/support")
 from runner import run_tests  # noqa: E402
-from server import KVASIR, SLOW, TINY, Server  # noqa: E402
+from server import KVASIR, SLOW, TINY, Server, read_response  # noqa: E402
 
 KINDS = ("tcp", "unix")
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
@@ -146,6 +146,37 @@ def pieces_of_a_large_text_are_refused():
     assert len(server.post("/tokenize", {"content": "a " * 500000})["tokens"]) == 500001
 
 
+def queue_large_texts(s, n):
+    """n clients whose bodies of 8 MB, a second each, wait for the thread that reads such."""
+    body = json.dumps({"content": "a " * 4_000_000}).encode()
+    clients = [s.connect("unix") for _ in range(n)]
+    for c in clients:
+        c.sendall(b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    return clients
+
+
+def a_server_that_ends_reads_no_more_of_what_waits():
+    s = Server()
+    clients = queue_large_texts(s, 30)
+    start = time.monotonic()
+    s.process.send_signal(signal.SIGTERM)
+    answers = [read_response(c) for c in clients]
+    assert s.process.wait(60 * SLOW) == 0 and time.monotonic() - start < 10 * SLOW, time.monotonic() - start
+    refused = [error_of(r, 503)["code"] for r in answers if r.status != 200]
+    assert len(refused) > 10 and set(refused) == {"shutting_down"}, refused
+    for c in clients:
+        c.close()
+
+
+def bodies_of_clients_that_left_are_not_read():
+    with Server() as s:
+        for c in queue_large_texts(s, 30):
+            c.close()
+        start = time.monotonic()
+        assert len(s.post("/tokenize", {"content": "a " * 50000})["tokens"]) == 50001  # large enough to wait behind them
+        assert time.monotonic() - start < 10 * SLOW
+
+
 def a_call_without_arguments_has_none():
     called = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "now"}}]}
     prompt = server.post("/apply-template", {"messages": [CHAT["messages"][0], called], "add_generation_prompt": False})["prompt"]
@@ -215,6 +246,7 @@ def a_log_on_a_full_disk_stops_nothing():
 
 
 TESTS = [impossible_schemas_are_400, impossible_grammars_are_400, what_is_large_is_answered_or_refused_in_time, many_messages_take_linear_time, pieces_of_a_large_text_are_refused,
+         a_server_that_ends_reads_no_more_of_what_waits, bodies_of_clients_that_left_are_not_read,
          a_call_without_arguments_has_none, templates_that_never_end_are_an_error,
          many_impossible_things_leave_no_memory_behind, a_log_on_a_full_disk_stops_nothing]
 

@@ -71,6 +71,11 @@ bool kv_api_fail_stopping(kv_api_error *error)
     return kv_api_fail(error, 503, "shutting_down", "the server is shutting down");
 }
 
+bool kv_api_fail_cancelled(kv_api_error *error)
+{
+    return kv_api_fail(error, 499, "cancelled", "the request was cancelled");
+}
+
 /* ---- scanning: depth, size, paths --------------------------------------------------------------- */
 
 /* A text being walked over: what is open around the byte, without recursion. */

@@ -30,6 +30,8 @@ bool kv_api_fail(kv_api_error *error, int status, const char *code, const char *
 bool kv_api_fail_memory(kv_api_error *error);
 /* For who comes, or is cut short, while the server ends. */
 bool kv_api_fail_stopping(kv_api_error *error);
+/* For whose client has left, or closed the half that sends. */
+bool kv_api_fail_cancelled(kv_api_error *error);
 
 /* The value, which must be an object; NULL after a refusal. Linear in len. */
 json_t *kv_json_read(const char *text, size_t len, kv_api_error *error);

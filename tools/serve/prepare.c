@@ -22,7 +22,7 @@ struct kv_preparer {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     queue small, large;
-    bool is_closing;
+    bool is_draining, is_closing;
 };
 
 static kv_job *pop(queue *q)
@@ -46,10 +46,17 @@ static void generate(kv_preparer *p, kv_job *job, const json_t *body)
     kv_job_fail(job, &error);
 }
 
-static void prepare(kv_preparer *p, kv_job *job)
+/* Who waited here while the server began to end, or the client left, has not begun. */
+static void prepare(kv_preparer *p, kv_job *job, bool is_ending)
 {
     kv_api_error error;
-    json_t *body = kv_json_read(job->body, job->body_len, &error);
+    json_t *body = NULL;
+    if (is_ending)
+        kv_api_fail_stopping(&error);
+    else if (atomic_load_explicit(&job->cancelled, memory_order_relaxed))
+        kv_api_fail_cancelled(&error);
+    else
+        body = kv_json_read(job->body, job->body_len, &error);
     free(job->body);
     job->body = NULL;
     if (!body) {
@@ -79,8 +86,9 @@ static void *run(void *user)
             pthread_cond_wait(&p->changed, &p->lock);
             continue;
         }
+        const bool is_ending = p->is_draining || p->is_closing;
         pthread_mutex_unlock(&p->lock);
-        prepare(p, job);
+        prepare(p, job, is_ending);
         pthread_mutex_lock(&p->lock);
     }
     pthread_mutex_unlock(&p->lock);
@@ -119,6 +127,13 @@ void kv_preparer_close(kv_preparer *p)
     pthread_cond_destroy(&p->changed);
     pthread_mutex_destroy(&p->lock);
     free(p);
+}
+
+void kv_preparer_drain(kv_preparer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->is_draining = true;
+    pthread_mutex_unlock(&p->lock);
 }
 
 void kv_preparer_put(kv_preparer *p, kv_job *job)

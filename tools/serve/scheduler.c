@@ -334,7 +334,7 @@ static void drop_cancelled(kv_scheduler *s)
             if (s->is_stopping)
                 kv_api_fail_stopping(&error);
             else
-                kv_api_fail(&error, 499, "cancelled", "the request was cancelled");
+                kv_api_fail_cancelled(&error);
             end_work(s, work, &error, !s->is_stopping);
         }
     }

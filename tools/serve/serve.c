@@ -206,6 +206,7 @@ static void on_signal(evutil_socket_t number, short what, void *user)
     s->is_draining = true;
     s->drain_ms = kv_now_ms();
     kv_listen_close(s);
+    kv_preparer_drain(s->preparer);
     kv_scheduler_drain(s->scheduler);
     kv_conns_close(s, false);
     event_add(s->drain_check, &often);
