@@ -169,6 +169,14 @@ USAGE = [
 
 
 @test
+def an_error_line_is_utf_8_whatever_was_typed():
+    for args in (["run", b"--\xff"], [b"r\xfen"], ["run", "-m", b"\xc3\x28", "-p", "a"], ["inspect", b"/no/\xf0\x9f"], ["run", "-p", "a", "-n", "é" * 100],
+                 ["run", "-p", "a", "-n", "x" + "é" * 100], ["run", "-p", "a", "-o", "日" * 50], ["run", "--" + "é" * 60]):
+        done = subprocess.run([KVASIR, *args], capture_output=True, timeout=60)
+        assert done.returncode in (1, 2) and len(done.stderr.decode("utf-8").splitlines()) == 1, (args, done)
+
+
+@test
 def what_is_wrong_inside_a_file_says_which_file():
     with open(TINY, "rb") as f:
         data = f.read()

@@ -39,11 +39,15 @@ typedef struct slots {
 
 void kv_print_error(const char *command_name, const char *fmt, va_list args)
 {
-    char line[1024];
+    char line[1024], text[3 * sizeof line + 16];
     vsnprintf(line, sizeof line, fmt, args);
-    for (char *p = line; *p; p++)
-        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = '?';
-    fprintf(stderr, "kvasir%s%s: %s\n", command_name ? " " : "", command_name ? command_name : "", line);
+    /* UTF-8 whatever was typed or read, and wherever %.60s cut it: who reads the line as text is not to fail over it. */
+    kvasir_utf8_stream stream = {0};
+    size_t n = kvasir_utf8_push(&stream, line, strlen(line), text);
+    n += kvasir_utf8_finish(&stream, text + n);
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f) text[i] = '?';
+    fprintf(stderr, "kvasir%s%s: %.*s\n", command_name ? " " : "", command_name ? command_name : "", (int)n, text);
 }
 
 int kv_usage_error(const char *command_name, const char *fmt, ...)

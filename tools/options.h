@@ -85,7 +85,8 @@ enum { KV_PARSED = -1 };
 /* Parses argv[1..]. Returns KV_PARSED, or the exit status: 0 after --help or --version, 2 after an error line. */
 int kv_options_parse(int argc, char **argv, kv_command *command);
 
-/* One line "kvasir NAME: ..." on stderr, or "kvasir: ..." where the name is NULL; what is no printable character becomes '?'. */
+/* One line "kvasir NAME: ..." on stderr, or "kvasir: ..." where the name is NULL; what is no printable character becomes '?',
+ * and what is not UTF-8 U+FFFD. */
 void kv_print_error(const char *command_name, const char *fmt, va_list args);
 
 /* The same; returns 2. For combinations that the table cannot know. */
