@@ -166,6 +166,11 @@ def what_is_in_force_is_printed_in_canonical_form_which_parses_to_itself():
         for spec in (written, printed):
             got = in_force(TINY, "--attention", spec)
             assert got["attention_spec"] == printed, (spec, got["attention_spec"])
+    long = "global(set=" + ".".join(str(2 * i) for i in range(4000)) + ")"  # 19 kB
+    got = in_force(TINY, "--attention", "*=" + long)
+    assert got["attention_spec"] == "0-3=" + long and {r["spec"] for r in got["attention"]} == {long}
+    r = kvasir("attention", "-q", "-m", TINY, "--ctx", "64", "-o", "json", "--attention", "*=" + long)
+    assert {row["spec"] for row in json.loads(r.stdout)["layers"]} == {long}
     rows = in_force(TINY, "--attention", "2=window(8)|kv_heads(1)")["attention"]
     assert [r["spec"] for r in rows] == ["full", "full", "window(8)|kv_heads(1)", "full"]
     assert [r["kv_heads"] for r in rows] == [2, 2, 1, 2]

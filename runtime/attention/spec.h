@@ -21,7 +21,7 @@ enum {
     KV_MAX_STAGES = 4,             /* of a source */
     KV_MAX_SOURCES = 16,           /* entries of by_length */
     KV_MAX_SPEC_BYTES = 1 << 16,   /* of a specification */
-    KV_MAX_LAYER_TEXT = 1 << 13,   /* of a layer in canonical form */
+    KV_MAX_LAYER_TEXT = 1 << 13,   /* of a layer in canonical form, in most specifications */
     KV_MAX_SPEC_MEMORY = 64 << 20, /* of everything that the specifications of a model hold, files included */
 };
 
@@ -84,6 +84,8 @@ kv_layer_spec kv_layer_spec_window(size_t window, kv_arena *arena);
 
 /* One layer in canonical form: defaults written out. Returns the length it has, as snprintf does. */
 int kv_layer_spec_print(const kv_layer_spec *layer, char *buf, size_t cap);
+/* The same as long as it is (a set of positions may be); kv_free. NULL when memory is short. */
+char *kv_layer_spec_text(const kv_layer_spec *layer);
 /* All layers as rules, layers with the same text together. NULL when memory is short; kv_free. */
 char *kv_spec_print(const kv_layer_spec *layers, int n_layers);
 

@@ -150,6 +150,14 @@ int kv_layer_spec_print(const kv_layer_spec *layer, char *buf, size_t cap)
     return (int)o.len;
 }
 
+char *kv_layer_spec_text(const kv_layer_spec *layer)
+{
+    const size_t len = (size_t)kv_layer_spec_print(layer, NULL, 0);
+    char *text = kv_malloc_array(len + 1, 1);
+    if (text) kv_layer_spec_print(layer, text, len + 1);
+    return text;
+}
+
 /* ---- all layers ------------------------------------------------------------------------------------------ */
 
 /* Layers of the same text as layer `first`: "0", "0-3", "0-10/2", joined by commas. */
@@ -192,10 +200,8 @@ char *kv_spec_print(const kv_layer_spec *layers, int n_layers)
     char **texts = kv_calloc((size_t)n_layers, sizeof *texts), *result = NULL;
     bool ok = texts != NULL;
     for (int i = 0; ok && i < n_layers; i++) {
-        const size_t len = (size_t)kv_layer_spec_print(&layers[i], NULL, 0);
-        texts[i] = kv_malloc_array(len + 1, 1);
+        texts[i] = kv_layer_spec_text(&layers[i]);
         ok = texts[i] != NULL;
-        if (ok) kv_layer_spec_print(&layers[i], texts[i], len + 1);
     }
     if (ok) {
         out o = {0};

@@ -94,11 +94,11 @@ static void add_model(const kv_model *m, json_t *root, bool *ok)
     add_spec(m, root, ok);
     json_t *layers = json_array();
     for (uint32_t i = 0; i < hp->n_layers; i++) {
-        char spec[KV_MAX_LAYER_TEXT];
-        kv_layer_spec_print(&m->attention[i].spec, spec, sizeof spec);
+        char *spec = kv_layer_spec_text(&m->attention[i].spec);
         json_t *row = json_object();
         put(ok, row, "layer", json_integer(i));
-        put(ok, row, "spec", json_string(spec));
+        put(ok, row, "spec", spec ? json_string(spec) : NULL);
+        kv_free(spec);
         put(ok, row, "heads", json_integer(hp->layers[i].n_heads));
         put(ok, row, "kv_heads", json_integer(kv_model_layer_shape(m, (int)i).n_kv_heads)); /* in the cache */
         put(ok, row, "n_ff", json_integer(hp->layers[i].n_ff));

@@ -184,12 +184,12 @@ static json_t *map_of(report *r, const kv_attention *a)
 
 static json_t *layer_row(report *r, int layer, const cost *c)
 {
-    char spec[KV_MAX_LAYER_TEXT];
     const kv_attention *a = &r->m->attention[layer];
     json_t *row = json_object();
-    kv_layer_spec_print(&a->spec, spec, sizeof spec);
+    char *spec = kv_layer_spec_text(&a->spec);
     put(r, row, "layer", json_integer(layer));
-    put(r, row, "spec", json_string(spec));
+    put(r, row, "spec", spec ? json_string(spec) : NULL);
+    kv_free(spec);
     put(r, row, "heads", json_integer(a->n_heads));
     put(r, row, "kv_heads", json_integer(r->cache->layers[layer].shape.n_kv_heads));
     put_cost(r, row, c);
