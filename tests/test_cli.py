@@ -177,6 +177,22 @@ def an_error_line_is_utf_8_whatever_was_typed():
 
 
 @test
+def a_path_of_any_bytes_has_its_json():
+    with tempfile.TemporaryDirectory() as d:
+        folder = os.path.join(os.fsencode(d), b"\xff")
+        os.mkdir(folder)
+        path, out, csr = (os.path.join(folder, name) for name in (b"m.gguf", b"out.gguf", b"csr"))
+        shutil.copy(TINY, path)
+        shutil.copy("tests/golden/attention/blocks.csr", csr)
+        spec = ["--attention", b"*=blocks(16, file=" + csr + b")"]
+        for args in (["run", "--dry-run", "-m", path], ["inspect", path, *spec], ["attention", "-q", "--ctx", "8", "-m", path, *spec], ["quantize", path, out, "Q8_0"],
+                     ["bench", "-q", "-p", "8", "-n", "0", "-r", "1", "-m", path, *spec], ["synth", out], ["convert", "build/fixtures/llama/hf", out],
+                     ["perplexity", "-m", path, "-f", "README.md", "-c", "64", "--chunks", "1", *spec]):
+            done = subprocess.run([KVASIR, *args, "-o", "json"], capture_output=True, timeout=60)
+            assert done.returncode == 0 and json.loads(done.stdout), (args, done)
+
+
+@test
 def what_is_wrong_inside_a_file_says_which_file():
     with open(TINY, "rb") as f:
         data = f.read()

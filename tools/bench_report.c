@@ -4,6 +4,7 @@
  * none), plus ours: median_ts, limit_pct, load_ms, ttft_ms, kv_bytes, peak_rss_bytes and the limits themselves. A row is one JSON object; CSV is its keys and values.
  */
 #include "tools/bench_report.h"
+#include "tools/json_out.h"
 #include "tools/term.h"
 
 #include <math.h>
@@ -106,16 +107,16 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
         json_array_append_new(ts, real(n_tokens * 1e9 / (double)row->samples_ns[i], 4));
     }
     /* clang-format off */
-    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:s, s:b, s:i, s:s, s:s,"
-                     " s:i, s:i, s:s, s:i, s:b, s:b, s:s, s:s, s:s, s:b, s:b, s:b, s:i, s:b, s:s, s:s, s:i, s:i, s:i, s:s,"
-                     " s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:s, s:s}",
+    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:o, s:s, s:I, s:I, s:i, s:i, s:i, s:s, s:b, s:i, s:s, s:s,"
+                     " s:i, s:i, s:s, s:i, s:b, s:b, s:s, s:s, s:s, s:b, s:b, s:b, s:i, s:b, s:s, s:s, s:i, s:i,"
+                     " s:i, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:s}",
         "engine", "kvasir",
         "build_commit", "v" KVASIR_VERSION,
         "build_number", 0,
         "cpu_info", cpu,
         "gpu_info", "",
         "backends", "CPU",
-        "model_filename", setup->model_path,
+        "model_filename", kv_json_string(setup->model_path),
         "model_type", type,
         "model_size", (json_int_t)setup->info.weight_bytes,
         "model_n_params", (json_int_t)setup->info.n_params,
@@ -163,7 +164,7 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
         "vs_blas", row->vs_blas > 0 ? real(row->vs_blas, 3) : json_null(),
         "samples_ns", ns,
         "samples_ts", ts,
-        "attention", setup->attention,
+        "attention", kv_json_string(setup->attention),
         "test", name);
     /* clang-format on */
 }

@@ -326,9 +326,9 @@ int kv_common_dry_run(const char *tool, const kv_common *c, int n_seqs)
         print_estimate(&e, n_seqs, fits);
         return kv_tool_finish(tool, KV_EXIT_OK);
     }
-    json_t *json =
-        json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:b}", "model", path, "weight_bytes", (json_int_t)e.weight_bytes,
-                  "kv_bytes", (json_int_t)e.kv_bytes, "compute_bytes", (json_int_t)e.compute_bytes, "total_bytes",
-                  (json_int_t)e.total_bytes, "available_bytes", (json_int_t)e.available_bytes, "fits", fits);
+    json_t *json = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:b}", "model", kv_json_string(path), "weight_bytes",
+                             (json_int_t)e.weight_bytes, "kv_bytes", (json_int_t)e.kv_bytes, "compute_bytes",
+                             (json_int_t)e.compute_bytes, "total_bytes", (json_int_t)e.total_bytes, "available_bytes",
+                             (json_int_t)e.available_bytes, "fits", fits);
     return kv_json_print(tool, json, KV_EXIT_OK);
 }

@@ -41,8 +41,8 @@ static int report(const convert_options *o, const char *path, double ms)
     const size_t bytes = stat(path, &st) == 0 ? (size_t)st.st_size : 0;
     if (o->common.output == KV_OUTPUT_JSON)
         return kv_json_print(TOOL,
-                             json_pack("{s:s, s:I, s:s, s:o}", "path", path, "bytes", (json_int_t)bytes, "type",
-                                       TYPES[o->type], "ms", kv_json_ms(ms)),
+                             json_pack("{s:o, s:I, s:s, s:o}", "path", kv_json_string(path), "bytes", (json_int_t)bytes,
+                                       "type", TYPES[o->type], "ms", kv_json_ms(ms)),
                              KV_EXIT_OK);
     char size[32];
     if (!o->common.quiet)

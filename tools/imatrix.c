@@ -72,9 +72,9 @@ static int print_result(const imatrix_state *s, const char *out, double ms)
     char size[32];
     if (s->options->common.output == KV_OUTPUT_JSON)
         return kv_json_print(TOOL,
-                             json_pack("{s:s, s:I, s:I, s:I, s:I, s:o}", "path", out, "bytes", (json_int_t)bytes,
-                                       "n_chunks", (json_int_t)s->text.n_chunks, "n_ctx", (json_int_t)s->n_ctx,
-                                       "n_tokens", (json_int_t)n_read, "ms", kv_json_ms(ms)),
+                             json_pack("{s:o, s:I, s:I, s:I, s:I, s:o}", "path", kv_json_string(out), "bytes",
+                                       (json_int_t)bytes, "n_chunks", (json_int_t)s->text.n_chunks, "n_ctx",
+                                       (json_int_t)s->n_ctx, "n_tokens", (json_int_t)n_read, "ms", kv_json_ms(ms)),
                              KV_EXIT_OK);
     if (!s->options->common.quiet)
         fprintf(stderr, "%s: %s, from %zu tokens in chunks of %zu, %.1f s\n", out,

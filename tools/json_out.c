@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tools/tools.h"
 
@@ -38,5 +39,7 @@ json_t *kv_json_text(const char *text, size_t len)
     free(clean);
     return string;
 }
+
+json_t *kv_json_string(const char *text) { return kv_json_text(text, strlen(text)); }
 
 json_t *kv_json_ms(double ms) { return json_real(round(ms * 1e3) / 1e3); }

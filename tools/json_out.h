@@ -14,6 +14,8 @@ json_t *kv_json_tokens(const kvasir_token *tokens, size_t n_tokens);
 
 /* A string of any bytes: what is not UTF-8 becomes U+FFFD. */
 json_t *kv_json_text(const char *text, size_t len);
+/* The same of a C string: a path may hold any bytes. */
+json_t *kv_json_string(const char *text);
 
 /* Milliseconds with three decimals: more would be noise. */
 json_t *kv_json_ms(double ms);

@@ -265,9 +265,10 @@ static json_t *result_json(const perplexity_state *s)
     json_t *more = r.is_compared ? json_pack("{s:f, s:f, s:f, s:f}", "kl_mean", r.kl, "kl_stderr", r.kl_error,
                                              "same_top", r.same_top, "base_ppl", r.base_ppl)
                                  : json_object();
-    json_t *spec = s->attention ? json_pack("{s:s, s:I}", "attention", kvasir_model_attention(s->tested.model),
-                                            "kv_bytes", (json_int_t)s->kv_bytes)
-                                : json_object();
+    json_t *spec = s->attention
+                       ? json_pack("{s:o, s:I}", "attention", kv_json_string(kvasir_model_attention(s->tested.model)),
+                                   "kv_bytes", (json_int_t)s->kv_bytes)
+                       : json_object();
     if (!json || !more || !spec || json_object_update(json, more) != 0 || json_object_update(json, spec) != 0) {
         json_decref(json);
         json = NULL;

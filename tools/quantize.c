@@ -90,7 +90,7 @@ static int print_result(const told *t, const char *out, double ms)
     const double rmse = t->weights > 0 ? sqrt(t->squares / t->weights) : 0;
     if (o->common.output == KV_OUTPUT_JSON)
         return kv_json_print(TOOL,
-                             json_pack("{s:s, s:I, s:I, s:I, s:f, s:f, s:O, s:o}", "path", out, "bytes",
+                             json_pack("{s:o, s:I, s:I, s:I, s:f, s:f, s:O, s:o}", "path", kv_json_string(out), "bytes",
                                        (json_int_t)bytes, "tensor_bytes_from", (json_int_t)t->bytes_from,
                                        "tensor_bytes_to", (json_int_t)t->bytes_to, "relative_rmse", rmse, "max_error",
                                        t->max_error, "kv_heads", t->layers, "ms", kv_json_ms(ms)),

@@ -97,7 +97,7 @@ static void add_model(const kv_model *m, json_t *root, bool *ok)
         char *spec = kv_layer_spec_text(&m->attention[i].spec);
         json_t *row = json_object();
         put(ok, row, "layer", json_integer(i));
-        put(ok, row, "spec", spec ? json_string(spec) : NULL);
+        put(ok, row, "spec", spec ? json_str(kv_str_from(spec)) : NULL);
         kv_free(spec);
         put(ok, row, "heads", json_integer(hp->layers[i].n_heads));
         put(ok, row, "kv_heads", json_integer(kv_model_layer_shape(m, (int)i).n_kv_heads)); /* in the cache */

@@ -12,6 +12,7 @@
 #include "attention/linear.h"
 #include "base/alloc.h"
 #include "engine/engine.h"
+#include "text/utf8.h"
 
 enum { MAX_QUERIES = 4096, MAX_MAP = 256 };
 
@@ -188,7 +189,8 @@ static json_t *layer_row(report *r, int layer, const cost *c)
     json_t *row = json_object();
     char *spec = kv_layer_spec_text(&a->spec);
     put(r, row, "layer", json_integer(layer));
-    put(r, row, "spec", spec ? json_string(spec) : NULL);
+    const bool is_text = spec && kv_utf8_valid_prefix(spec, strlen(spec)) == strlen(spec); /* blocks(file=...) */
+    put(r, row, "spec", spec ? json_string(is_text ? spec : "(not UTF-8)") : NULL);
     kv_free(spec);
     put(r, row, "heads", json_integer(a->n_heads));
     put(r, row, "kv_heads", json_integer(r->cache->layers[layer].shape.n_kv_heads));
