@@ -182,6 +182,24 @@ static void measure(size_t i, double share[2])
                cases[i].name, compiled, 100 * share[0], step, 100 * share[1], worst);
 }
 
+/* Ways to read the same text that multiply: without a bound on the work a step takes seconds, and all that a server decodes waits. */
+static void a_grammar_of_many_readings_takes_no_seconds(void **state)
+{
+    (void)state;
+    static const char TEXT[] = "root ::= e\ne ::= \"(\" e \")\" | f f | [a-z ]\nf ::= \"[\" e \"]\" | g | \"\"\n"
+                               "g ::= [a-z]+ e?";
+    kvasir_grammar *g;
+    kvasir_error err = {0};
+    if (kvasir_grammar_compile(model, KVASIR_GRAMMAR_GBNF, TEXT, strlen(TEXT), &g, &err) != KVASIR_OK)
+        fail_msg("%s", err.message);
+    for (uint64_t seed = 1; seed <= N_SEEDS; seed++) {
+        const cost c = reply(g, seed);
+        if (is_verbose) printf("  many readings: most %.0f ms, mean %.1f ms\n", c.worst_ms, c.sample_ms);
+        assert_true(c.worst_ms < 3000);
+    }
+    kvasir_grammar_close(g);
+}
+
 static void a_constraint_costs_less_than_a_tenth_of_a_step(void **state)
 {
     (void)state;
@@ -205,6 +223,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_constraint_costs_less_than_a_tenth_of_a_step),
+        cmocka_unit_test(a_grammar_of_many_readings_takes_no_seconds),
     };
     is_verbose = argc > 1 && strcmp(argv[1], "-v") == 0;
     return cmocka_run_group_tests(tests, open_model, close_model);

@@ -57,13 +57,15 @@ typedef struct kv_frame {
 } kv_frame;
 
 enum {
-    KV_MAX_THREADS = 256, /* more are dropped: the text stays right, some ways to go on are lost */
-    KV_MAX_DEPTH = 1024,  /* of a stack; deeper ways are dropped */
+    KV_MAX_THREADS = 256,  /* more are dropped: the text stays right, some ways to go on are lost */
+    KV_MAX_DEPTH = 1024,   /* of a stack; deeper ways are dropped */
+    KV_MAX_WORK = 1 << 25, /* threads looked at for a mask, some 50 ms: tokens that would take more are dropped */
 };
 
 typedef struct kv_run {
     kv_grammar *g;
     kv_thread *now; /* [KV_MAX_THREADS] */
+    uint64_t work;  /* threads looked at, since a walk that counts them began */
     uint32_t n_now;
     bool may_end, has_ended;
     kv_frame *frames;

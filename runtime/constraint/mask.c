@@ -93,7 +93,7 @@ static void walk(kv_run *r, uint32_t from, uint32_t to, uint32_t n_first, uint64
     const kv_trie *t = r->g->trie;
     uint32_t depth = 0;
     r->level_first[0] = 0, r->level_first[1] = n_first, r->level_end[0] = to;
-    for (uint32_t i = from; i < to;) {
+    for (uint32_t i = from; i < to && r->work < KV_MAX_WORK;) {
         while (i >= r->level_end[depth]) depth--;
         const uint32_t first = r->level_first[depth], end = r->level_first[depth + 1];
         if (!grow_levels(r, end)) return;
@@ -237,7 +237,7 @@ static kv_mask *make_mask(kv_run *r, uint32_t state)
 {
     kv_grammar *g = r->g;
     memset(r->part, 0, n_words(g) * sizeof *r->part);
-    r->n_leaves = 0;
+    r->n_leaves = 0, r->work = 0;
     const uint32_t mark = r->n_frames;
     walk_frame(r, state, r->part);
     kv_run_forget(r, mark);
@@ -300,12 +300,15 @@ bool kv_run_mask(kv_run *r)
     memset(r->bits, 0, n_words(g) * sizeof *r->bits);
     if (r->has_ended) return false;
     const uint32_t mark = r->n_frames;
+    uint64_t work = 0; /* of the leaves: what is in the cache must not change what is found */
     pthread_mutex_lock(&g->lock);
     for (uint32_t i = 0; i < r->n_now; i++) {
         const kv_mask *m = get_mask(r, r->now[i].state);
         if (!m) continue; /* out of memory: fewer tokens, none wrong */
         add_tokens(r, m);
+        r->work = work;
         walk_leaves(r, m, r->now[i].stack);
+        work = r->work;
         kv_run_forget(r, mark);
     }
     pthread_mutex_unlock(&g->lock);

@@ -69,6 +69,7 @@ void kv_run_add(kv_run *r, kv_thread *out, uint32_t *n, uint32_t state, uint32_t
     for (; i < *n; i++) { /* what is put behind is followed too: the list is the queue */
         const kv_state *s = &a->states[out[i].state];
         const uint32_t at = out[i].stack;
+        r->work += *n * (1 + (uint64_t)s->n_calls);
         if (s->is_final && at == 0) *returned = true;
         if (s->is_final && at != 0) put(out, 0, n, r->frames[at].ret, r->frames[at].below);
         for (uint32_t c = 0; c < s->n_calls; c++) {
