@@ -255,6 +255,22 @@ static bool is_value_of(const json_t *value, const char *type)
                                                 : "") == 0;
 }
 
+static bool is_known_type(const json_t *type)
+{
+    for (size_t i = 0; i < KV_COUNT(types) && json_is_string(type); i++)
+        if (strcmp(json_string_value(type), types[i]) == 0) return true;
+    return false;
+}
+
+/* A type or an array of them, as `type` must be. */
+static bool are_known_types(const json_t *given)
+{
+    if (!json_is_array(given)) return is_known_type(given);
+    for (size_t i = 0; i < json_array_size(given); i++)
+        if (!is_known_type(json_array_get(given, i))) return false;
+    return json_array_size(given) > 0;
+}
+
 static bool has_type(const json_t *types_given, const json_t *value)
 {
     if (!types_given) return true;
@@ -268,7 +284,8 @@ static bool has_type(const json_t *types_given, const json_t *value)
 static void literals(kv_schema *s, const json_t *schema, const char *path)
 {
     kv_builder *b = s->b;
-    json_t *constant = json_object_get(schema, "const"), *list = json_object_get(schema, "enum");
+    json_t *constant = json_object_get(schema, "const"), *list = json_object_get(schema, "enum"),
+           *type = json_object_get(schema, "type");
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)schema, name, value) if (!is_annotation(name) && strcmp(name, "const") != 0 &&
@@ -281,11 +298,15 @@ static void literals(kv_schema *s, const json_t *schema, const char *path)
         kv_schema_fail(s, path, "enum must be an array of values");
         return;
     }
+    if (type && !are_known_types(type)) {
+        kv_schema_fail(s, path, "type must be one of JSON's types or an array of them");
+        return;
+    }
     kv_build_open(b);
     kv_build_never(b);
     for (size_t i = 0; i < (list ? json_array_size(list) : 1) && b->failed == KVASIR_OK; i++) {
         value = list ? json_array_get(list, i) : constant;
-        if ((constant && !json_equal(constant, value)) || !has_type(json_object_get(schema, "type"), value)) continue;
+        if ((constant && !json_equal(constant, value)) || !has_type(type, value)) continue;
         kv_build_or(b);
         kv_schema_literal(s, value, path);
     }
