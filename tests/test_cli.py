@@ -112,6 +112,7 @@ USAGE = [
     (["run", "--top-k", "-1", "-p", "a"], r"--top-k.*0 to"),
     (["run", "--repeat-penalty", "0", "-p", "a"], r"--repeat-penalty.*0.01 to 100"),
     (["run", "--repeat-last-n", "-2", "-p", "a"], r"--repeat-last-n.*-1 to"),
+    (["run", "--repeat-last-n", "1048577", "-p", "a"], r"--repeat-last-n: 1048577 is out of range: -1 to 1048576"),
     (["run", "--seed", "-2", "-p", "a"], r"--seed: '-2'.*0 to 18446744073709551615"),
     (["run", "--seed", "18446744073709551616", "-p", "a"], r"--seed"),
     (["run", "--logit-bias", "5", "-p", "a"], r"--logit-bias.*TOKEN\+BIAS"),

@@ -51,7 +51,7 @@ static const kv_opt SAMPLING_OPTIONS[] = {
     {"--typical", NULL, KV_OPT_FLOAT, AT(sampler.typical_p), "P", 0, 1, NULL, "Locally typical sampling; 1: off."},
     {"--typical-p", NULL, KV_OPT_FLOAT, AT(sampler.typical_p), "P", 0, 1, NULL, NULL},
     {"--repeat-penalty", NULL, KV_OPT_FLOAT, AT(sampler.repeat_penalty), "F", 0.01, 100, NULL, "Divides the logits of recent tokens; 1: off."},
-    {"--repeat-last-n", NULL, KV_OPT_INT, AT(sampler.repeat_last_n), "N", -1, INT_MAX, NULL, "How many tokens the penalties look back on; 0: off, -1: all."},
+    {"--repeat-last-n", NULL, KV_OPT_INT, AT(sampler.repeat_last_n), "N", -1, 1 << 20, NULL, "How many tokens the penalties look back on; 0: off, -1: all."},
     {"--presence-penalty", NULL, KV_OPT_FLOAT, AT(sampler.presence_penalty), "F", -100, 100, NULL, "Subtracted once from the logit of a recent token."},
     {"--frequency-penalty", NULL, KV_OPT_FLOAT, AT(sampler.frequency_penalty), "F", -100, 100, NULL, "Subtracted for every time a recent token occurred."},
     {"--logit-bias", "-l", KV_OPT_BIASES, AT(biases), "TOKEN+BIAS", 0, 0, NULL, "Adds to a token's logit: 42+1.5, 42-1.5, 42-inf forbids it. May be repeated."},
