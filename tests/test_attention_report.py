@@ -3,7 +3,7 @@
 
     KVASIR=./kvasir python3 tests/test_attention_report.py [word in the test's name]
 """
-import json, os, re, resource, shlex, signal, subprocess, tempfile
+import json, os, re, resource, shlex, signal, subprocess, tempfile, time
 import xml.etree.ElementTree as ET
 
 from support.command import KVASIR, kvasir
@@ -70,6 +70,16 @@ def counts_are_whole_numbers_to_the_last_digit_however_long_the_context():
             assert all(type(row[k]) is int for k in KEYS & set(row) - {"spec", "intensity"}), row
         assert r["layers"][0]["prefill_flops"] == H * 4 * D * n * (n + 1) // 2, n
         assert r["total"]["prefill_flops"] == r["mha"]["prefill_flops"] == LAYERS * H * 4 * D * n * (n + 1) // 2, n
+
+
+@test
+def the_longest_context_takes_seconds():
+    n = 1 << 28
+    for spec, keys in (("full", (n + 1) / 2), ("window(256)", 256)):
+        start = time.monotonic()
+        flops = report(n, "*=" + spec)["layers"][0]["prefill_flops"]
+        assert abs(flops / (H * 4 * D * n * keys) - 1) < 1e-5, (spec, flops)
+        assert time.monotonic() - start < 60, spec
 
 
 @test

@@ -21,8 +21,9 @@ void kv_map_fill(const kv_mapped *map, const void *data, size_t bytes);
 
 /* Whole small file into memory (kv_free), NUL-terminated; larger than max_bytes is an error. */
 kvasir_code kv_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err);
-/* kvasir_write_file in pieces. Where the file system can (O_TMPFILE) a process that is killed leaves nothing. Zero it, open, write any number of times, then exactly one of commit and abort (abort is also right after
- * a failed open, write or commit, and on a zeroed struct). */
+/* kvasir_write_file in pieces. Where the file system can (O_TMPFILE) a process that is killed leaves nothing. Zero it, open, write
+ * any number of times, then exactly one of commit and abort (abort is also right after a failed open, write or commit, and on a
+ * zeroed struct). */
 typedef struct kv_atomic_file {
     char *path, *tmp_path; /* tmp_path NULL: nothing is open */
     int fd;

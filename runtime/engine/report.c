@@ -3,8 +3,8 @@
  *     layer's specification -> keys that query i scores, keys whose values it reads, pages whose bounds it asks     (count_query)
  *     + the cache's own layout and retention                                                                        -> cost
  *
- * Counts are exact sums over queries, up to MAX_QUERIES of them; of longer contexts, the middle query of so many stretches stands
- * for its stretch, which is exact too where the count grows evenly. Data decides how many keys threshold(t) keeps: all visible
+ * Counts are exact sums over queries, up to MAX_QUERIES of them; of longer contexts, the middle query of so many stretches, or
+ * of fewer that look at MAX_VISITS pages, stands for its stretch, which is exact too where the count grows evenly. Data decides how many keys threshold(t) keeps: all visible
  * ones are counted. */
 #include <jansson.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 #include "engine/engine.h"
 #include "text/utf8.h"
 
-enum { MAX_QUERIES = 4096, MAX_MAP = 256 };
+enum { MIN_QUERIES = 4, MAX_QUERIES = 4096, MAX_VISITS = 1 << 22, MAX_MAP = 256 };
 
 /* Of one query of a layer, per query head. */
 typedef struct counts {
@@ -70,10 +70,17 @@ static double softmax_flops(const kv_attention *a, const kv_layer_shape *s, coun
     return a->n_heads * (2.0 * s->d_k * c.scored + 2.0 * s->d_v * c.read + 4.0 * s->d_k * c.pages);
 }
 
+static size_t stretch_len(size_t n_ctx)
+{
+    size_t n = MAX_VISITS / (n_ctx / KV_PAGE / 2 + 1);
+    n = n < MIN_QUERIES ? MIN_QUERIES : n > MAX_QUERIES ? MAX_QUERIES : n;
+    return (n_ctx + n - 1) / n | 1;
+}
+
 /* Of all queries. Stretches have odd lengths, and so one middle; the last one may be cut, and then have two. */
 static double softmax_prefill_flops(const report *r, const kv_attention *a, const kv_layer_shape *s)
 {
-    const size_t step = (r->n_ctx + MAX_QUERIES - 1) / MAX_QUERIES | 1;
+    const size_t step = stretch_len(r->n_ctx);
     double flops = 0;
     for (size_t q = 0; q < r->n_ctx; q += step) {
         const size_t n = kv_min_size(step, r->n_ctx - q);
