@@ -74,6 +74,7 @@ IMPOSSIBLE = {
     "items reversed": {"type": "array", "items": {"type": "null"}, "minItems": 5, "maxItems": 1},
     "length negative": {"type": "string", "minLength": -1}, "length not whole": {"type": "string", "minLength": 1.5},
     "type of an enum unknown": {"enum": [1], "type": [5]}, "type of a const null": {"const": "a", "type": [None, "string"]}, "type of an enum a number": {"enum": [1], "type": 5},
+    "properties that others open": {"allOf": [{"type": "object", "additionalProperties": {"type": "null"}}, {"properties": {"a": {"const": 1}}}]},
     "type unknown": {"type": "strin"}, "type a number": {"type": 5}, "enum empty": {"enum": []}, "enum a string": {"enum": "ab"},
     "properties a list": {"type": "object", "properties": []}, "required a string": {"type": "object", "properties": {"a": {}}, "required": "a"},
     "anyOf empty": {"anyOf": []}, "keyword unknown to us": {"type": "object", "unevaluatedProperties": False},

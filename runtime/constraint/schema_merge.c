@@ -164,8 +164,10 @@ json_t *kv_schema_merge(kv_schema *s, const json_t *x, const json_t *y, const ch
                          : strcmp(name, "properties") == 0 ? json_copy(value)
                                                            : json_incref(value);
         const json_t *more = strcmp(name, "properties") == 0 ? json_object_get(out, "additionalProperties") : NULL;
-        if (!merged || json_is_object(more))
+        if (!merged || json_is_object(more)) {
+            json_decref(merged);
             return kv_schema_fail(s, path, "'%.60s' cannot be combined with what stands beside it", name), NULL;
+        }
         if (json_object_set_new(out, name, merged) != 0) return kv_build_fail_memory(s->b), NULL;
     }
     close_names(out, x, y);
