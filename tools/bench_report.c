@@ -282,9 +282,11 @@ void kv_bench_end(kv_bench_format format, const kv_bench_setup *setup, int n_row
         printf("\nlimits of this machine, %d threads: read %.1f GB/s, float32 %.0f GFLOP/s, int8 %.0f GOP/s\n",
                setup->n_threads, setup->limits.read_bytes_per_s / 1e9, setup->limits.fma_flops / 1e9,
                setup->limits.int8_ops / 1e9);
-    if (format == KV_BENCH_MD && setup->most_int8 > 0)
-        printf("int8 between the repeats of prompts, which are compared with that: %.0f to %.0f GOP/s\n",
-               setup->least_int8 / 1e9, setup->most_int8 / 1e9);
+    if (format == KV_BENCH_MD && setup->most_int8 > 0) {
+        printf("int8 between the repeats of prompts, which are compared with that: %.0f", setup->least_int8 / 1e9);
+        if (setup->most_int8 > setup->least_int8) printf(" to %.0f", setup->most_int8 / 1e9);
+        puts(" GOP/s");
+    }
     if (format == KV_BENCH_MD && setup->deep_read_bytes_per_s > 0)
         printf("with the deepest context, %.0f MB a step instead of %.0f: read %.1f GB/s\n",
                (double)setup->deep_bytes / 1e6, (double)setup->limits_bytes / 1e6, setup->deep_read_bytes_per_s / 1e9);
