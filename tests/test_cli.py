@@ -6,7 +6,7 @@
 Every test is a sentence. Expected values come from HF transformers' outputs beside the tiny fixture, from numpy on raw logits, or from
 the rules themselves; none is copied from our own output.
 """
-import json, math, os, pty, re, shutil, signal, subprocess, sys, tempfile, termios, time, traceback
+import json, math, os, pty, re, shutil, signal, subprocess, sys, tempfile, termios, threading, time, traceback
 import numpy as np
 
 from support.runner import run_tests
@@ -452,20 +452,17 @@ def ctrl_c_stops_prints_what_is_there_and_gives_130():
 
 
 def on_terminal(*args, env={}, columns=100):
-    pid, fd = pty.fork()
-    if pid == 0:
-        termios.tcsetwinsize(0, (24, columns))
-        os.environ.update({"TERM": "xterm", **env})
-        os.execv(KVASIR, [KVASIR, *args])
+    """What it writes. We keep the other side open, too, and write an end behind it all: a side that closes may lose what is on its way."""
+    fd, side = pty.openpty()
+    termios.tcsetwinsize(side, (24, columns))
+    p = subprocess.Popen([KVASIR, *args], stdin=side, stdout=side, stderr=side, env={**os.environ, "TERM": "xterm", **env})
+    threading.Thread(target=lambda: (p.wait(), os.write(side, b"\0")), daemon=True).start()
     data = b""
-    try:
-        while block := os.read(fd, 4096):
-            data += block
-    except OSError: # the other side is gone
-        pass
-    os.waitpid(pid, 0)
+    while not data.endswith(b"\0"):
+        data += os.read(fd, 4096)
     os.close(fd)
-    return data
+    os.close(side)
+    return data[:-1]
 
 
 @test
