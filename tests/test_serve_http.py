@@ -21,7 +21,7 @@ import time
 
 sys.path.insert(0, "tests/support")
 from runner import run_tests  # noqa: E402
-from server import KVASIR, SLOW, SMOLLM2, TINY, Server, read_response  # noqa: E402
+from server import KVASIR, SLOW, SMOLLM2, TINY, Server, is_idle, read_response, wait_for  # noqa: E402
 
 KINDS = ("tcp", "unix")
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
@@ -215,18 +215,6 @@ def slow_clients_are_408_and_delay_nobody():
 
 def running(s):
     return sum(x["is_processing"] for x in s.get("/slots"))
-
-
-def wait_for(s, condition, why=""):
-    """Until the slots are as they should be. The limit is for what never comes: whatever is waited for here, a reply that nobody ends takes longer."""
-    end = time.monotonic() + 20 * SLOW
-    while not condition(slots := s.get("/slots")):
-        assert time.monotonic() < end, (why, slots)
-        time.sleep(0.005)
-
-
-def is_idle(slots):
-    return not any(x["is_processing"] for x in slots)
 
 
 def clients_that_leave_end_their_sequence_alone():

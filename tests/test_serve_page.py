@@ -4,13 +4,12 @@ import base64
 import os
 import re
 import sys
-import time
 
 sys.path.insert(0, "tests/support")
 import browser  # noqa: E402
 from browser import Browser  # noqa: E402
 from runner import run_tests  # noqa: E402
-from server import KVASIR, SLOW, SMOLLM2, Server  # noqa: E402
+from server import KVASIR, SLOW, SMOLLM2, Server, is_idle, wait_for  # noqa: E402
 
 REPLIES = "[...document.querySelectorAll('.assistant')].map(e => e.textContent)"
 COSTS = "[...document.querySelectorAll('.cost')].map(e => e.textContent)"
@@ -87,10 +86,7 @@ def stop_stops_the_server_too():
             how()
             settle(page)
             length = page.value(f"{REPLIES}.at(-1).length")
-            end = time.monotonic() + 30 * SLOW
-            while any(x["is_processing"] for x in server.get("/slots")) and time.monotonic() < end:
-                time.sleep(0.01)
-            assert not any(x["is_processing"] for x in server.get("/slots"))
+            wait_for(server, is_idle)
             assert page.value(f"{REPLIES}.at(-1).length") == length > 40 and page.value(f"{COSTS}.at(-1)") == "stopped"
         assert server.metrics()["kvasir_requests_cancelled_total"] >= 2 and not page.errors, page.errors
         picture(page, "stopped")

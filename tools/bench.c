@@ -285,7 +285,7 @@ static kvasir_code open_variant(bench_state *s, const char *path, const char *ke
     if (code != KVASIR_OK) return code;
     s->is_blas = is_blas;
     s->i_test = 0;
-    const kv_bench_setup before = s->setup; /* its limits were measured for all */
+    const kv_bench_limits before = s->setup.limits;
     s->setup = (kv_bench_setup){
         .model_path = path,
         .info = kvasir_model_get_info(s->model),
@@ -298,12 +298,7 @@ static kvasir_code open_variant(bench_state *s, const char *path, const char *ke
         .n_batch = c->n_batch,
         .n_ubatch = (int)kv_common_session_params(c).n_batch,
         .n_threads = kvasir_session_n_threads(s->session),
-        .limits = before.limits,
-        .limits_bytes = before.limits_bytes,
-        .deep_read_bytes_per_s = before.deep_read_bytes_per_s,
-        .deep_bytes = before.deep_bytes,
-        .least_int8 = before.least_int8,
-        .most_int8 = before.most_int8,
+        .limits = before,
     };
     return KVASIR_OK;
 }

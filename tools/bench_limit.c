@@ -21,8 +21,8 @@ static size_t buffer_for(const kv_bench_setup *setup, size_t kv_bytes)
 
 bool kv_bench_limits_measure(kv_bench_setup *setup)
 {
-    setup->limits_bytes = buffer_for(setup, 0);
-    return kv_limits_measure(setup->n_threads, setup->limits_bytes, &setup->limits);
+    setup->limits.bytes = buffer_for(setup, 0);
+    return kv_limits_measure(setup->n_threads, setup->limits.bytes, &setup->limits.first);
 }
 
 static bool is_float(const kv_bench_setup *setup, bool is_blas)
@@ -43,13 +43,14 @@ static double read_limit(kv_bench_setup *setup, size_t kv_bytes)
 {
     const size_t bytes = buffer_for(setup, kv_bytes);
     kv_limits found;
-    if (setup->limits.int8_ops <= 0 || bytes <= setup->limits_bytes + setup->limits_bytes / 8)
-        return setup->limits.read_bytes_per_s;
-    if (bytes != setup->deep_bytes && kv_limits_measure(setup->n_threads, bytes, &found)) {
-        setup->deep_read_bytes_per_s = found.read_bytes_per_s;
-        setup->deep_bytes = bytes;
+    if (setup->limits.first.int8_ops <= 0 || bytes <= setup->limits.bytes + setup->limits.bytes / 8)
+        return setup->limits.first.read_bytes_per_s;
+    if (bytes != setup->limits.deep_bytes && kv_limits_measure(setup->n_threads, bytes, &found)) {
+        setup->limits.deep_read_bytes_per_s = found.read_bytes_per_s;
+        setup->limits.deep_bytes = bytes;
     }
-    return bytes == setup->deep_bytes ? setup->deep_read_bytes_per_s : setup->limits.read_bytes_per_s;
+    return bytes == setup->limits.deep_bytes ? setup->limits.deep_read_bytes_per_s
+                                             : setup->limits.first.read_bytes_per_s;
 }
 
 /* Multiplications and additions of a prompt, in linear layers. */
@@ -69,15 +70,15 @@ static double prompt_operations(const kvasir_model_info *info, int n_prompt)
 
 void kv_bench_limit(kv_bench_setup *setup, bool is_blas, const kv_bench_peak *peak, kv_bench_row *row)
 {
-    row->fma_flops = setup->limits.fma_flops;
-    row->int8_ops = setup->limits.int8_ops;
-    row->read_bytes_per_s = row->n_gen > 0 ? read_limit(setup, row->kv_bytes) : setup->limits.read_bytes_per_s;
-    if (setup->limits.int8_ops <= 0) return;
+    row->fma_flops = setup->limits.first.fma_flops;
+    row->int8_ops = setup->limits.first.int8_ops;
+    row->read_bytes_per_s = row->n_gen > 0 ? read_limit(setup, row->kv_bytes) : setup->limits.first.read_bytes_per_s;
+    if (setup->limits.first.int8_ops <= 0) return;
     double *ops = is_float(setup, is_blas) ? &row->fma_flops : &row->int8_ops;
     if (peak->work > 0) *ops = peak->work / peak->seconds;
     if (peak->work > 0 && ops == &row->int8_ops) {
-        if (setup->least_int8 == 0 || *ops < setup->least_int8) setup->least_int8 = *ops;
-        if (*ops > setup->most_int8) setup->most_int8 = *ops;
+        if (setup->limits.least_int8 == 0 || *ops < setup->limits.least_int8) setup->limits.least_int8 = *ops;
+        if (*ops > setup->limits.most_int8) setup->limits.most_int8 = *ops;
     }
     double seconds = row->n_prompt > 0 ? prompt_operations(&setup->info, row->n_prompt) / *ops : 0;
     seconds += row->n_gen * (double)(setup->info.decode_weight_bytes + row->kv_bytes) / row->read_bytes_per_s;

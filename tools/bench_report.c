@@ -1,7 +1,8 @@
 /* bench_report.c - rows of `bench` as Markdown, CSV, JSON and JSON lines.
  *
- * JSON and CSV have llama-bench's keys, so that scripts which compare engines read both (those of GPUs say that there is
- * none), plus ours: median_ts, limit_pct, load_ms, ttft_ms, kv_bytes, peak_rss_bytes and the limits themselves. A row is one JSON object; CSV is its keys and values.
+ * JSON and CSV have llama-bench's keys, so that scripts which compare engines read both (those of GPUs say that there is none),
+ * plus ours: median_ts, limit_pct, load_ms, ttft_ms, kv_bytes, peak_rss_bytes and the limits themselves. A row is one JSON object;
+ * CSV is its keys and values.
  */
 #include "tools/bench_report.h"
 #include "tools/json_out.h"
@@ -278,16 +279,18 @@ bool kv_bench_row_print(kv_bench_format format, const kv_bench_setup *setup, con
 void kv_bench_end(kv_bench_format format, const kv_bench_setup *setup, int n_rows)
 {
     if (format == KV_BENCH_JSON) fputs(n_rows ? "\n]\n" : "]\n", stdout);
-    if (format == KV_BENCH_MD && setup->limits.int8_ops > 0)
+    if (format == KV_BENCH_MD && setup->limits.first.int8_ops > 0)
         printf("\nlimits of this machine, %d threads: read %.1f GB/s, float32 %.0f GFLOP/s, int8 %.0f GOP/s\n",
-               setup->n_threads, setup->limits.read_bytes_per_s / 1e9, setup->limits.fma_flops / 1e9,
-               setup->limits.int8_ops / 1e9);
-    if (format == KV_BENCH_MD && setup->most_int8 > 0) {
-        printf("int8 between the repeats of prompts, which are compared with that: %.0f", setup->least_int8 / 1e9);
-        if (setup->most_int8 > setup->least_int8) printf(" to %.0f", setup->most_int8 / 1e9);
+               setup->n_threads, setup->limits.first.read_bytes_per_s / 1e9, setup->limits.first.fma_flops / 1e9,
+               setup->limits.first.int8_ops / 1e9);
+    if (format == KV_BENCH_MD && setup->limits.most_int8 > 0) {
+        printf("int8 between the repeats of prompts, which are compared with that: %.0f",
+               setup->limits.least_int8 / 1e9);
+        if (setup->limits.most_int8 > setup->limits.least_int8) printf(" to %.0f", setup->limits.most_int8 / 1e9);
         puts(" GOP/s");
     }
-    if (format == KV_BENCH_MD && setup->deep_read_bytes_per_s > 0)
+    if (format == KV_BENCH_MD && setup->limits.deep_read_bytes_per_s > 0)
         printf("with the deepest context, %.0f MB a step instead of %.0f: read %.1f GB/s\n",
-               (double)setup->deep_bytes / 1e6, (double)setup->limits_bytes / 1e6, setup->deep_read_bytes_per_s / 1e9);
+               (double)setup->limits.deep_bytes / 1e6, (double)setup->limits.bytes / 1e6,
+               setup->limits.deep_read_bytes_per_s / 1e9);
 }

@@ -10,6 +10,16 @@
 
 typedef enum kv_bench_format { KV_BENCH_MD, KV_BENCH_CSV, KV_BENCH_JSON, KV_BENCH_JSONL } kv_bench_format;
 
+/* What was measured of this machine, for all variants. */
+typedef struct kv_bench_limits {
+    kv_limits first; /* before the tests; zero: could not be measured */
+    size_t bytes;    /* of the buffer it was read from */
+    /* The read bandwidth again over a buffer that holds the context too, where that is much more than the weights; 0: not measured. */
+    double deep_read_bytes_per_s;
+    size_t deep_bytes;
+    double least_int8, most_int8; /* operations a second between the repeats of prompts; 0: there were none */
+} kv_bench_limits;
+
 /* What is the same for all rows. */
 typedef struct kv_bench_setup {
     const char *model_path;
@@ -18,12 +28,7 @@ typedef struct kv_bench_setup {
     const char *attention;       /* in force, canonical; borrowed from the model */
     const char *asked_attention; /* as --attention said it; NULL: the checkpoint's own */
     int n_batch, n_ubatch, n_threads;
-    kv_limits limits; /* zero: could not be measured */
-    size_t limits_bytes;
-    /* The read bandwidth again over a buffer that holds the context too, where that is much more than the weights; 0: not measured. */
-    double deep_read_bytes_per_s;
-    size_t deep_bytes;
-    double least_int8, most_int8; /* operations a second between the repeats of prompts; 0: there were none */
+    kv_bench_limits limits;
 } kv_bench_setup;
 
 /* One test: n_prompt tokens read, then n_gen single-token steps, behind n_depth tokens of context. */

@@ -237,9 +237,11 @@ static kv_mask *make_mask(kv_run *r, uint32_t state)
 {
     kv_grammar *g = r->g;
     memset(r->part, 0, n_words(g) * sizeof *r->part);
-    r->n_leaves = 0, r->work = 0;
     const uint32_t mark = r->n_frames;
+    const uint64_t work = r->work; /* of whom the mask is for: what is in the cache must not change what is found */
+    r->n_leaves = 0, r->work = 0;
     walk_frame(r, state, r->part);
+    r->work = work;
     kv_run_forget(r, mark);
     kv_mask *m = kv_calloc(1, sizeof *m);
     if (!m) return NULL;
@@ -300,15 +302,13 @@ bool kv_run_mask(kv_run *r)
     memset(r->bits, 0, n_words(g) * sizeof *r->bits);
     if (r->has_ended) return false;
     const uint32_t mark = r->n_frames;
-    uint64_t work = 0; /* of the leaves: what is in the cache must not change what is found */
+    r->work = 0;
     pthread_mutex_lock(&g->lock);
     for (uint32_t i = 0; i < r->n_now; i++) {
         const kv_mask *m = get_mask(r, r->now[i].state);
         if (!m) continue; /* out of memory: fewer tokens, none wrong */
         add_tokens(r, m);
-        r->work = work;
         walk_leaves(r, m, r->now[i].stack);
-        work = r->work;
         kv_run_forget(r, mark);
     }
     pthread_mutex_unlock(&g->lock);

@@ -1,18 +1,12 @@
 /* inspect.c - what a file holds, and what it would take to run it, from the header alone. */
-#include <jansson.h>
 #include <stdio.h>
 
 #include "base/alloc.h"
 #include "engine/engine.h"
+#include "engine/json.h"
 #include "text/utf8.h"
 
 /* ---- inspect ------------------------------------------------------------------------------------------ */
-
-static json_t *json_str(kv_str s)
-{
-    return kv_utf8_valid_prefix(s.data, s.len) == s.len ? json_stringn_nocheck(s.data, s.len)
-                                                        : json_string("(not UTF-8)");
-}
 
 /* Takes `value` over. A NULL anywhere is memory that ran out; *ok then says so in the end. */
 static void put(bool *ok, json_t *object, const char *key, json_t *value)
@@ -31,7 +25,7 @@ static void add_general(const kv_gguf *g, json_t *root, bool *ok)
     for (size_t i = 0; i < KV_COUNT(keys); i++) {
         kv_str s = {NULL, 0};
         if (kv_gguf_get_str(g, keys[i], false, &s, NULL) == KVASIR_OK && s.data)
-            put(ok, root, keys[i] + 8, json_str(s));
+            put(ok, root, keys[i] + 8, kv_json_str(s));
     }
     put(ok, root, "n_keys", json_integer((json_int_t)kv_gguf_n_kv(g)));
     put(ok, root, "n_tensors", json_integer((json_int_t)kv_gguf_n_tensors(g)));
@@ -52,7 +46,7 @@ static void add_types(const kv_gguf *g, json_t *root, bool with_tensors, bool *o
         json_t *dims = json_array();
         for (int d = 0; d < t->n_dims; d++) append(ok, dims, json_integer((json_int_t)t->dims[d]));
         json_t *row = json_object();
-        put(ok, row, "name", json_str(t->name));
+        put(ok, row, "name", kv_json_str(t->name));
         put(ok, row, "shape", dims);
         put(ok, row, "type", json_string(type));
         put(ok, row, "bytes", json_integer((json_int_t)t->bytes));
@@ -74,7 +68,7 @@ static void add_spec(const kv_model *m, json_t *root, bool *ok)
     kv_layer_spec *specs = kv_calloc(m->hp.n_layers, sizeof *specs);
     for (uint32_t i = 0; specs && i < m->hp.n_layers; i++) specs[i] = m->attention[i].spec;
     char *text = specs ? kv_spec_print(specs, (int)m->hp.n_layers) : NULL;
-    put(ok, root, "attention_spec", text ? json_str(kv_str_from(text)) : NULL);
+    put(ok, root, "attention_spec", text ? kv_json_str(kv_str_from(text)) : NULL);
     kv_free(text);
     kv_free(specs);
 }
@@ -94,11 +88,9 @@ static void add_model(const kv_model *m, json_t *root, bool *ok)
     add_spec(m, root, ok);
     json_t *layers = json_array();
     for (uint32_t i = 0; i < hp->n_layers; i++) {
-        char *spec = kv_layer_spec_text(&m->attention[i].spec);
         json_t *row = json_object();
         put(ok, row, "layer", json_integer(i));
-        put(ok, row, "spec", spec ? json_str(kv_str_from(spec)) : NULL);
-        kv_free(spec);
+        put(ok, row, "spec", kv_json_layer_spec(&m->attention[i].spec));
         put(ok, row, "heads", json_integer(hp->layers[i].n_heads));
         put(ok, row, "kv_heads", json_integer(kv_model_layer_shape(m, (int)i).n_kv_heads)); /* in the cache */
         put(ok, row, "n_ff", json_integer(hp->layers[i].n_ff));
@@ -120,7 +112,7 @@ static void add_tokenizer(const kv_gguf *g, uint32_t n_vocab, json_t *root, bool
     kvasir_error err = {0};
     if (kv_vocab_open(g, n_vocab, &vocab, &err) != KVASIR_OK) {
         *ok &= err.code != KVASIR_ERR_MEMORY;
-        put(ok, t, "error", json_str((kv_str){err.message, strlen(err.message)}));
+        put(ok, t, "error", kv_json_str((kv_str){err.message, strlen(err.message)}));
     } else {
         static const struct {
             const char *key;
@@ -130,7 +122,7 @@ static void add_tokenizer(const kv_gguf *g, uint32_t n_vocab, json_t *root, bool
                    {"eot", KVASIR_TOKEN_EOT},
                    {"unk", KVASIR_TOKEN_UNK},
                    {"pad", KVASIR_TOKEN_PAD}};
-        put(ok, t, "model", json_str((kv_str){kv_vocab_describe(vocab), strlen(kv_vocab_describe(vocab))}));
+        put(ok, t, "model", kv_json_str((kv_str){kv_vocab_describe(vocab), strlen(kv_vocab_describe(vocab))}));
         put(ok, t, "n_tokens", json_integer((json_int_t)kv_vocab_n_tokens(vocab)));
         for (size_t i = 0; i < KV_COUNT(ids); i++) {
             kvasir_token id = kv_vocab_special(vocab, ids[i].which);
@@ -170,8 +162,8 @@ static void add_needs(const kv_need *list, size_t n, const kvasir_error *why, js
         const kv_need *need = i < n ? &list[i] : NULL;
         const char *note = need ? need->note : why->message;
         put(ok, row, "what", json_string(need ? need->what : why->code == KVASIR_ERR_UNSUPPORTED ? "model" : "file"));
-        put(ok, row, "name", need ? json_str(kv_str_from(need->name)) : json_string(""));
-        put(ok, row, "note", json_str(kv_str_from(note)));
+        put(ok, row, "name", need ? kv_json_str(kv_str_from(need->name)) : json_string(""));
+        put(ok, row, "note", kv_json_str(kv_str_from(note)));
         append(ok, rows, row);
     }
     if (json_array_size(rows) > 0)

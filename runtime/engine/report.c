@@ -3,16 +3,15 @@
  *     layer's specification -> keys that query i scores, keys whose values it reads, pages whose bounds it asks     (count_query)
  *     + the cache's own layout and retention                                                                        -> cost
  *
- * Counts are exact sums over queries, up to MAX_QUERIES of them; of longer contexts, the middle query of so many stretches, or
- * of fewer that look at MAX_VISITS pages, stands for its stretch, which is exact too where the count grows evenly. Data decides how many keys threshold(t) keeps: all visible
- * ones are counted. */
-#include <jansson.h>
+ * Counts are exact sums over queries, up to MAX_QUERIES of them; of longer contexts, the middle query of so many stretches, or of
+ * fewer that look at MAX_VISITS pages, stands for its stretch, which is exact too where the count grows evenly. Data decides how
+ * many keys threshold(t) keeps: all visible ones are counted. */
 #include <stdlib.h>
 
 #include "attention/linear.h"
 #include "base/alloc.h"
 #include "engine/engine.h"
-#include "text/utf8.h"
+#include "engine/json.h"
 
 enum { MIN_QUERIES = 4, MAX_QUERIES = 4096, MAX_VISITS = 1 << 22, MAX_MAP = 256 };
 
@@ -194,11 +193,8 @@ static json_t *layer_row(report *r, int layer, const cost *c)
 {
     const kv_attention *a = &r->m->attention[layer];
     json_t *row = json_object();
-    char *spec = kv_layer_spec_text(&a->spec);
     put(r, row, "layer", json_integer(layer));
-    const bool is_text = spec && kv_utf8_valid_prefix(spec, strlen(spec)) == strlen(spec); /* blocks(file=...) */
-    put(r, row, "spec", spec ? json_string(is_text ? spec : "(not UTF-8)") : NULL);
-    kv_free(spec);
+    put(r, row, "spec", kv_json_layer_spec(&a->spec));
     put(r, row, "heads", json_integer(a->n_heads));
     put(r, row, "kv_heads", json_integer(r->cache->layers[layer].shape.n_kv_heads));
     put_cost(r, row, c);

@@ -128,6 +128,18 @@ class Server:
         return True
 
 
+def wait_for(s, condition, why=""):
+    """Until the slots are as they should be. The limit is for what never comes: whatever is waited for here, a reply that nobody ends takes longer."""
+    end = time.monotonic() + 20 * SLOW
+    while not condition(slots := s.get("/slots")):
+        assert time.monotonic() < end, (why, slots)
+        time.sleep(0.005)
+
+
+def is_idle(slots):
+    return not any(x["is_processing"] for x in slots)
+
+
 class Response:
     def __init__(self, status, headers, body, rest):
         self.status, self.headers, self.body, self.rest = status, headers, body, rest

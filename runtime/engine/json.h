@@ -1,0 +1,15 @@
+/* json.h - what a file or a specification says, as JSON. NULL when memory is short. */
+#ifndef KV_ENGINE_JSON_H
+#define KV_ENGINE_JSON_H
+
+#include <jansson.h>
+
+#include "attention/spec.h"
+#include "base/util.h"
+
+/* Bytes of a file: what is not UTF-8 is said to be none. */
+json_t *kv_json_str(kv_str s);
+/* A layer in canonical form; a path in it may hold any bytes. */
+json_t *kv_json_layer_spec(const kv_layer_spec *layer);
+
+#endif
