@@ -267,27 +267,45 @@ KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int 
     return (expanded){dst, scale, min};
 }
 
+/* What is expanded next, a share of it asked for after each block of rows: a panel is too short for the hardware to run ahead of. */
+typedef struct fetch {
+    const uint8_t *at, *end;
+    size_t share;
+} fetch;
+
+KV_INLINE fetch fetch_during(const uint8_t *data, size_t bytes, int n_rows)
+{
+    const size_t n_blocks = (size_t)(n_rows / KV_DOT_ROWS + 1);
+    return (fetch){data, data + bytes, (bytes / n_blocks / 64 + 1) * 64};
+}
+
+KV_INLINE void fetch_share(fetch *f)
+{
+    const uint8_t *end = (size_t)(f->end - f->at) < f->share ? f->end : f->at + f->share;
+    for (; f->at < end; f->at += 64) __builtin_prefetch(f->at, 0, 2);
+}
+
 /* Rows over expanded panels; compiled once per shape of scales and width of codes (up to BITS), not per type. */
 KV_INLINE void run_expanded(const kv_pack_format f, const kv_packed *w, int panel, int n, const expanded *ex,
-                            const kv_q8 *x, int n_rows, float *y, size_t ldy)
+                            const kv_q8 *x, int n_rows, float *y, size_t ldy, fetch *next)
 {
     if (KV_DOT_PANELS > 1 && n == KV_DOT_PANELS) {
-#define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, w, panel, ex, x, r0, y, ldy, NULL)
+#define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, w, panel, ex, x, r0, y, ldy, NULL), fetch_share(next)
         ROWS_LOOP(KV_DOT_ROWS, KV_DOT_ROWS_SMALL, PAIR);
 #undef PAIR
         return;
     }
-#define SINGLE(R) dot_block(f, R, 1, 0, w, panel, ex, x, r0, y, ldy, NULL)
+#define SINGLE(R) dot_block(f, R, 1, 0, w, panel, ex, x, r0, y, ldy, NULL), fetch_share(next)
     ROWS_LOOP(KV_DOT_ROWS, 1, SINGLE);
 #undef SINGLE
 }
 
 #define EXPANDED_CASE(NAME, BITS, SUB, MIN)                                                                            \
     static __attribute__((noinline)) void NAME(const kv_packed *w, int panel, int n, const expanded *ex,               \
-                                               const kv_q8 *x, int n_rows, float *y, size_t ldy)                       \
+                                               const kv_q8 *x, int n_rows, float *y, size_t ldy, fetch *next)          \
     {                                                                                                                  \
         const kv_pack_format f = {.lo_bits = BITS, .sub = SUB, .has_min = MIN, .zero_shift = w->format->zero_shift};   \
-        run_expanded(f, w, panel, n, ex, x, n_rows, y, ldy);                                                           \
+        run_expanded(f, w, panel, n, ex, x, n_rows, y, ldy, next);                                                     \
     }
 EXPANDED_CASE(rows_5, 5, 32, false)
 EXPANDED_CASE(rows_8, 8, 32, false)
@@ -322,11 +340,15 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
     for (int p = panel; p < panel + n_panels; p += KV_DOT_PANELS) {
         expanded ex[KV_DOT_PANELS];
         const int left = panel + n_panels - p, n = left < KV_DOT_PANELS ? left : KV_DOT_PANELS;
+        const uint8_t *behind = w->data + (size_t)(p + n) * w->panel_bytes;
+        fetch next = fetch_during(left > n || !after ? behind : after, w->panel_bytes * KV_DOT_PANELS, n_rows);
         for (int i = 0; i < n; i++) ex[i] = expand_panel(f, w, p + i, scratch + (size_t)i * one);
         if (f.sub == 16)
-            (f.has_min ? rows_5_min_sub16 : bits <= 5 ? rows_5_sub16 : rows_6_sub16)(w, p, n, ex, x, n_rows, y, ldy);
+            (f.has_min   ? rows_5_min_sub16
+             : bits <= 5 ? rows_5_sub16
+                         : rows_6_sub16)(w, p, n, ex, x, n_rows, y, ldy, &next);
         else
-            (f.has_min ? rows_5_min : bits <= 5 ? rows_5 : rows_8)(w, p, n, ex, x, n_rows, y, ldy);
+            (f.has_min ? rows_5_min : bits <= 5 ? rows_5 : rows_8)(w, p, n, ex, x, n_rows, y, ldy, &next);
     }
 }
 
