@@ -63,6 +63,16 @@ KVASIR_API void kvasir_free(void *ptr);
  * FIFO or symbolic link at `path` is refused, never replaced. Errors: IO, MEMORY. */
 KVASIR_API kvasir_code kvasir_write_file(const char *path, const void *data, size_t len, kvasir_error *err);
 
+/* The same in pieces, for what is too large to be held. Where the file system can (O_TMPFILE) a process that is killed leaves nothing.
+ * Open, write any number of times, then exactly one of commit and abort; both close the writer, commit also when it fails. Errors: as
+ * kvasir_write_file. */
+typedef struct kvasir_writer kvasir_writer;
+KVASIR_API kvasir_code kvasir_writer_open(const char *path, kvasir_writer **out, kvasir_error *err);
+KVASIR_API kvasir_code kvasir_writer_write(kvasir_writer *writer, const void *data, size_t len, kvasir_error *err);
+KVASIR_API kvasir_code kvasir_writer_commit(kvasir_writer *writer, kvasir_error *err);
+/* NULL is fine. */
+KVASIR_API void kvasir_writer_abort(kvasir_writer *writer);
+
 /* ---- model --------------------------------------------------------------------------------- */
 
 typedef int32_t kvasir_token; /* a token id, 0 .. n_vocab-1; -1 where a model has no such token */

@@ -651,6 +651,10 @@ def perplexity_is_the_exponential_of_the_mean_over_second_halves():
     assert tiny("perplexity", "-p", TEXT.decode(), "-c", "64", "-o", "json", "-t", "1").json() == r
     text = tiny("perplexity", "-", "-c", "64", stdin=TEXT).text
     close(float(re.search(r"^perplexity +([\d.]+) \+/- ", text, re.M)[1]), r["ppl"], 1e-3)
+    # With --chunks the text is what they hold: no result is about tokens that nobody read.
+    first = ["perplexity", "-p", TEXT.decode(), "-c", "64", "--chunks", "2"]
+    r = tiny(*first, "-o", "json").json()
+    assert (r["n_chunks"], r["n_tokens"], r["n_scored"]) == (2, 2 * 64, 2 * 31) and "128 tokens, 2 chunks of 64" in tiny(*first).text, r
     refuses(1, rf"{n_tokens} tokens.*chunk of 1024", "perplexity", "-m", TINY, "-p", TEXT.decode(), "-c", "1024")
 
 
@@ -684,6 +688,33 @@ def kl_vs_runs_both_arithmetics_in_lockstep():
     r = tiny("perplexity", "-p", TEXT.decode(), "-c", "64", "--kl-vs", "blas", "-o", "json").json()
     close(r["kl_mean"], wanted, 1e-7 + 0.01 * abs(wanted))
     close(r["base_ppl"], tiny("perplexity", "-p", TEXT.decode(), "-c", "64", "--gemm", "blas", "-o", "json").json()["ppl"], 1e-4 * r["ppl"])
+
+
+@test
+def a_killed_perplexity_leaves_nothing_of_its_base():
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as d: # which has files without a name, whatever /tmp is
+            with open(d + "/text", "wb") as f:
+                f.write(TEXT * 100)
+            p = subprocess.Popen([KVASIR, "perplexity", "-m", TINY, "-f", d + "/text", "-c", "64", "--kl-base", d + "/base.kl"],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            end = time.monotonic() + 60
+            # It writes: another file of that folder is open, whether it has a name or not.
+            while not any(at.startswith(d + "/") and at != d + "/text" for at in open_files(p.pid)):
+                assert p.poll() is None and time.monotonic() < end, p.poll()
+            p.send_signal(number)
+            assert p.wait(60) == -number and os.listdir(d) == ["text"], (p.returncode, os.listdir(d))
+
+
+def open_files(pid):
+    """The paths of a process's descriptors; one may close while they are read."""
+    folder, paths = f"/proc/{pid}/fd", []
+    for number in os.listdir(folder) if os.path.exists(folder) else []:
+        try:
+            paths.append(os.readlink(os.path.join(folder, number)))
+        except FileNotFoundError:
+            pass
+    return paths
 
 
 @test

@@ -24,7 +24,7 @@ def check(model, most_kl, most_ppl, text):
     worse = r["ppl"] / r["base_ppl"] - 1
     print(f"      {model}: perplexity {r['ppl']:.4f}, blas {r['base_ppl']:.4f} ({100 * worse:+.3f} %), mean KL {r['kl_mean']:.5f}, "
           f"{r['n_tokens']} tokens, {r['n_scored']} scored, {time.monotonic() - start:.0f} s", flush=True)
-    assert r["n_tokens"] >= 8192 and r["n_chunks"] == chunks and r["n_scored"] == chunks * 255, r
+    assert r["n_tokens"] == chunks * 512 and r["n_chunks"] == chunks and r["n_scored"] == chunks * 255, r
     assert r["base_ppl"] < most_ppl, "no model that works is so bad"
     if chunks < CHUNKS: return
     assert abs(worse) <= 0.008, f"perplexity differs by {100 * worse:.3f} %, allowed 0.8 %"

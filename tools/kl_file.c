@@ -2,12 +2,10 @@
 #include "tools/kl_file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "tools/tools.h"
 
@@ -26,11 +24,6 @@ typedef struct row_header {
 } row_header;
 _Static_assert(sizeof(row_header) == 8, "a row's header is written as it lies in memory");
 
-static kvasir_code write_failed(const kv_kl_file *f, kvasir_error *err)
-{
-    return kv_set_error(err, KVASIR_ERR_IO, "cannot write %.200s: %s", f->path, strerror(errno ? errno : EIO));
-}
-
 /* ---- writing ----------------------------------------------------------------------------------------------- */
 
 kvasir_code kv_kl_create(kv_kl_file *f, const char *path, const kv_kl_shape *shape, kvasir_error *err)
@@ -42,26 +35,15 @@ kvasir_code kv_kl_create(kv_kl_file *f, const char *path, const kv_kl_shape *sha
                 .n_chunks = shape->n_chunks,
                 .n_tokens = n_tokens};
     memcpy(h.magic, MAGIC, sizeof MAGIC);
-    if (snprintf(f->path, sizeof f->path, "%s", path) >= (int)sizeof f->path)
-        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--kl-base: the path is too long");
-    snprintf(f->temporary, sizeof f->temporary, "%s.tmp.%ld", path, (long)getpid());
+    f->path = path;
     f->n_vocab = shape->n_vocab;
     f->n_rows_left = shape->n_rows;
-    int fd = open(f->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-    f->file = fd >= 0 ? fdopen(fd, "wb") : NULL;
-    if (!f->file) {
-        int why = errno;
-        if (fd >= 0) close(fd);
-        if (fd < 0) f->temporary[0] = '\0'; /* not ours to remove */
-        return kv_set_error(err, KVASIR_ERR_IO, "cannot create %.200s: %s", path, strerror(why));
-    }
     f->codes = malloc((size_t)shape->n_vocab * sizeof *f->codes);
     if (!f->codes) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for a row of %u codes", shape->n_vocab);
-    errno = 0;
-    if (fwrite(&h, sizeof h, 1, f->file) != 1 ||
-        fwrite(shape->tokens, sizeof *shape->tokens, n_tokens, f->file) != n_tokens)
-        return write_failed(f, err);
-    return KVASIR_OK;
+    kvasir_code code = kvasir_writer_open(path, &f->writer, err);
+    if (code == KVASIR_OK) code = kvasir_writer_write(f->writer, &h, sizeof h, err);
+    if (code == KVASIR_OK) code = kvasir_writer_write(f->writer, shape->tokens, n_tokens * sizeof *shape->tokens, err);
+    return code;
 }
 
 kvasir_code kv_kl_write(kv_kl_file *f, const float *logits, double log_sum, kvasir_error *err)
@@ -80,22 +62,19 @@ kvasir_code kv_kl_write(kv_kl_file *f, const float *logits, double log_sum, kvas
         double code = h.scale > 0 ? round(((double)logits[i] - log_sum - least) / (double)h.scale) : 0;
         f->codes[i] = (uint16_t)(code >= MAX_CODE ? MAX_CODE : code > 0 ? code : 0); /* NaN becomes 0 */
     }
-    errno = 0;
-    if (fwrite(&h, sizeof h, 1, f->file) != 1 || fwrite(f->codes, sizeof *f->codes, f->n_vocab, f->file) != f->n_vocab)
-        return write_failed(f, err);
-    f->n_rows_left--;
-    return KVASIR_OK;
+    kvasir_code code = kvasir_writer_write(f->writer, &h, sizeof h, err);
+    if (code == KVASIR_OK) code = kvasir_writer_write(f->writer, f->codes, f->n_vocab * sizeof *f->codes, err);
+    if (code == KVASIR_OK) f->n_rows_left--;
+    return code;
 }
 
 kvasir_code kv_kl_commit(kv_kl_file *f, kvasir_error *err)
 {
-    errno = 0;
     if (f->n_rows_left != 0)
         return kv_set_error(err, KVASIR_ERR_IO, "%.200s would lack %zu rows", f->path, f->n_rows_left);
-    if (fflush(f->file) != 0 || fsync(fileno(f->file)) != 0 || rename(f->temporary, f->path) != 0)
-        return write_failed(f, err);
-    f->temporary[0] = '\0';
-    return KVASIR_OK;
+    kvasir_writer *writer = f->writer;
+    f->writer = NULL;
+    return kvasir_writer_commit(writer, err);
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------------ */
@@ -136,9 +115,7 @@ kvasir_code kv_kl_open(kv_kl_file *f, const char *path, const kv_kl_shape *shape
 {
     f->n_vocab = shape->n_vocab;
     f->n_rows_left = shape->n_rows;
-    f->temporary[0] = '\0';
-    if (snprintf(f->path, sizeof f->path, "%s", path) >= (int)sizeof f->path)
-        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--kl-base: the path is too long");
+    f->path = path;
     f->file = fopen(path, "rbe");
     if (!f->file) return kv_set_error(err, KVASIR_ERR_IO, "cannot open %.200s: %s", path, strerror(errno));
     return check_header(f, shape, err);
@@ -160,7 +137,7 @@ kvasir_code kv_kl_read(kv_kl_file *f, uint16_t *codes, kv_kl_row *row, kvasir_er
 void kv_kl_close(kv_kl_file *f)
 {
     if (f->file) fclose(f->file);
-    if (f->temporary[0]) unlink(f->temporary);
+    kvasir_writer_abort(f->writer);
     free(f->codes);
     memset(f, 0, sizeof *f);
 }

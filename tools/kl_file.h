@@ -27,14 +27,15 @@ typedef struct kv_kl_shape {
 } kv_kl_shape;
 
 typedef struct kv_kl_file {
-    FILE *file;
-    char path[4096], temporary[4128]; /* temporary "": reading */
+    const char *path;      /* borrowed */
+    FILE *file;            /* reading */
+    kvasir_writer *writer; /* writing, until kv_kl_commit */
     uint32_t n_vocab;
     size_t n_rows_left;
     uint16_t *codes; /* [n_vocab] of the row in hand */
 } kv_kl_file;
 
-/* Begins a new file beside `path`; it takes its name only in kv_kl_commit. */
+/* Begins a new file, which takes the name `path` (borrowed until close) only in kv_kl_commit. */
 kvasir_code kv_kl_create(kv_kl_file *f, const char *path, const kv_kl_shape *shape, kvasir_error *err);
 /* Appends one row of log-probabilities: logits - log_sum. */
 kvasir_code kv_kl_write(kv_kl_file *f, const float *logits, double log_sum, kvasir_error *err);

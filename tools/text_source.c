@@ -124,7 +124,10 @@ kvasir_code kv_source_chunks(const kv_source *source, const kvasir_model *model,
     if (c.tokens) memcpy(c.tokens, tokens, c.n_tokens * sizeof *tokens);
     kvasir_free(tokens);
     if (!c.tokens) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %zu tokens", c.n_tokens);
-    if (max_chunks > 0 && c.n_chunks > max_chunks) c.n_chunks = max_chunks;
+    if (max_chunks > 0 && c.n_chunks > max_chunks) { /* the text ends there */
+        c.n_chunks = max_chunks;
+        c.n_tokens = max_chunks * n_ctx;
+    }
     const kvasir_token bos = kvasir_special_token(model, KVASIR_TOKEN_BOS);
     const bool adds_bos = bos >= 0 && c.tokens[0] == bos;
     for (size_t i = 0; i < c.n_chunks && adds_bos; i++) c.tokens[i * n_ctx] = bos;

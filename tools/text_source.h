@@ -34,7 +34,7 @@ typedef struct kv_chunks {
 } kv_chunks;
 
 /* As llama-perplexity and llama-imatrix read a text: BOS where the model adds it, first token of every chunk then; special tokens not
- * parsed; one newline at the end of a file cut off; what does not fill a chunk left out. At most max_chunks; 0: all. */
+ * parsed; one newline at the end of a file cut off; what does not fill a chunk left out. At most max_chunks, where the text ends; 0: all. */
 kvasir_code kv_source_chunks(const kv_source *source, const kvasir_model *model, size_t n_ctx, size_t max_chunks,
                              kv_chunks *out, kvasir_error *err);
 

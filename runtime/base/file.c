@@ -316,3 +316,39 @@ kvasir_code kvasir_write_file(const char *path, const void *data, size_t len, kv
     }
     return kv_atomic_commit(&file, err);
 }
+
+/* ---- the same for callers outside ------------------------------------------------------------ */
+
+struct kvasir_writer {
+    kv_atomic_file file;
+};
+
+kvasir_code kvasir_writer_open(const char *path, kvasir_writer **out, kvasir_error *err)
+{
+    kvasir_writer *writer = kv_calloc(1, sizeof *writer);
+    if (!writer) return kv_fail_memory(err, sizeof *writer, "a file to write");
+    kvasir_code code = kv_atomic_open(&writer->file, path, err);
+    if (code == KVASIR_OK)
+        *out = writer;
+    else
+        kv_free(writer);
+    return code;
+}
+
+kvasir_code kvasir_writer_write(kvasir_writer *writer, const void *data, size_t len, kvasir_error *err)
+{
+    return kv_atomic_write(&writer->file, data, len, err);
+}
+
+kvasir_code kvasir_writer_commit(kvasir_writer *writer, kvasir_error *err)
+{
+    kvasir_code code = kv_atomic_commit(&writer->file, err);
+    kv_free(writer);
+    return code;
+}
+
+void kvasir_writer_abort(kvasir_writer *writer)
+{
+    if (writer) kv_atomic_abort(&writer->file);
+    kv_free(writer);
+}
