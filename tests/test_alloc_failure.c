@@ -19,6 +19,8 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "base/alloc.h"
+#include "base/file.h"
 #include "tests/model_support.h"
 #include "tests/tiny_checkpoint.h"
 
@@ -42,6 +44,7 @@ static struct {
     bool watching;
     size_t n_calls, fail_at; /* fail_at 0: none fails */
     bool failed;             /* one did */
+    size_t largest_aligned;  /* bytes asked of posix_memalign at once */
     size_t n_live;
     uintptr_t live[TABLE]; /* open addressing; 0: never used, 1: removed */
 } heap = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -100,6 +103,7 @@ void *__wrap_realloc(void *ptr, size_t size)
 int __wrap_posix_memalign(void **out, size_t alignment, size_t size)
 {
     if (!may_allocate()) return 12; /* ENOMEM */
+    if (heap.watching && size > heap.largest_aligned) heap.largest_aligned = size;
     int rc = __real_posix_memalign(out, alignment, size);
     if (rc == 0) remember(*out);
     return rc;
@@ -118,6 +122,7 @@ static void watch(size_t fail_at)
     heap.n_calls = 0;
     heap.fail_at = fail_at;
     heap.failed = false;
+    heap.largest_aligned = 0;
     heap.watching = true;
 }
 
@@ -221,6 +226,40 @@ static void opening_a_real_vocabulary_survives_every_failure(void **state)
         opening o = {.path = paths[i], .params = {.n_threads = 1, .vocab_only = true}};
         fail_each(paths[i], open_model, &o, 5);
     }
+}
+
+/* Opens a file and says how large the largest block was, which is that of the packed weights where it comes to that. */
+static kvasir_code open_watched(const char *path, size_t *largest, kvasir_error *err)
+{
+    opening o = {.path = path, .params = {.n_threads = 1}};
+    watch(0);
+    const kvasir_code code = open_model(&o, NULL, err);
+    unwatch();
+    *largest = heap.largest_aligned;
+    return code;
+}
+
+static void a_broken_vocabulary_is_found_before_weights_are_packed(void **state)
+{
+    static const char key[] = "tokenizer.ggml.tokens";
+    char path[] = "/tmp/kvasir-vocabulary-XXXXXX";
+    kvasir_error err;
+    char *data = NULL;
+    size_t len = 0, with_weights = 0, without = 0;
+    (void)state;
+    assert_int_equal(open_watched(TINY_LLAMA "/model.gguf", &with_weights, &err), KVASIR_OK);
+    assert_true(with_weights > 100 << 10);
+    assert_int_equal(kv_read_file(TINY_LLAMA "/model.gguf", 1 << 20, &data, &len, &err), KVASIR_OK);
+    char *at = memmem(data, len, key, sizeof key - 1);
+    assert_non_null(at);
+    at[0] = 'T'; /* an unknown key, and no tokens */
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0 && write(fd, data, len) == (ssize_t)len && close(fd) == 0);
+    assert_int_equal(open_watched(path, &without, &err), KVASIR_ERR_FORMAT);
+    unlink(path);
+    kv_free(data);
+    assert_non_null(strstr(err.message, key));
+    assert_true(without < with_weights / 10);
 }
 
 static kvasir_code inspect_file(void *ctx, uint64_t *result, kvasir_error *err)
@@ -546,6 +585,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(opening_a_model_survives_every_failure),
         cmocka_unit_test(opening_a_real_vocabulary_survives_every_failure),
+        cmocka_unit_test(a_broken_vocabulary_is_found_before_weights_are_packed),
         cmocka_unit_test(inspecting_survives_every_failure),
         cmocka_unit_test(estimating_survives_every_failure),
         cmocka_unit_test(converting_survives_every_failure),

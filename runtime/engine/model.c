@@ -68,12 +68,8 @@ static kvasir_code print_attention(kvasir_model *m, kvasir_error *err)
     return m->attention ? KVASIR_OK : kv_fail_memory(err, KV_MAX_LAYER_TEXT, "the attention specification");
 }
 
-static kvasir_code open_weights(kvasir_model *m, const kvasir_model_params *params, kvasir_error *err)
+static kvasir_code pack_weights(kvasir_model *m, kvasir_error *err)
 {
-    KV_TRY(kv_model_init(&m->model, m->gguf, params->attention, err));
-    KV_TRY(print_attention(m, err));
-    kv_bound_each(&m->model.bound, &m->model.hp, add_row_bytes, &m->decode_weight_bytes);
-    if (m->use_blas) return KVASIR_OK;
     kv_pool *pool = NULL;
     KV_TRY(kv_pool_open(m->n_threads, &pool, err));
     kvasir_code code = kv_bound_pack(&m->model.bound, &m->model.hp, m->gguf, pool, err);
@@ -87,9 +83,12 @@ static kvasir_code open_file(kvasir_model *m, const kvasir_model_params *params,
     KV_TRY(copy_string(m->gguf, "general.name", &m->name, err));
     summarise(m);
     if (m->vocab_only) return kv_vocab_open(m->gguf, 0, &m->vocab, err);
+    KV_TRY(kv_model_init(&m->model, m->gguf, params->attention, err));
+    KV_TRY(print_attention(m, err));
+    kv_bound_each(&m->model.bound, &m->model.hp, add_row_bytes, &m->decode_weight_bytes);
     /* Shapes first: the vocabulary is checked against the rows of the embedding. */
-    KV_TRY(open_weights(m, params, err));
-    return kv_vocab_open(m->gguf, m->model.hp.n_vocab, &m->vocab, err);
+    KV_TRY(kv_vocab_open(m->gguf, m->model.hp.n_vocab, &m->vocab, err));
+    return m->use_blas ? KVASIR_OK : pack_weights(m, err);
 }
 
 static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_model_params *params, kvasir_error *err)
