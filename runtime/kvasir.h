@@ -87,7 +87,8 @@ typedef enum kvasir_gemm {
 typedef struct kvasir_model_params {
     int n_threads; /* for packing at load and as default of its sessions; 0: physical cores available */
     kvasir_gemm gemm;
-    const char *kernels;   /* "auto" (or NULL), "scalar", "avx2", "avx512", "neon"; all give the same bits */
+    /* "auto" (or NULL), "scalar", "avx2", "avxvnni", "avx512", "neon", "neondot", "neoni8mm"; all give the same bits. */
+    const char *kernels;
     const char *attention; /* attention specification (README.md) over the checkpoint's own; NULL: none */
     bool vocab_only;       /* open tokenizer and metadata only: no weights are read */
 } kvasir_model_params;
@@ -122,7 +123,7 @@ typedef struct kvasir_model_info {
 } kvasir_model_info;
 
 KVASIR_API kvasir_model_info kvasir_model_get_info(const kvasir_model *model);
-/* Kernel set in force: "scalar", "avx2", "avx512", "neon". */
+/* Kernel set in force: "scalar", "avx2", ... */
 KVASIR_API const char *kvasir_model_kernels(const kvasir_model *model);
 
 /* The attention in force as one specification in canonical form, defaults written out: "0-3=full; 4-7=window(256)". Borrowed from
@@ -163,12 +164,14 @@ enum {
 };
 
 /* Text to token ids. `*tokens` is allocated (kvasir_free), `*n_tokens` ids. Linearithmic in len.
- * Any bytes are accepted; invalid UTF-8 becomes byte tokens. Errors: MEMORY. */
+ * Any bytes are accepted; invalid UTF-8 becomes byte tokens. Errors: ARGUMENT (a text of more than 1 GiB), MEMORY, UNSUPPORTED
+ * (no tokenizer in the file, or none that is known). */
 KVASIR_API kvasir_code kvasir_tokenize(const kvasir_model *model, const char *text, size_t len, unsigned flags,
                                        kvasir_token **tokens, size_t *n_tokens, kvasir_error *err);
 
 /* Token ids to text: `*text` is allocated (kvasir_free), `*len` bytes, NUL-terminated as well. `special` renders
- * control tokens too (otherwise they give nothing). Errors: ARGUMENT (an id outside the vocabulary), MEMORY. */
+ * control tokens too (otherwise they give nothing). Errors: ARGUMENT (an id outside the vocabulary), UNSUPPORTED (no tokenizer in the
+ * file), MEMORY. */
 KVASIR_API kvasir_code kvasir_detokenize(const kvasir_model *model, const kvasir_token *tokens, size_t n_tokens,
                                          bool special, char **text, size_t *len, kvasir_error *err);
 

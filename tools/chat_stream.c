@@ -1,7 +1,7 @@
 /* chat_stream.c - from a token's bytes to the screen, in the order of what may go wrong:
  *
- *     bytes -> text -> behind a possible beginning of the stop text? wait -> whole UTF-8 characters -> no control
- * characters -> stdout
+ *     bytes -> text -> behind a possible beginning of the stop text? wait
+ *           -> whole UTF-8 characters -> no control characters -> stdout
  *
  * A model's text is hostile: an escape sequence in it could move the cursor, set the title or answer as if typed. A
  * pipe gets the text as it is (valid UTF-8): whoever reads it may need every character.

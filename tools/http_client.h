@@ -1,6 +1,6 @@
 /* http_client.h - a small blocking HTTP client for our own server: one connection, one request at a time.
  *
- *     kv_http_open(address) -> kv_http_post(path, JSON) -> status; then the body whole, or server-sent events one by one
+ *     kv_http_open(address) -> kv_http_send(path, JSON) -> status; then the body whole, or server-sent events one by one
  *
  * For `kvasir chat --server` and `kvasir bench-serve`. What comes from the other side is bounded and checked all the same. */
 #ifndef KV_TOOLS_HTTP_CLIENT_H

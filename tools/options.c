@@ -151,7 +151,7 @@ static int *keep_list(size_t n_bytes)
     return list->values;
 }
 
-/* Digits with an optional sign up to `end_chars`; no spaces, no hexadecimal. */
+/* Digits with an optional sign, up to *end; no spaces, no hexadecimal. */
 static bool parse_integer(const char *text, const char **end, long long *out)
 {
     const char *p = text + (*text == '-' || *text == '+');

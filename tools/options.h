@@ -48,7 +48,7 @@ typedef struct kv_ints {
 
 typedef struct kv_seed {
     uint64_t value;
-    bool is_set; /* false: draw one (kv_seed_resolve) */
+    bool is_set; /* false: kv_common_open_sampler draws one */
 } kv_seed;
 
 typedef struct kv_biases {
@@ -82,7 +82,8 @@ typedef struct kv_command {
 
 enum { KV_PARSED = -1 };
 
-/* Parses argv[1..]. Returns KV_PARSED, or the exit status: 0 after --help or --version, 2 after an error line. */
+/* Parses argv[1..]. Returns KV_PARSED, or the exit status: 0 after --help or --version (1 when they could not be written), 2 after an
+ * error line. */
 int kv_options_parse(int argc, char **argv, kv_command *command);
 
 /* One line "kvasir NAME: ..." on stderr, or "kvasir: ..." where the name is NULL; what is no printable character becomes '?',

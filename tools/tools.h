@@ -94,13 +94,13 @@ void kv_common_note_context(const kv_common *c, const kvasir_model *model);
 kvasir_code kv_common_blame_context(kvasir_code code, kvasir_error *err);
 /* Both done. */
 kvasir_code kv_common_open_session(const kv_common *c, kvasir_model *model, kvasir_session **out, kvasir_error *err);
-/* Sampler with seed (drawn when none was given; -v prints it), biases checked against the vocabulary. */
-/* What the options say; biases are borrowed from `c`. Errors: ARGUMENT (a token that is none). */
+/* What the options say of sampling; biases are borrowed from `c`. Errors: ARGUMENT (a token that is none). */
 kvasir_code kv_common_sampler_params(const kv_common *c, const kvasir_model *model, kvasir_sampler_params *out,
                                      kvasir_error *err);
+/* Sampler with seed (drawn when none was given; -v prints it), biases checked against the vocabulary. */
 kvasir_code kv_common_open_sampler(kv_common *c, const kvasir_model *model, kvasir_sampler **out, kvasir_error *err);
-/* --dry-run: prints what the model would take (text or JSON) and returns the exit status. */
-/* `n_seqs`: how many sequences share the cache, each with a context of its own. */
+/* --dry-run: prints what the model would take (text or JSON) and returns the exit status. `n_seqs`: how many sequences share the cache,
+ * each with a context of its own. */
 int kv_common_dry_run(const char *tool, const kv_common *c, int n_seqs);
 /* Whether every specification of a repeated --attention suits the checkpoint, by its header alone: what is wrong is said before anything is
  * loaded. */

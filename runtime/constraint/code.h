@@ -1,8 +1,8 @@
 /* code.h - rules under construction: each a small program of byte ranges, calls and jumps.
  *
  *     "a" ( "b" | item )*        0 BYTES a..a       4 BYTES b..b   }  what GBNF, regular expressions and JSON
- *                                1 SPLIT +9         5 JUMP  +3     }  schemas are turned into; code_dfa.c makes
- *                                2 JUMP  +1         6 SPLIT ...    }  automata of it
+ *                                1 SPLIT +9         5 JUMP  +3     }  schemas are turned into; determinise.c
+ *                                2 JUMP  +1         6 SPLIT ...    }  makes automata of it
  *                                3 SPLIT +3         ...
  *
  * Programs as in Thompson (1968) and Pike's matchers; jumps are relative, so that a finished item can be repeated by copying it. A

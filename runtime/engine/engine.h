@@ -18,7 +18,7 @@ struct kvasir_model {
     const kv_kernels *kernels;
     int n_threads;
     char *architecture, *name, *attention;
-    const char *type_name; /* borrowed from the table of types */
+    const char *type_name; /* static: of the mix, or from the table of types */
     uint64_t n_params;
     size_t weight_bytes, decode_weight_bytes;
     double load_ms;
@@ -49,7 +49,7 @@ struct kvasir_engine {
     kv_segment *segments;      /* [n_batch] */
     int *logit_rows;           /* [n_batch] */
     int *hidden_rows;          /* [n_batch] */
-    /* The last eval: logits (or hidden states) of step s start at row first_row[s] of their kind. */
+    /* The last eval: logits (or hidden states) of step s are rows_of[s].n rows of their kind from rows_of[s].first on. */
     float *logits, *hidden;
     size_t logits_capacity, hidden_capacity; /* floats */
     struct kv_rows_of {
@@ -98,7 +98,7 @@ kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *par
 kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress,
                           void *user, kvasir_error *err);
 
-/* Defaults filled in and checked. Errors: ARGUMENT. */
+/* Defaults filled in and checked. Errors: ARGUMENT, CONTEXT. */
 kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *params, kvasir_error *err);
 
 #endif

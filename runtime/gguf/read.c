@@ -1,8 +1,7 @@
 /* read.c - opening a GGUF file: magic, counts, metadata keys. (Tensors: tensors.c; values: get.c.)
  *
  *   'GGUF' | version | n_tensors | n_kv | key type value | key type value | ... | tensor table | padding | data
- *                                         ^ walked once here; an entry keeps pointers into the mapping, nothing is
- * copied
+ *                                         ^ walked once here; an entry keeps pointers into the mapping: no copies
  *
  * Sizes are decided by counts from the file only after the smallest possible entry times the count fits what remains,
  * and below a cap. Strings inside arrays are walked here once, so kv_gguf_next_string needs no checks later. Source:

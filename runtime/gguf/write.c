@@ -1,8 +1,9 @@
 /* write.c - a GGUF version 3 file in one pass.
  *
- *   begin_data writes:  'GGUF' 3 n_tensors n_kv | keys | table | padding      keys and table are gathered in two
- * buffers before, then per tensor:    bytes | padding to 32                                since the counts stand in
- * front of them
+ *   begin_data writes:  'GGUF' 3 n_tensors n_kv | keys | table | padding
+ *   then per tensor:    bytes | padding to 32
+ *
+ * Keys and table are gathered in two buffers before, since the counts stand in front of them.
  *
  * Source: ggml/docs/gguf.md. */
 #include "gguf/write.h"

@@ -1,7 +1,8 @@
 /* kernels.h - the table of function pointers behind which every instruction set hides, and what each function promises.
  *
- *     scalar.c  avx2.c  avxvnni.c  avx512.c  neon.c      each includes simd_<isa>.h, then impl.h, and fills one table
- *     dispatch.c                                         picks the best table that this CPU can run
+ *     scalar.c  avx2.c  avxvnni.c  avx512.c  neon.c ...   each includes simd_<isa>.h, then impl_fma.h, impl_linear.h and impl_rows.h
+ *                                                         (with impl_phi.h), and fills one table
+ *     dispatch.c                                          picks the best table that this CPU can run
  *
  * One rule makes all tables give the same bits: lanes are outputs, the K dimension runs sequentially within a lane with one fused
  * multiply-add per step (or one exact integer dot per block), so neither the batch nor the register width can change an order.
@@ -136,8 +137,8 @@ typedef struct kv_kernels {
     /* x [n] float -> row `row` of out. n a multiple of 32. Blocks that hold NaN or numbers beyond 1e30 get d = NaN. */
     void (*quantize_q8)(const float *x, const kv_q8 *out, int row);
     /* y[r][o] for rows r < n_rows and outputs of panels [panel, panel + n_panels): y = W x. Columns beyond w->n_out are not
-     * written. scratch: kv_gemm_scratch_bytes(w). after: the packed panel that this thread will probably read next, fetched meanwhile
-     * where few rows leave time for it; NULL: the one behind. */
+     * written. scratch: kv_gemm_scratch_bytes(w->n_in). after: the panel that this thread will probably read next, fetched meanwhile;
+     * NULL: the one behind. */
     void (*gemm_q8)(const kv_packed *w, int panel, int n_panels, const kv_q8 *x, int n_rows, float *y, size_t ldy,
                     void *scratch, const void *after);
     /* The same for float weights: x [n_rows][ldx] float32. */

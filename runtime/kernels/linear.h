@@ -15,7 +15,7 @@ enum { KV_BLAS_PANELS = 4 }; /* of a work item in blas mode: scratch holds so ma
 typedef struct kv_linear {
     const uint8_t *rows; /* [n_out][n_in] as the file stores them (mapped) */
     size_t row_bytes;
-    kv_packed packed;  /* data NULL in blas mode */
+    kv_packed packed;  /* no panels in blas mode */
     const float *bias; /* [n_out] or NULL; added by kv_linear_run */
 } kv_linear;
 

@@ -34,10 +34,10 @@ typedef struct kv_pack_format {
 
 typedef struct kv_packed {
     kv_type type;
-    const kv_pack_format *format; /* NULL: this type is not packed (dequantised path only) */
+    const kv_pack_format *format;
     int n_in, n_out, n_panels;
     size_t panel_bytes, scales_at; /* offset of the scales within a panel */
-    uint8_t *data;                 /* [n_panels][panel_bytes], 64-byte aligned */
+    uint8_t *data;                 /* [n_panels][panel_bytes], 64-byte aligned unless in place */
 } kv_packed;
 
 /* Bytes of one 32-block of codes of 16 rows, and of a panel's scales. */

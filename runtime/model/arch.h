@@ -115,7 +115,7 @@ typedef struct kv_hparams {
     float attn_scale;                  /* of q.k */
     float attn_softcap, logit_softcap; /* 0: none */
     float clamp_qkv;                   /* q, k, v within +- this; 0: not */
-    float alibi_max_bias;              /* ALiBi slopes (Press 2021) start at 2^(-this / n_heads); 0: none */
+    float alibi_max_bias;              /* ALiBi slopes (Press 2021) of 2^n heads start at 2^(-this / 2^n); 0: none */
     bool parallel;                     /* both halves of a layer read its input */
     kv_activation activation;
     float swiglu_alpha, swiglu_limit; /* KV_ACT_SWIGLU_OAI */

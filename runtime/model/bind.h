@@ -5,8 +5,7 @@
 #include "gguf/read.h"
 #include "model/arch.h"
 
-/* Weights of an open model. `w.layers` and the float copies of vectors live in `arena`; matrices point into the mapping until
- * kv_weights_pack moves them. */
+/* Weights of an open model. Matrices point into the mapping; kv_bound_pack makes panels of those that are not read where they lie. */
 typedef struct kv_bound {
     kv_weights w;
     void **owned; /* vectors that the file stores as something else than aligned float32, and lists of matrices */

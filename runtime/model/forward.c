@@ -15,7 +15,8 @@
  *   x += [norm] h
  *   logits = norm(x) Wout
  *
- * Few rows (decode) are done by the caller between stages: five barriers a layer. Many rows are shared out. */
+ * Few rows (decode) are done by the caller between stages: six barriers a layer, two of them attention's, whose partials are merged by head.
+ * Many rows are shared out. */
 #include "model/forward.h"
 
 #include <math.h>

@@ -3,7 +3,7 @@
  *   control, unknown, unused   nothing, or the text as written when special tokens are wanted
  *   user-defined               the text as written
  *   byte                       one byte
- *   normal                     byte-level characters to bytes (gpt2), U+2581 to space (llama)
+ *   normal                     byte-level characters to bytes (gpt2), U+2581 to space (llama, t5)
  */
 #include "base/alloc.h"
 #include "text/vocab_internal.h"

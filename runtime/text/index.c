@@ -2,7 +2,7 @@
  *
  *   texts    hash(text) -> slot { upper hash half | id + 1 }   linear probing, half full; texts stay in the file
  *   merges   (left id, right id) -> rank, id of the union        bpe.c
- *   joined   which byte pairs a merge may bring together         bpe.c, spm.c
+ *   joined   which byte pairs a token may bring together         bpe.c, spm.c, unigram.c
  *
  * The hash is seeded at random: nobody can write a vocabulary whose texts all collide. The seed decides where entries
  * lie, never what is found. Only texts that plain text may turn into are entered; so no merge can forge a control

@@ -1,6 +1,4 @@
-/* jinja_method.c - methods of str, list, tuple, dict, loop, cycler: one table per group, a row per method.
- *
- * What would change a value (append, update, pop, ...) is refused as the immutable sandbox refuses it. */
+/* jinja_method.c - methods of str that search, cut, join and change case: a row per method. The rest is in jinja_method2.c. */
 #include <utf8proc.h>
 
 #include "text/jinja.h"

@@ -1,4 +1,6 @@
-/* jinja_method2.c - questions about str (isdigit, ...), methods of list, tuple, dict, loop, cycler, int and float; look-up and call. */
+/* jinja_method2.c - questions about str (isdigit, ...), methods of list, tuple, dict, loop, cycler, int and float; look-up and call.
+ *
+ * What would change a value (append, update, pop, ...) is refused as the immutable sandbox refuses it. */
 #include <math.h>
 #include <utf8proc.h>
 

@@ -2,8 +2,9 @@
  *
  *   text --special tokens cut out--> fragments --pre-tokenizer (BPE) / escaping (SPM)--> pieces --merges--> ids
  *
- * Two models: "gpt2" (byte-level BPE, Sennrich 2016; merges ranked by tokenizer.ggml.merges) and "llama" (SentencePiece BPE:
- * the adjacent pair whose union has the highest score is merged first, byte fallback; Kudo 2018). */
+ * Three models: "gpt2" (byte-level BPE, Sennrich 2016; merges ranked by tokenizer.ggml.merges), "llama" (SentencePiece BPE: the
+ * adjacent pair whose union has the highest score is merged first, byte fallback; Kudo 2018) and "t5" (SentencePiece's unigram model: the
+ * tokens whose scores sum to the most, instead of merges; Kudo 2018). */
 #ifndef KV_TEXT_VOCAB_H
 #define KV_TEXT_VOCAB_H
 
@@ -31,7 +32,7 @@ bool kv_vocab_is_eog(const kv_vocab *vocab, kvasir_token token);
 kv_str kv_vocab_token_text(const kv_vocab *vocab, kvasir_token token);
 /* tokenizer.chat_template, NUL-terminated copy owned by the vocabulary, or NULL. */
 const char *kv_vocab_chat_template(const kv_vocab *vocab);
-/* "gpt2 (smollm)", "llama": for inspect. */
+/* "gpt2 (smollm)", "llama", "t5": for inspect. */
 const char *kv_vocab_describe(const kv_vocab *vocab);
 
 #endif

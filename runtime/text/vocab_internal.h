@@ -3,7 +3,7 @@
  *   kv_vocab   made by open: an offset per token into the mapped file, special ids, flags. Immutable.
  *   kv_index   made by the first tokenize: hash of texts, merges, special tokens, patterns. Immutable once there.
  *
- * vocab.c opens; index.c builds and finds; special.c cuts special tokens out; bpe.c and spm.c turn fragments into ids;
+ * vocab.c opens; index.c builds and finds; special.c cuts special tokens out; bpe.c, spm.c and unigram.c turn fragments into ids;
  * tokenize.c drives them; detokenize.c goes back. */
 #ifndef KV_TEXT_VOCAB_INTERNAL_H
 #define KV_TEXT_VOCAB_INTERNAL_H
@@ -128,7 +128,7 @@ static inline bool kv_index_may_join(const kv_index *index, unsigned a, unsigned
     return index->joined[pair / 8] >> pair % 8 & 1;
 }
 
-/* Builds it on first use; thread-safe. Errors: MEMORY, FORMAT. */
+/* Builds it on first use; thread-safe. Errors: MEMORY. */
 kvasir_code kv_index_get(const kv_vocab *vocab, const kv_index **out, kvasir_error *err);
 void kv_index_free(kv_index *index);
 /* The first token with exactly this text that ordinary text may become (not control, unknown or byte), or -1. */
