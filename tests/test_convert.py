@@ -82,6 +82,7 @@ def fixtures_have_the_keys_that_the_other_converter_wrote():
 def what_gguf_has_no_standard_for_is_there():
     assert keys(convert("mistral"))["llama.attention.sliding_window"] == 32
     assert keys(convert("gpt_oss"))["gpt-oss.rope.scaling.yarn_truncate"] is False
+    assert keys(convert("more/qwen2_yarn"))["qwen2.rope.scaling.yarn_truncate"] is True
 
 
 @test

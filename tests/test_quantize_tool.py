@@ -367,7 +367,7 @@ def importance_brings_the_outputs_closer():
     os.replace(path("importance.gguf"), kept)
     score = ("perplexity", "-f", OTHER, "-c", 128, "--chunks", 4, "--kl-base", path("kl"), "--gemm", "blas", "-o", "json")
     kvasir(*score, "-m", base)
-    for name in ("Q2_K", "Q3_K_S", "Q4_0", "Q4_1", "IQ4_XS"):
+    for name in ("Q2_K", "Q3_K_S", "Q4_0", "Q4_1", "IQ4_XS", "IQ4_NL"):
         kl = {}
         for args in ((), ("--imatrix", kept)):
             kvasir("quantize", base, path("q.gguf"), name, "--pure", "--tensor-type", "token_embd=F16", *args)
