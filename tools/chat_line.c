@@ -7,9 +7,10 @@
  * line at once. Waiting is a poll with a time limit: a signal between the check of the flag and the poll is then seen
  * a moment later, not never.
  *
- * Pasted text arrives between ESC[200~ and ESC[201~ (bracketed paste): its line breaks are inserted as characters, by
- * the key for quoted insert, instead of sending each line as a message of its own. A backslash at the end of a line
- * continues it.
+ * Pasted text arrives between ESC[200~ and ESC[201~ (bracketed paste). It is collected, and inserted whole by a key of our
+ * own: its line breaks are then characters of one message. Typed one by one as quoted characters they would be, too, but
+ * libedit believes that such a line break stays on its row, and draws everything after it in the wrong place. A backslash at
+ * the end of a line continues it.
  */
 #include "tools/chat_line.h"
 
@@ -28,7 +29,7 @@
 #include "tools/chat_conversation.h"
 #include "tools/term.h"
 
-enum { HISTORY_SIZE = 2000, WAIT_MS = 200, PASTE_WAIT_MS = 50, KEY_QUOTE = 'V' & 31, KEY_ESCAPE = 27 };
+enum { HISTORY_SIZE = 2000, WAIT_MS = 200, PASTE_WAIT_MS = 50, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
 
 #define PASTE_ON  "\033[?2004h" /* the terminal marks pasted text */
 #define PASTE_OFF "\033[?2004l"
@@ -38,10 +39,11 @@ struct kv_lines {
     History *history;
     FILE *screen; /* where the prompt goes: never into a redirected stdout */
     char history_path[4096], prompt[64], more_prompt[64];
-    bool is_continued, is_pasting, is_failed;
+    bool is_continued, is_failed;
     unsigned char bytes[4096];
     size_t at, end;
-    wchar_t queued; /* character after KEY_QUOTE; 0: none */
+    wchar_t *pasted; /* [pasted_cap] n_pasted characters that KEY_PASTE inserts */
+    size_t n_pasted, pasted_cap;
     size_t n_typed; /* characters on the line when Ctrl-C came */
     struct winsize size;
     kv_text message;
@@ -168,35 +170,64 @@ static int read_utf8(kv_lines *l, wchar_t *out)
     return 1;
 }
 
+static bool append_pasted(kv_lines *l, wchar_t c)
+{
+    if (l->n_pasted == l->pasted_cap) {
+        const size_t cap = l->pasted_cap ? 2 * l->pasted_cap : 1024;
+        wchar_t *grown = reallocarray(l->pasted, cap, sizeof *grown);
+        if (!grown) return false;
+        l->pasted = grown;
+        l->pasted_cap = cap;
+    }
+    l->pasted[l->n_pasted++] = c;
+    return true;
+}
+
+/* Collects what comes until ESC[201~. 1, 0, -1 as fill. */
+static int read_pasted(kv_lines *l)
+{
+    l->n_pasted = 0;
+    for (;;) {
+        wchar_t c;
+        const int got = read_utf8(l, &c);
+        if (got <= 0) return got;
+        const bool is_end = c == KEY_ESCAPE && take(l, "[201~");
+        if (c == '\r') c = '\n';
+        const bool is_text = (c >= 0x20 && c != 0x7f) || c == '\n' || c == '\t'; /* no other control characters */
+        if ((is_end || is_text) && !append_pasted(l, is_end ? 0 : c)) {
+            l->is_failed = true;
+            return 0;
+        }
+        if (is_end) return 1;
+    }
+}
+
+/* What KEY_PASTE does. */
+static unsigned char insert_pasted(EditLine *editor, int key)
+{
+    (void)key;
+    kv_lines *l = NULL;
+    el_get(editor, EL_CLIENTDATA, &l);
+    const bool is_inserted = l->n_pasted > 0 && el_winsertstr(editor, l->pasted) == 0;
+    l->n_pasted = 0;
+    return is_inserted ? CC_REFRESH : CC_ERROR;
+}
+
 /* libedit's EL_GETCFN. */
 static int get_char(EditLine *editor, wchar_t *out)
 {
     kv_lines *l = NULL;
     el_get(editor, EL_CLIENTDATA, &l);
-    if (l->queued) {
-        *out = l->queued;
-        l->queued = 0;
-        return 1;
+    int got = read_utf8(l, out);
+    if (got > 0 && *out == KEY_ESCAPE && take(l, "[200~")) {
+        got = read_pasted(l);
+        *out = KEY_PASTE;
     }
-    for (;;) {
-        int got = read_utf8(l, out);
-        if (got < 0) {
-            const LineInfo *line = el_line(editor);
-            l->n_typed = (size_t)(line->lastchar - line->buffer);
-        }
-        if (got <= 0) return got;
-        if (*out == KEY_ESCAPE && take(l, l->is_pasting ? "[201~" : "[200~")) {
-            l->is_pasting = !l->is_pasting;
-            continue;
-        }
-        if (!l->is_pasting || (*out >= 0x20 && *out != 0x7f)) return 1;
-        if (*out == '\r') *out = '\n';
-        if (*out == '\n' || *out == '\t') { /* as text; other control characters are no part of a message */
-            l->queued = *out;
-            *out = KEY_QUOTE;
-            return 1;
-        }
+    if (got < 0) {
+        const LineInfo *line = el_line(editor);
+        l->n_typed = (size_t)(line->lastchar - line->buffer);
     }
+    return got;
 }
 
 /* ---- history --------------------------------------------------------------------------------- */
@@ -278,6 +309,8 @@ static bool open_editor(kv_lines *l, bool has_color)
     el_set(l->editor, EL_GETCFN, get_char);
     el_set(l->editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
     el_source(l->editor, NULL); /* ~/.editrc: the user's own keys */
+    el_set(l->editor, EL_ADDFN, "kvasir-paste", "Inserts what was pasted", insert_pasted);
+    el_set(l->editor, EL_BIND, "^^", "kvasir-paste", NULL);
     return true;
 }
 
@@ -305,6 +338,7 @@ void kv_lines_close(kv_lines *l)
     if (l->editor) el_end(l->editor);
     if (l->history) history_end(l->history);
     kv_text_deinit(&l->message);
+    free(l->pasted);
     free(l);
 }
 
@@ -337,8 +371,8 @@ static kv_line_end read_plain(kv_lines *l)
 
 static kv_line_end read_edited(kv_lines *l)
 {
-    l->is_continued = l->is_pasting = false;
-    l->queued = 0;
+    l->is_continued = false;
+    was_stopped = 0; /* during a reply: the editor had nothing on the screen then */
     for (;;) {
         int n = 0;
         l->n_typed = 0;

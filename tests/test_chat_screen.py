@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""What `kvasir chat` leaves on the screen of a terminal (support/screen.py): pasted text, editing it, and what comes after a stop."""
+import signal
+import termios
+import time
+
+import pexpect
+
+from support.runner import run_tests
+from support.screen import Screen
+from test_chat import ENDLESS, KVASIR, MODEL, TIMEOUT, Chat, environment
+
+
+def shown(keys, **env):
+    """The lines of the screen from the prompt on, when these keys were pressed at it and nothing more comes."""
+    columns, rows = 60, 20
+    p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL], env=environment(**env), encoding="utf-8", timeout=TIMEOUT,
+                      dimensions=(rows, columns))
+    p.delaybeforesend = 0
+    p.expect_exact("Ctrl-D leaves")
+    p.expect("> ")
+    screen = Screen(columns, rows)
+    screen.feed("> ")
+    p.send(keys + "~")  # typed last, so it is shown last
+    p.expect_exact("~")
+    screen.feed(p.before + p.after + p.buffer)
+    try:
+        while True:
+            screen.feed(p.read_nonblocking(1 << 16, timeout=0.2))
+    except pexpect.TIMEOUT:
+        pass
+    p.close(force=True)
+    return screen.lines()
+
+
+def paste(text):
+    return "\x1b[200~" + text.replace("\n", "\r") + "\x1b[201~"
+
+
+def pasted_lines_stand_one_below_the_other():
+    assert shown(paste("def f(x):\n    return x\n\nprint(f(3))")) == ["> def f(x):", "    return x", "", "print(f(3))~"]
+    assert shown(paste("if:\n\tfoo\n\t\tbar\nend")) == ["> if:", "        foo", "                bar", "end~"]
+    assert shown(paste("\u4f60\u597d\n\tnext")) == ["> \u4f60\u597d", "        next~"]
+
+
+def pasted_lines_can_be_edited():
+    text = "if:\n\tfoo\n\t\tbar\nend"
+    assert shown(paste(text) + "\x01X") == ["> X~if:", "        foo", "                bar", "end"]
+    assert shown(paste(text) + "\x1b[D" * 6) == ["> if:", "        foo", "                b~ar", "end"]
+    assert shown(paste("one\ntwo") + "\x7f" * 5 + "\x05") == ["> on~"]
+    assert shown("ab" + paste("1\n2") + "\x01" + paste("3\n4")) == ["> 3", "4~ab1", "2"]
+    assert shown(paste("") + "x") == ["> x~"]
+
+
+def a_paste_higher_than_the_screen_shows_its_end():
+    lines = [f"line {i}" for i in range(50)]
+    assert shown(paste("\n".join(lines))) == lines[-20:-1] + [lines[-1] + "~"]
+
+
+def what_is_pasted_moves_no_cursor():
+    assert shown(paste("a\x1b[5Ab\x07c\x7f")) == ["> a[5Abc~"]
+
+
+def after_a_stop_during_a_reply_there_is_one_prompt():
+    with Chat("-n", "64", "--temp", "0", *ENDLESS) as chat:
+        chat.send("Tell me a story.")
+        chat.reply_begins()
+        chat.p.kill(signal.SIGSTOP)
+        chat.p.kill(signal.SIGCONT)
+        chat.cost()
+        time.sleep(0.5)  # the editor looks at what happened a few times a second
+        chat.p.send("here")
+        chat.expect("here")
+        assert ">" not in chat.p.before, repr(chat.p.before)
+        assert not termios.tcgetattr(chat.p.child_fd)[3] & termios.ICANON
+        chat.say("")
+        chat.leave()
+
+
+TESTS = [pasted_lines_stand_one_below_the_other, pasted_lines_can_be_edited, a_paste_higher_than_the_screen_shows_its_end,
+         what_is_pasted_moves_no_cursor, after_a_stop_during_a_reply_there_is_one_prompt]
+
+if __name__ == "__main__":
+    run_tests(TESTS, [(KVASIR, "make"), (MODEL, "./kvasir get smollm2")])
