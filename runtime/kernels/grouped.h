@@ -18,12 +18,6 @@ typedef struct kv_group_job {
     int first_item; /* filled by kv_linear_run_groups */
 } kv_group_job;
 
-/* Rows [first, ...) of `q8`, every `stride`-th. */
-static inline kv_q8 kv_q8_view(const kv_q8 *q8, size_t first, size_t stride)
-{
-    return (kv_q8){.base = q8->base + first * q8->row_bytes, .row_bytes = q8->row_bytes * stride, .n = q8->n};
-}
-
 /* y = x W^T [+ bias] for every job; jobs without rows are skipped. */
 void kv_linear_run_groups(const kv_compute *c, kv_group_job *jobs, int n_jobs);
 

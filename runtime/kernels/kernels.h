@@ -54,6 +54,12 @@ static inline kv_q8_halves *kv_q8_row_halves(const kv_q8 *x, int row)
     return (kv_q8_halves *)(void *)(kv_q8_row(x, row) + x->n / 32);
 }
 
+/* Rows [first, ...) of `q8`, every `stride`-th. */
+static inline kv_q8 kv_q8_view(const kv_q8 *q8, size_t first, size_t stride)
+{
+    return (kv_q8){.base = q8->base + first * q8->row_bytes, .row_bytes = q8->row_bytes * stride, .n = q8->n};
+}
+
 typedef enum kv_elem { KV_ELEM_F32, KV_ELEM_F16, KV_ELEM_BF16, KV_ELEM_Q8_0 } kv_elem;
 /* Not for Q8_0, whose values come in blocks. */
 static inline size_t kv_elem_bytes(kv_elem e) { return e == KV_ELEM_F32 ? 4 : 2; }

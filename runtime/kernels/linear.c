@@ -1,11 +1,20 @@
-/* linear.c - see linear.h. An item is a run of panels of one job; items are numbered across the jobs of a stage. */
+/* linear.c - see linear.h. An item is a run of panels of one job with the rows of one part; items are numbered part by part, and in a
+ * part across the jobs of a stage:
+ *
+ *     rows [0, 258)    k k v v q q q q q        the first thread's share: rows that it made, and will read again
+ *     rows [258, 512)  k k v v q q q q q        the second one's */
 #include "kernels/linear.h"
 
 #include <string.h>
 
 #include "base/util.h"
 
-enum { MAX_JOBS = 8, MANY_ROWS = 64 };
+enum {
+    MAX_JOBS = 8,
+    MANY_ROWS = 64,
+    PART_ROWS = 256, /* at least: each part expands all panels, which costs as much as eight rows of them */
+    ROW_BLOCK = 6    /* a multiple of every KV_DOT_ROWS */
+};
 
 bool kv_linear_is_quantized(const kv_linear *w) { return w->packed.format->lo_bits != 0; }
 
@@ -56,67 +65,90 @@ struct run {
     const kv_compute *c;
     const kv_linear_job *jobs;
     const kv_input *in;
-    int n_jobs, n_rows, panels_per_item;
-    int first_item[MAX_JOBS + 1];
+    int n_jobs, n_rows, rows_per_part, panels_per_item, n_items;
+    int first_item[MAX_JOBS + 1]; /* of a part */
 };
 
-/* n_rows x (16 n_panels) outputs through sgemm; n_out may cut the last panel. */
-static void blas_item(const struct run *run, const kv_linear_job *job, int panel, int n_panels, float *weights)
+/* What one item multiplies. */
+struct piece {
+    const kv_linear_job *job;
+    int panel, n_panels, row, n_rows;
+};
+
+static float *outputs(const struct piece *p) { return p->job->y + (size_t)p->row * p->job->ldy; }
+
+/* Through sgemm; n_out may cut the last panel. */
+static void blas_piece(const struct run *run, const struct piece *p, float *weights)
 {
-    const kv_linear *w = job->w;
-    const int first = 16 * panel, n = kv_min_int(w->packed.n_out - first, 16 * n_panels), k = w->packed.n_in;
+    const kv_linear *w = p->job->w;
+    const int first = 16 * p->panel, n = kv_min_int(w->packed.n_out - first, 16 * p->n_panels), k = w->packed.n_in;
     const float *b = weights;
     if (w->packed.type == KV_TYPE_F32)
         b = (const float *)(const void *)(w->rows + (size_t)first * w->row_bytes);
     else
         for (int i = 0; i < n; i++) kv_linear_row(w, (size_t)(first + i), weights + (size_t)i * (size_t)k);
     enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
-    run->c->blas->sgemm(ROW_MAJOR, NO_TRANS, TRANS, run->n_rows, n, k, 1.0f, run->in->x, (int)run->in->ldx, b, k, 0.0f,
-                        job->y + first, (int)job->ldy);
+    run->c->blas->sgemm(ROW_MAJOR, NO_TRANS, TRANS, p->n_rows, n, k, 1.0f, run->in->x + (size_t)p->row * run->in->ldx,
+                        (int)run->in->ldx, b, k, 0.0f, outputs(p) + first, (int)p->job->ldy);
 }
 
-static void add_bias(const struct run *run, const kv_linear_job *job, int panel, int n_panels)
+static void add_bias(const struct piece *p)
 {
-    const int first = 16 * panel, end = kv_min_int(job->w->packed.n_out, 16 * (panel + n_panels));
-    for (int r = 0; r < run->n_rows; r++) {
-        float *y = job->y + (size_t)r * job->ldy;
-        for (int i = first; i < end; i++) y[i] += job->w->bias[i];
+    const kv_linear *w = p->job->w;
+    const int first = 16 * p->panel, end = kv_min_int(w->packed.n_out, 16 * (p->panel + p->n_panels));
+    for (int r = 0; r < p->n_rows; r++) {
+        float *y = outputs(p) + (size_t)r * p->job->ldy;
+        for (int i = first; i < end; i++) y[i] += w->bias[i];
     }
 }
 
-static int job_of(const struct run *run, int item)
+static int items_of_part(const struct run *run) { return run->first_item[run->n_jobs]; }
+
+static struct piece piece_of(const struct run *run, int item)
 {
+    const int part = item / items_of_part(run), at = item % items_of_part(run), row = part * run->rows_per_part;
     int j = 0;
-    while (item >= run->first_item[j + 1]) j++;
-    return j;
+    while (at >= run->first_item[j + 1]) j++;
+    const kv_linear_job *job = &run->jobs[j];
+    const int panel = (at - run->first_item[j]) * run->panels_per_item;
+    return (struct piece){.job = job,
+                          .panel = panel,
+                          .n_panels = kv_min_int(run->panels_per_item, job->w->packed.n_panels - panel),
+                          .row = row,
+                          .n_rows = kv_min_int(run->rows_per_part, run->n_rows - row)};
 }
 
-/* First panel of an item. */
+/* The first panel of an item. */
 static const uint8_t *item_data(const struct run *run, int item)
 {
-    if (item >= run->first_item[run->n_jobs]) return NULL;
-    const int j = job_of(run, item);
-    const kv_packed *w = &run->jobs[j].w->packed;
-    return w->data + (size_t)((item - run->first_item[j]) * run->panels_per_item) * w->panel_bytes;
+    const struct piece p = piece_of(run, item);
+    return p.job->w->packed.data + (size_t)p.panel * p.job->w->packed.panel_bytes;
 }
 
 static void run_item(void *ctx, int item, int thread)
 {
     const struct run *run = ctx;
-    const int j = job_of(run, item);
-    const kv_linear_job *job = &run->jobs[j];
-    const kv_packed *w = &job->w->packed;
-    const int panel = (item - run->first_item[j]) * run->panels_per_item;
-    const int n_panels = kv_min_int(run->panels_per_item, w->n_panels - panel);
+    const struct piece p = piece_of(run, item);
+    const kv_packed *w = &p.job->w->packed;
+    const kv_q8 q8 = kv_q8_view(&run->in->q8, (size_t)p.row, 1);
     uint8_t *scratch = run->c->scratch[thread];
     if (run->c->blas)
-        blas_item(run, job, panel, n_panels, (float *)(void *)scratch);
-    else if (kv_linear_is_quantized(job->w))
-        run->c->kernels->gemm_q8(w, panel, n_panels, &run->in->q8, run->n_rows, job->y, job->ldy, scratch,
-                                 item_data(run, item + 1));
+        blas_piece(run, &p, (float *)(void *)scratch);
+    else if (kv_linear_is_quantized(p.job->w))
+        run->c->kernels->gemm_q8(w, p.panel, p.n_panels, &q8, p.n_rows, outputs(&p), p.job->ldy, scratch,
+                                 item + 1 < run->n_items ? item_data(run, item + 1) : NULL);
     else
-        run->c->kernels->gemm_f32(w, panel, n_panels, run->in->x, run->in->ldx, run->n_rows, job->y, job->ldy);
-    if (job->w->bias) add_bias(run, job, panel, n_panels);
+        run->c->kernels->gemm_f32(w, p.panel, p.n_panels, run->in->x + (size_t)p.row * run->in->ldx, run->in->ldx,
+                                  p.n_rows, outputs(&p), p.job->ldy);
+    if (p.job->w->bias) add_bias(&p);
+}
+
+/* A part for each thread, if that is worth expanding the panels once more. sgemm takes all rows at once. */
+static int rows_per_part(const kv_compute *c, int n_rows)
+{
+    const int n_parts = c->blas ? 1 : kv_max_int(1, kv_min_int(kv_pool_n_threads(c->pool), n_rows / PART_ROWS)),
+              n_blocks = kv_max_int(1, (n_rows + ROW_BLOCK - 1) / ROW_BLOCK);
+    return (n_blocks + n_parts - 1) / n_parts * ROW_BLOCK;
 }
 
 void kv_linear_run(const kv_compute *c, const kv_linear_job *jobs, int n_jobs, const kv_input *in, int n_rows)
@@ -134,5 +166,7 @@ void kv_linear_run(const kv_compute *c, const kv_linear_job *jobs, int n_jobs, c
     for (int j = 0; j < n_jobs; j++)
         run.first_item[j + 1] =
             run.first_item[j] + (jobs[j].w->packed.n_panels + run.panels_per_item - 1) / run.panels_per_item;
-    kv_pool_run(c->pool, run.first_item[n_jobs], run_item, &run);
+    run.rows_per_part = rows_per_part(c, n_rows);
+    run.n_items = (n_rows + run.rows_per_part - 1) / run.rows_per_part * items_of_part(&run);
+    kv_pool_run(c->pool, run.n_items, run_item, &run);
 }
