@@ -399,11 +399,10 @@ int kv_tool_bench(int argc, char **argv)
         .name = TOOL,
         .usage = "[-m MODEL] [-p 512] [-n 128] [-d 0,4096] [-pg P,G] [-r 5] [--attention A]... [--kernels all] [-o "
                  "md|csv|json|jsonl]",
-        .about = "Tokens per second of reading and of writing, the median of the repeats, and how much that is of what "
-                 "this machine "
-                 "can do: its read bandwidth and arithmetic peak are measured first. ttft is the time to read all that "
-                 "stands before "
-                 "the first token, the model being loaded.",
+        .about =
+            "Tokens per second of reading and of writing, the median of the repeats, and how much that is of what "
+            "this machine can do: its limits are measured first, the arithmetic peak of a prompt between the repeats. "
+            "ttft is the time to read all that stands before the first token, the model being loaded.",
         .groups = groups,
         .n_groups = sizeof groups / sizeof groups[0],
     };
