@@ -9,16 +9,6 @@ struct groups {
     int n_jobs, panels_per_item;
 };
 
-static void run_blas(const struct groups *g, const kv_group_job *job, int first, int n, float *weights)
-{
-    const kv_linear *w = job->w;
-    const int k = w->packed.n_in;
-    for (int i = 0; i < n; i++) kv_linear_row(w, (size_t)(first + i), weights + (size_t)i * (size_t)k);
-    enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
-    g->c->blas->sgemm(ROW_MAJOR, NO_TRANS, TRANS, job->n_rows, n, k, 1.0f, job->x, (int)job->ldx, weights, k, 0.0f,
-                      job->y + first, (int)job->ldy);
-}
-
 static void group_item(void *ctx, int item, int thread)
 {
     const struct groups *g = ctx;
@@ -31,19 +21,17 @@ static void group_item(void *ctx, int item, int thread)
             hi = mid;
     }
     const kv_group_job *job = &g->jobs[lo];
-    const kv_packed *w = &job->w->packed;
-    const int panel = (item - job->first_item) * g->panels_per_item,
-              n_panels = kv_min_int(g->panels_per_item, w->n_panels - panel);
-    const int first = 16 * panel, end = kv_min_int(w->n_out, first + 16 * n_panels);
-    uint8_t *scratch = g->c->scratch[thread];
-    if (g->c->blas)
-        run_blas(g, job, first, end - first, (float *)(void *)scratch);
-    else if (kv_linear_is_quantized(job->w))
-        g->c->kernels->gemm_q8(w, panel, n_panels, &job->q8, job->n_rows, job->y, job->ldy, scratch, NULL);
-    else
-        g->c->kernels->gemm_f32(w, panel, n_panels, job->x, job->ldx, job->n_rows, job->y, job->ldy);
-    for (int r = 0; job->w->bias && r < job->n_rows; r++)
-        for (int i = first; i < end; i++) job->y[(size_t)r * job->ldy + (size_t)i] += job->w->bias[i];
+    const int panel = (item - job->first_item) * g->panels_per_item;
+    const kv_linear_piece piece = {.w = job->w,
+                                   .panel = panel,
+                                   .n_panels = kv_min_int(g->panels_per_item, job->w->packed.n_panels - panel),
+                                   .n_rows = job->n_rows,
+                                   .x = job->x,
+                                   .ldx = job->ldx,
+                                   .q8 = job->q8,
+                                   .y = job->y,
+                                   .ldy = job->ldy};
+    kv_linear_multiply(g->c, &piece, thread, NULL);
 }
 
 void kv_linear_run_groups(const kv_compute *c, kv_group_job *jobs, int n_jobs)

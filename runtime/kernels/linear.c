@@ -61,6 +61,44 @@ void kv_linear_prepare(const kv_compute *c, const kv_linear *const *w, int n_w, 
 
 /* ---- products --------------------------------------------------------------------------------------- */
 
+/* Through sgemm; n_out may cut the last panel. */
+static void multiply_blas(const kv_compute *c, const kv_linear_piece *p, float *weights)
+{
+    const kv_linear *w = p->w;
+    const int first = 16 * p->panel, n = kv_min_int(w->packed.n_out - first, 16 * p->n_panels), k = w->packed.n_in;
+    const float *b = weights;
+    if (w->packed.type == KV_TYPE_F32)
+        b = (const float *)(const void *)(w->rows + (size_t)first * w->row_bytes);
+    else
+        for (int i = 0; i < n; i++) kv_linear_row(w, (size_t)(first + i), weights + (size_t)i * (size_t)k);
+    enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
+    c->blas->sgemm(ROW_MAJOR, NO_TRANS, TRANS, p->n_rows, n, k, 1.0f, p->x, (int)p->ldx, b, k, 0.0f, p->y + first,
+                   (int)p->ldy);
+}
+
+static void add_bias(const kv_linear_piece *p)
+{
+    const int first = 16 * p->panel, end = kv_min_int(p->w->packed.n_out, 16 * (p->panel + p->n_panels));
+    for (int r = 0; r < p->n_rows; r++) {
+        float *y = p->y + (size_t)r * p->ldy;
+        for (int i = first; i < end; i++) y[i] += p->w->bias[i];
+    }
+}
+
+void kv_linear_multiply(const kv_compute *c, const kv_linear_piece *p, int thread, const uint8_t *after)
+{
+    uint8_t *scratch = c->scratch[thread];
+    if (c->blas)
+        multiply_blas(c, p, (float *)(void *)scratch);
+    else if (kv_linear_is_quantized(p->w))
+        c->kernels->gemm_q8(&p->w->packed, p->panel, p->n_panels, &p->q8, p->n_rows, p->y, p->ldy, scratch, after);
+    else
+        c->kernels->gemm_f32(&p->w->packed, p->panel, p->n_panels, p->x, p->ldx, p->n_rows, p->y, p->ldy);
+    if (p->w->bias) add_bias(p);
+}
+
+/* ---- a stage ---------------------------------------------------------------------------------------- */
+
 struct run {
     const kv_compute *c;
     const kv_linear_job *jobs;
@@ -69,78 +107,38 @@ struct run {
     int first_item[MAX_JOBS + 1]; /* of a part */
 };
 
-/* What one item multiplies. */
-struct piece {
-    const kv_linear_job *job;
-    int panel, n_panels, row, n_rows;
-};
-
-static float *outputs(const struct piece *p) { return p->job->y + (size_t)p->row * p->job->ldy; }
-
-/* Through sgemm; n_out may cut the last panel. */
-static void blas_piece(const struct run *run, const struct piece *p, float *weights)
-{
-    const kv_linear *w = p->job->w;
-    const int first = 16 * p->panel, n = kv_min_int(w->packed.n_out - first, 16 * p->n_panels), k = w->packed.n_in;
-    const float *b = weights;
-    if (w->packed.type == KV_TYPE_F32)
-        b = (const float *)(const void *)(w->rows + (size_t)first * w->row_bytes);
-    else
-        for (int i = 0; i < n; i++) kv_linear_row(w, (size_t)(first + i), weights + (size_t)i * (size_t)k);
-    enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
-    run->c->blas->sgemm(ROW_MAJOR, NO_TRANS, TRANS, p->n_rows, n, k, 1.0f, run->in->x + (size_t)p->row * run->in->ldx,
-                        (int)run->in->ldx, b, k, 0.0f, outputs(p) + first, (int)p->job->ldy);
-}
-
-static void add_bias(const struct piece *p)
-{
-    const kv_linear *w = p->job->w;
-    const int first = 16 * p->panel, end = kv_min_int(w->packed.n_out, 16 * (p->panel + p->n_panels));
-    for (int r = 0; r < p->n_rows; r++) {
-        float *y = outputs(p) + (size_t)r * p->job->ldy;
-        for (int i = first; i < end; i++) y[i] += w->bias[i];
-    }
-}
-
 static int items_of_part(const struct run *run) { return run->first_item[run->n_jobs]; }
 
-static struct piece piece_of(const struct run *run, int item)
+static kv_linear_piece piece_of(const struct run *run, int item)
 {
     const int part = item / items_of_part(run), at = item % items_of_part(run), row = part * run->rows_per_part;
     int j = 0;
     while (at >= run->first_item[j + 1]) j++;
     const kv_linear_job *job = &run->jobs[j];
     const int panel = (at - run->first_item[j]) * run->panels_per_item;
-    return (struct piece){.job = job,
-                          .panel = panel,
-                          .n_panels = kv_min_int(run->panels_per_item, job->w->packed.n_panels - panel),
-                          .row = row,
-                          .n_rows = kv_min_int(run->rows_per_part, run->n_rows - row)};
+    return (kv_linear_piece){.w = job->w,
+                             .panel = panel,
+                             .n_panels = kv_min_int(run->panels_per_item, job->w->packed.n_panels - panel),
+                             .n_rows = kv_min_int(run->rows_per_part, run->n_rows - row),
+                             .x = run->in->x + (size_t)row * run->in->ldx,
+                             .ldx = run->in->ldx,
+                             .q8 = kv_q8_view(&run->in->q8, (size_t)row, 1),
+                             .y = job->y + (size_t)row * job->ldy,
+                             .ldy = job->ldy};
 }
 
 /* The first panel of an item. */
 static const uint8_t *item_data(const struct run *run, int item)
 {
-    const struct piece p = piece_of(run, item);
-    return p.job->w->packed.data + (size_t)p.panel * p.job->w->packed.panel_bytes;
+    const kv_linear_piece p = piece_of(run, item);
+    return p.w->packed.data + (size_t)p.panel * p.w->packed.panel_bytes;
 }
 
 static void run_item(void *ctx, int item, int thread)
 {
     const struct run *run = ctx;
-    const struct piece p = piece_of(run, item);
-    const kv_packed *w = &p.job->w->packed;
-    const kv_q8 q8 = kv_q8_view(&run->in->q8, (size_t)p.row, 1);
-    uint8_t *scratch = run->c->scratch[thread];
-    if (run->c->blas)
-        blas_piece(run, &p, (float *)(void *)scratch);
-    else if (kv_linear_is_quantized(p.job->w))
-        run->c->kernels->gemm_q8(w, p.panel, p.n_panels, &q8, p.n_rows, outputs(&p), p.job->ldy, scratch,
-                                 item + 1 < run->n_items ? item_data(run, item + 1) : NULL);
-    else
-        run->c->kernels->gemm_f32(w, p.panel, p.n_panels, run->in->x + (size_t)p.row * run->in->ldx, run->in->ldx,
-                                  p.n_rows, outputs(&p), p.job->ldy);
-    if (p.job->w->bias) add_bias(&p);
+    const kv_linear_piece piece = piece_of(run, item);
+    kv_linear_multiply(run->c, &piece, thread, item + 1 < run->n_items ? item_data(run, item + 1) : NULL);
 }
 
 /* A part for each thread, if that is worth expanding the panels once more. sgemm takes all rows at once. */

@@ -66,6 +66,18 @@ size_t kv_linear_scratch_bytes(int n_in, bool blas);
 void kv_linear_prepare(const kv_compute *c, const kv_linear *const *w, int n_w, kv_input *in, int n_rows);
 /* Runs all jobs (at most 8) over the same input in one stage. */
 void kv_linear_run(const kv_compute *c, const kv_linear_job *jobs, int n_jobs, const kv_input *in, int n_rows);
+/* What one work item multiplies: some panels of a matrix with some rows. */
+typedef struct kv_linear_piece {
+    const kv_linear *w;
+    int panel, n_panels, n_rows;
+    const float *x; /* [n_rows][ldx] */
+    size_t ldx;
+    kv_q8 q8; /* the same rows as int8, if the matrix is quantised */
+    float *y; /* [n_rows][ldy], all columns of w */
+    size_t ldy;
+} kv_linear_piece;
+/* The piece's outputs, and its bias, on the calling thread. after: as in kv_kernels.gemm_q8. */
+void kv_linear_multiply(const kv_compute *c, const kv_linear_piece *piece, int thread, const uint8_t *after);
 /* One row of the matrix as float32 (embedding lookup). */
 void kv_linear_row(const kv_linear *w, size_t row, float *dst);
 /* True when native arithmetic would take int8 activations. */
