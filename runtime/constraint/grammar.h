@@ -19,8 +19,10 @@
 
 typedef struct kv_mask kv_mask;
 
-/* The edges of one state by byte. Found at state % KV_N_ROWS, where the one walked through last stays. */
+/* The edges of one state by byte: KV_NO_STATE, or the state that follows, with KV_LEAVES where the frame may be left from there by a call or a
+ * return. Found at state % KV_N_ROWS, where the one walked through last stays. */
 enum { KV_N_ROWS = 1024 };
+#define KV_LEAVES 0x80000000u /* above every state */
 typedef struct kv_row {
     uint32_t state, next[256];
 } kv_row;
@@ -74,7 +76,7 @@ typedef struct kv_run {
     kv_thread *levels; /* threads at each depth of a walk, level after level */
     uint32_t cap_levels;
     uint32_t *level_first, *level_end; /* [max_len + 2] */
-    uint32_t *frame_state, *frame_end; /* the same, of a walk inside a frame */
+    uint32_t *frame_state;             /* [max_len + 2] of a walk inside a frame: the state behind each byte */
     uint64_t *bits, *part;             /* [n_rows / 64] */
     uint32_t *leaves;                  /* nodes where a walk left its frame */
     uint32_t n_leaves, cap_leaves;

@@ -121,17 +121,23 @@ static void walk(kv_run *r, uint32_t from, uint32_t to, uint32_t n_first, uint64
 
 /* ---- walks inside a frame: nearly all nodes of a string's mask ---------------------------------------------- */
 
-static kv_row *row_of(kv_grammar *g, uint32_t state)
+static void make_row(const kv_grammar *g, uint32_t state, kv_row *row)
 {
-    kv_row *row = &g->rows[state % KV_N_ROWS];
-    if (row->state == state) return row;
     const kv_state *s = &g->a.states[state];
     row->state = state;
     memset(row->next, 0xFF, sizeof row->next); /* KV_NO_STATE */
     for (uint32_t i = 0; i < s->n_edges; i++) {
         const kv_edge *e = &g->a.edges[s->first_edge + i];
-        for (unsigned byte = e->lo; byte <= e->hi; byte++) row->next[byte] = e->target;
+        const kv_state *target = &g->a.states[e->target];
+        const uint32_t leaves = target->is_final || target->n_calls > 0 ? KV_LEAVES : 0;
+        for (unsigned byte = e->lo; byte <= e->hi; byte++) row->next[byte] = e->target | leaves;
     }
+}
+
+static inline const kv_row *row_of(kv_grammar *g, uint32_t state)
+{
+    kv_row *row = &g->rows[state % KV_N_ROWS];
+    if (row->state != state) make_row(g, state, row);
     return row;
 }
 
@@ -148,32 +154,22 @@ static bool make_rows(kv_grammar *g)
 static void walk_frame(kv_run *r, uint32_t state, uint64_t *bits)
 {
     const kv_trie *t = r->g->trie;
-    uint32_t *end = r->frame_end, *at = r->frame_state, depth = 0; /* of each level: where it ends, its state */
-    if (!make_rows(r->g)) return;                                  /* fewer tokens, none wrong */
-    const kv_row *row = row_of(r->g, state);
-    end[0] = t->n_nodes, at[0] = state;
+    uint32_t *at = r->frame_state; /* by depth: behind the node on the way */
+    if (!make_rows(r->g)) return;  /* fewer tokens, none wrong */
+    at[0] = state;
     for (uint32_t i = 1; i < t->n_nodes;) {
-        if (i >= end[depth]) {
-            while (i >= end[depth]) depth--;
-            row = row_of(r->g, at[depth]);
-        }
-        const uint32_t next = row->next[t->byte[i]], behind = t->end[i];
+        const uint32_t depth = t->depth[i], next = row_of(r->g, at[depth - 1])->next[t->byte[i]];
         if (next == KV_NO_STATE) {
-            i = behind;
-            continue;
+            i = t->end[i];
+        } else if (next & KV_LEAVES) {
+            r->levels[0] = (kv_thread){at[depth - 1], 0};
+            walk(r, i, t->end[i], 1, bits, true);
+            i = t->end[i];
+        } else {
+            at[depth] = next;
+            if (t->token[i] >= 0) set_tokens(r, bits, i);
+            i++;
         }
-        const kv_state *s = &r->g->a.states[next];
-        if (s->is_final || s->n_calls > 0) {
-            r->levels[0] = (kv_thread){at[depth], 0};
-            walk(r, i, behind, 1, bits, true);
-            i = behind;
-            continue;
-        }
-        if (t->token[i] >= 0) set_tokens(r, bits, i);
-        i++;
-        if (i == behind) continue;
-        end[++depth] = behind, at[depth] = next;
-        row = row_of(r->g, next);
     }
 }
 

@@ -103,11 +103,10 @@ kvasir_code kv_run_init(kv_run *r, kv_grammar *g, kvasir_error *err)
     r->level_first = kv_malloc_array(depth, sizeof *r->level_first);
     r->level_end = kv_malloc_array(depth, sizeof *r->level_end);
     r->frame_state = kv_malloc_array(depth, sizeof *r->frame_state);
-    r->frame_end = kv_malloc_array(depth, sizeof *r->frame_end);
     r->bits = kv_calloc(n_words, sizeof *r->bits);
     r->part = kv_calloc(n_words, sizeof *r->part);
-    if (!r->now || !r->levels || !r->level_first || !r->level_end || !r->frame_state || !r->frame_end || !r->bits ||
-        !r->part || !grow_frames(r, FIRST_FRAMES)) {
+    if (!r->now || !r->levels || !r->level_first || !r->level_end || !r->frame_state || !r->bits || !r->part ||
+        !grow_frames(r, FIRST_FRAMES)) {
         kv_run_deinit(r);
         return kv_fail_memory(err, n_words * 16, "a constraint");
     }
@@ -125,7 +124,6 @@ void kv_run_deinit(kv_run *r)
     kv_free(r->level_first);
     kv_free(r->level_end);
     kv_free(r->frame_state);
-    kv_free(r->frame_end);
     kv_free(r->bits);
     kv_free(r->part);
     kv_free(r->frames);

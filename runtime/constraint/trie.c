@@ -72,7 +72,7 @@ static uint32_t shared_prefix(const entry *x, const entry *y)
 static void fill(kv_trie *t, const entry *entries, uint32_t n)
 {
     uint32_t open[MAX_LEN + 1], depth = 0, nodes = 1;
-    t->token[0] = -1, t->byte[0] = 0, open[0] = 0;
+    t->token[0] = -1, t->byte[0] = 0, t->depth[0] = 0, open[0] = 0;
     int32_t last = -1; /* token before, to chain equal texts */
     for (uint32_t i = 0; i < n; i++) {
         const entry *e = &entries[i];
@@ -87,6 +87,7 @@ static void fill(kv_trie *t, const entry *entries, uint32_t n)
         for (uint32_t k = shared; k < e->len; k++) {
             open[++depth] = nodes;
             t->byte[nodes] = e->text[k];
+            t->depth[nodes] = (uint16_t)depth;
             t->token[nodes++] = -1;
         }
         t->token[open[depth]] = last = e->token;
@@ -113,10 +114,11 @@ static kvasir_code build(const kv_vocab *vocab, kv_trie *t, kvasir_error *err)
             nodes += entries[i].len - (i ? shared_prefix(&entries[i], &entries[i - 1]) : 0);
         t->byte = kv_malloc_array(nodes, sizeof *t->byte);
         t->end = kv_malloc_array(nodes, sizeof *t->end);
+        t->depth = kv_malloc_array(nodes, sizeof *t->depth);
         t->token = kv_malloc_array(nodes, sizeof *t->token);
         t->same = kv_malloc_array(t->n_tokens, sizeof *t->same);
-        t->bytes = nodes * 9 + (size_t)t->n_tokens * 4;
-        if (t->byte && t->end && t->token && t->same) {
+        t->bytes = nodes * 11 + (size_t)t->n_tokens * 4;
+        if (t->byte && t->end && t->depth && t->token && t->same) {
             memset(t->same, 0xFF, t->n_tokens * sizeof *t->same);
             fill(t, entries, n);
         } else {
@@ -148,6 +150,7 @@ void kv_trie_close(kv_trie *t)
     if (!t) return;
     kv_free(t->byte);
     kv_free(t->end);
+    kv_free(t->depth);
     kv_free(t->token);
     kv_free(t->same);
     kv_free(t->eog);
