@@ -8,6 +8,7 @@ the rules themselves; none is copied from our own output.
 """
 import json, math, os, pty, re, shutil, signal, subprocess, sys, tempfile, termios, threading, time, traceback
 import numpy as np
+from gguf import GGUFReader
 
 from support.runner import run_tests
 
@@ -737,6 +738,60 @@ def a_damaged_base_is_refused_and_stays_as_it_is():
         open(path, "wb").write(whole)
         refuses(1, r"context", "perplexity", "-m", TINY, "-p", TEXT.decode(), "-c", "32", "--kl-base", path)
         refuses(1, r"cannot create", "perplexity", "-m", TINY, "-p", TEXT.decode(), "-c", "64", "--kl-base", d + "/no/such")
+
+
+# ---- damaged weights ----------------------------------------------------------------------------------------
+
+def damaged(folder, tensor, value, *index):
+    """The tiny model with another float32 in one place of a tensor."""
+    out = os.path.join(folder, "damaged.gguf")
+    shutil.copy(TINY, out)
+    found = next(t for t in GGUFReader(out, "r+").tensors if t.name == tensor)
+    assert found.data.dtype == np.float32
+    found.data[index] = value
+    found.data.flush()
+    return out
+
+
+@test
+def logits_that_are_not_finite_are_one_line_and_nothing_else():
+    with tempfile.TemporaryDirectory() as d:
+        base = os.path.join(d, "base.kl")
+        for tensor, value, index in (("output_norm.weight", math.nan, (5,)), ("output_norm.weight", math.inf, (5,)), ("output.weight", math.nan, (7, 5)),
+                                     ("blk.0.ffn_down.weight", math.nan, (0, 0))):
+            model = damaged(d, tensor, value, *index)
+            for form in ("text", "json"):
+                for tool in (["logits"], ["logits", "--at", "all"], ["logits", "--top", "3"], ["run", "-n", "4"], ["run", "-n", "0"], ["run", "-n", "4", "-j", "{}"]):
+                    refuses(1, r"position \d+ are not finite.*damaged", *tool, "-m", model, "--tokens", "9,8,7", "-o", form)
+                for more in ([], ["--kl-base", base], ["--kl-vs", "native"], ["--attention", "*=window(8)"]):
+                    refuses(1, r"not finite.*damaged", "perplexity", "-m", model, "-p", TEXT.decode(), "-c", "64", "-o", form, "-q", *more)
+            if tensor != "output.weight":  # that has sound inputs
+                refuses(1, r"not finite", "imatrix", "-q", "-m", model, "-f", "LICENSE", "-c", "64", "--chunks", "1", os.path.join(d, "out.gguf"))
+            assert os.listdir(d) == ["damaged.gguf"], (tensor, value)
+
+
+@test
+def logits_that_become_infinite_stop_a_run():
+    """A prompt that is sound, and tokens after it that are not: an embedding that is no number, a weight that makes one logit -inf, then inf."""
+    prompt = ["--tokens", "9,8,7", "--temp", "0", "-n", "24", "--ignore-eos"]
+    first = tiny("run", *prompt, "-o", "json").json()["tokens"][0]
+    assert first not in (9, 8, 7)
+    with tempfile.TemporaryDirectory() as d:
+        refuses(1, r"position 3 are not finite", "run", "-m", damaged(d, "token_embd.weight", math.nan, first, 0), *prompt, "-o", "json")
+        n_found = 0
+        for i in range(16):
+            model = damaged(d, "output.weight", math.inf, 7, i)
+            row = kvasir("logits", "-m", model, "--tokens", "9,8,7", "-o", "json")
+            if row.status != 0:
+                continue
+            assert row.json()["rows"][0]["values"][7] is None  # -inf: a token that does not come, and no damage to tell
+            after = kvasir("run", "-m", model, *prompt, "-o", "json")
+            if after.status == 1:
+                assert re.search(r"position \d+ are not finite", after.lines[0]) and after.out == b""
+                n_found += 1
+            else:
+                assert 7 not in after.json()["tokens"]
+        assert n_found > 0
 
 
 # ---- bench --------------------------------------------------------------------------------------------------

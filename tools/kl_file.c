@@ -55,7 +55,9 @@ kvasir_code kv_kl_write(kv_kl_file *f, const float *logits, double log_sum, kvas
         if (value < least) least = value;
     }
     if (!isfinite(best))
-        return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
+        return kv_set_error(
+            err, KVASIR_ERR_FORMAT,
+            "the model's logits are not finite: its weights are damaged; get or convert the file again");
     if (!(least >= best - MAX_NATS)) least = best - MAX_NATS;
     row_header h = {(float)least, (float)((best - least) / MAX_CODE)};
     for (uint32_t i = 0; i < f->n_vocab; i++) {

@@ -44,7 +44,7 @@ typedef struct logits_state {
     bool *wanted;     /* [n_tokens] */
     kv_top_item *top; /* [n_top] */
     int n_vocab, n_top;
-    size_t n_printed;
+    size_t n_printed; /* rows */
 } logits_state;
 
 /* ---- --at -------------------------------------------------------------------------------------------- */
@@ -143,7 +143,9 @@ static void print_text_row(logits_state *s, size_t pos, const float *logits)
 
 static void print_row(logits_state *s, size_t pos, const float *logits)
 {
-    if (s->options->common.output == KV_OUTPUT_JSON)
+    const bool is_json = s->options->common.output == KV_OUTPUT_JSON;
+    if (is_json && s->n_printed == 0) printf("{\"n_vocab\":%d,\"rows\":[", s->n_vocab);
+    if (is_json)
         print_json_row(s, pos, logits);
     else
         print_text_row(s, pos, logits);
@@ -173,10 +175,13 @@ static kvasir_code print_all(logits_state *s, kv_bar *bar, kvasir_error *err)
         kvasir_code code = feed(s, pos, end, is_alone ? KVASIR_LOGITS_LAST : KVASIR_LOGITS_ALL, bar, err);
         /* A short piece ends before the session asks whether to go on. */
         if (code == KVASIR_OK && kv_interrupted()) code = kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted");
+        /* The whole piece is looked at before any of it is written. */
+        const size_t first = is_alone ? next : pos;
+        for (size_t i = first; i < end && code == KVASIR_OK; i++)
+            if (s->wanted[i]) code = kv_check_logits(kvasir_session_logits(s->session, i - first), s->n_vocab, i, err);
         if (code != KVASIR_OK) return code;
-        if (is_alone) print_row(s, next, kvasir_session_logits(s->session, 0));
-        for (size_t i = pos; !is_alone && i < end; i++)
-            if (s->wanted[i]) print_row(s, i, kvasir_session_logits(s->session, i - pos));
+        for (size_t i = first; i < end; i++)
+            if (s->wanted[i]) print_row(s, i, kvasir_session_logits(s->session, i - first));
         pos = end;
     }
     return KVASIR_OK;
@@ -231,12 +236,10 @@ int kv_tool_logits(int argc, char **argv)
     kv_interrupt_install();
     kvasir_code code = prepare(&o, &s, &err);
     if (code == KVASIR_OK) {
-        bool is_json = o.common.output == KV_OUTPUT_JSON;
         kv_bar bar;
         kv_bar_start(&bar, "evaluating", KV_UNIT_TOKENS, 0, 500, o.common.quiet || kv_term_is_terminal(stdout));
-        if (is_json) printf("{\"n_vocab\":%d,\"rows\":[", s.n_vocab);
         code = print_all(&s, &bar, &err);
-        if (is_json) puts("]}");
+        if (s.n_printed && o.common.output == KV_OUTPUT_JSON) puts("]}");
         kv_bar_end(&bar);
     }
     status = code == KVASIR_OK ? kv_tool_finish(TOOL, KV_EXIT_OK) : kv_tool_fail_error(TOOL, &err);

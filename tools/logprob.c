@@ -3,6 +3,31 @@
 
 #include <math.h>
 
+#include "tools/tools.h"
+
+bool kv_are_logits_sound(const float *logits, int n_vocab)
+{
+    bool is_wild = false, is_known = false;
+    for (int i = 0; i < n_vocab; i++) { /* no branch: the compiler makes vectors of it */
+        is_wild |= !(logits[i] < INFINITY);
+        is_known |= logits[i] > -INFINITY;
+    }
+    return is_known && !is_wild;
+}
+
+kvasir_code kv_fail_logits(size_t pos, kvasir_error *err)
+{
+    return kv_set_error(err, KVASIR_ERR_FORMAT,
+                        "the model's logits at position %zu are not finite: its weights are damaged; get or convert "
+                        "the file again",
+                        pos);
+}
+
+kvasir_code kv_check_logits(const float *logits, int n_vocab, size_t pos, kvasir_error *err)
+{
+    return kv_are_logits_sound(logits, n_vocab) ? KVASIR_OK : kv_fail_logits(pos, err);
+}
+
 double kv_log_sum_exp(const float *logits, int n_vocab)
 {
     double max = -INFINITY, sum = 0;

@@ -1,4 +1,4 @@
-/* logprob.h - log-probabilities from logits, in double precision: for `logits` and `perplexity`.
+/* logprob.h - log-probabilities from logits, in double precision, and whether a row of logits means anything.
  */
 #ifndef KV_TOOLS_LOGPROB_H
 #define KV_TOOLS_LOGPROB_H
@@ -16,6 +16,13 @@ double kv_log_sum_exp(const float *logits, int n_vocab);
 /* The n best tokens, best first, equal ones by id, into top[n]. Returns how many: fewer when fewer are finite.
  * A heap of n over one pass: O(n_vocab log n). */
 int kv_top_logprobs(const float *logits, int n_vocab, kv_top_item *top, int n);
+
+/* Whether a model means anything by a row: at least one logit above -infinity, none that is NaN or +infinity. */
+bool kv_are_logits_sound(const float *logits, int n_vocab);
+/* FORMAT, in a line that names position `pos`: the weights are damaged. */
+kvasir_code kv_fail_logits(size_t pos, kvasir_error *err);
+/* The same for a row that is not sound. */
+kvasir_code kv_check_logits(const float *logits, int n_vocab, size_t pos, kvasir_error *err);
 
 /* The most likely token; the lowest id among equals; -1 when no logit is a number. */
 kvasir_token kv_argmax(const float *logits, int n_vocab);

@@ -90,7 +90,9 @@ static kvasir_code add_scores(perplexity_state *s, const kv_score *scores, int n
     totals *t = &s->totals;
     for (int r = 0; r < n; r++) {
         if (!isfinite(scores[r].nll))
-            return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
+            return kv_set_error(
+                err, KVASIR_ERR_FORMAT,
+                "the model's logits are not finite: its weights are damaged; get or convert the file again");
         t->nll += scores[r].nll;
         t->nll2 += scores[r].nll * scores[r].nll;
         t->base_nll += scores[r].base_nll;

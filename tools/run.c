@@ -4,11 +4,13 @@
  *
  * The text is written as whole UTF-8 characters as they come; with -o json the same text is collected for one object.
  */
+#include <float.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tools/json_out.h"
+#include "tools/logprob.h"
 #include "tools/term.h"
 #include "tools/text_source.h"
 #include "tools/tools.h"
@@ -64,6 +66,7 @@ typedef struct run_state {
     float *scratch;                /* [n_vocab] where there is a constraint */
     kvasir_token *prompt;
     size_t n_prompt;
+    int n_vocab;
     char *piece; /* bytes of one token, grown as needed */
     char *clean; /* the same as whole characters: 3 * piece_cap + 16 */
     size_t piece_cap;
@@ -137,7 +140,19 @@ static kvasir_code prefill(run_state *s, kvasir_error *err)
     s->reply.prompt_ms = kv_now_ms() - start;
     s->reply.prompt_n = s->n_prompt;
     kv_bar_end(&bar);
+    /* All of the first row is looked at; what later ones hold, the sampler sees: check_choice. */
+    if (code == KVASIR_OK)
+        code = kv_check_logits(kvasir_session_logits(s->session, 0), s->n_vocab, s->n_prompt - 1, err);
     return code;
+}
+
+/* A row that means nothing gives no token, or one whose logit is infinite (the sampler makes it FLT_MAX): that costs no look at the row. */
+static kvasir_code check_choice(const run_state *s, kvasir_token token, const float *logits, kvasir_error *err)
+{
+    if (token >= 0 && logits[token] < FLT_MAX) return KVASIR_OK;
+    if (token < 0 && s->options->common.biases.n >= (size_t)s->n_vocab)
+        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--logit-bias forbids every token");
+    return kv_fail_logits(kvasir_session_n_tokens(s->session) - 1, err);
 }
 
 /* The loop of generation; the reply says how it ended. */
@@ -152,23 +167,27 @@ static kvasir_code generate(run_state *s, kvasir_error *err)
         }
         float *logits = kvasir_session_logits(s->session, 0);
         kvasir_token token;
+        kvasir_code code;
         if (!s->constraint) {
             token = kvasir_sampler_sample(s->sampler, logits);
         } else if (kvasir_constraint_must_end(s->constraint) ||
                    !kvasir_constraint_sample(s->constraint, s->sampler, logits, s->scratch, &token)) {
-            if (!kvasir_constraint_may_end(s->constraint))
+            if (!kvasir_constraint_may_end(s->constraint)) {
+                code = kv_check_logits(logits, s->n_vocab, kvasir_session_n_tokens(s->session) - 1, err);
+                if (code != KVASIR_OK) return code;
                 return kv_set_error(err, KVASIR_ERR_UNSUPPORTED, "no token of the model can go on in the grammar");
+            }
             r->finish = FINISH_STOP;
             break;
         }
-        if (token < 0)
-            return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits are not finite; the file may be damaged");
+        code = check_choice(s, token, logits, err);
+        if (code != KVASIR_OK) return code;
         if ((!o->ignore_eos || s->constraint) && kvasir_token_is_eog(s->model, token)) {
             r->finish = FINISH_STOP;
             break;
         }
         kvasir_sampler_accept(s->sampler, token);
-        kvasir_code code = add_token(s, token, err);
+        code = add_token(s, token, err);
         if (code != KVASIR_OK) return code;
         if (o->n_predict >= 0 && r->n_tokens == (size_t)o->n_predict) break;
         code = kvasir_session_eval(s->session, &token, 1, KVASIR_LOGITS_LAST, NULL, NULL, err);
@@ -195,7 +214,7 @@ static kvasir_code open_constraint(const run_options *o, run_state *s, kvasir_er
                                       o->grammar || o->grammar_file ? KVASIR_GRAMMAR_GBNF : KVASIR_GRAMMAR_JSON_SCHEMA,
                                       read ? read : text, len, &grammar, err);
     if (code == KVASIR_OK) code = kvasir_constraint_open(grammar, &s->constraint, err);
-    s->scratch = malloc((size_t)kvasir_model_get_info(s->model).n_vocab * sizeof *s->scratch);
+    s->scratch = malloc((size_t)s->n_vocab * sizeof *s->scratch);
     if (code == KVASIR_OK && !s->scratch) code = kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the grammar");
     kvasir_grammar_close(grammar);
     free(read);
@@ -210,6 +229,7 @@ static kvasir_code prepare(run_options *o, run_state *s, kvasir_error *err)
     if (!s->piece || !s->clean) return out_of_memory(err);
     kvasir_code code = kv_common_open_model(&o->common, false, &s->model, err);
     if (code != KVASIR_OK) return code;
+    s->n_vocab = kvasir_model_get_info(s->model).n_vocab;
     s->reply.load_ms = kvasir_model_get_info(s->model).load_ms;
     code = kv_source_tokens(&o->source, s->model, KVASIR_TOKENIZE_BOS | KVASIR_TOKENIZE_SPECIAL, &s->prompt,
                             &s->n_prompt, err);

@@ -40,6 +40,11 @@ static void compare_with_row(kv_score *score, const float *logits, const kv_kl_r
 static void score_row(const kv_score_job *job, int r)
 {
     const float *logits = job->logits[r];
+    if (!kv_are_logits_sound(logits, job->n_vocab) ||
+        (job->base_logits && !kv_are_logits_sound(job->base_logits[r], job->n_vocab))) {
+        job->scores[r] = (kv_score){.nll = NAN};
+        return;
+    }
     kv_score score = {.log_sum = kv_log_sum_exp(logits, job->n_vocab)};
     score.nll = score.log_sum - (double)logits[job->next[r]];
     if (job->base_logits) {

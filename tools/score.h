@@ -7,7 +7,7 @@
 #include "tools/kl_file.h"
 
 typedef struct kv_score {
-    double nll;      /* -log p(next) */
+    double nll;      /* -log p(next); NaN where the row, or the base's, is not sound (logprob.h) */
     double base_nll; /* the same under the base's logits, where there are some */
     double kl;       /* sum over tokens of p_base * (log p_base - log p), in nats */
     double log_sum;  /* of the logits */
