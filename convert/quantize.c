@@ -74,6 +74,29 @@ static kvasir_code check_overrides(const kvasir_quantize_params *p, kvasir_error
     return KVASIR_OK;
 }
 
+static bool fits(kv_str part, const kv_gguf_tensor *t)
+{
+    return kv_recipe_applies(t->name, t->n_dims) && memmem(t->name.data, t->name.len, part.data, part.len);
+}
+
+/* A name that fits nothing is a typing error: without a word the file would come out as if it had not been given. */
+static kvasir_code check_fits(const job *j, kvasir_error *err)
+{
+    for (size_t i = 0; i < j->params->n_tensor_types; i++) {
+        kv_str part;
+        kv_type type;
+        size_t n = 0;
+        if (!split_override(j->params->tensor_types[i], &part, &type)) continue; /* check_overrides has refused it */
+        while (n < kv_gguf_n_tensors(j->gguf) && !fits(part, kv_gguf_tensor_at(j->gguf, n))) n++;
+        if (n == kv_gguf_n_tensors(j->gguf))
+            return kv_fail(err, KVASIR_ERR_ARGUMENT,
+                           "tensor type '%.80s': no matrix that is quantized has that name; kvasir inspect --tensors "
+                           "lists names",
+                           j->params->tensor_types[i]);
+    }
+    return KVASIR_OK;
+}
+
 static kv_type choose_type(const job *j, const kv_gguf_tensor *t)
 {
     if (!kv_recipe_applies(t->name, t->n_dims)) return t->type;
@@ -82,8 +105,7 @@ static kv_type choose_type(const job *j, const kv_gguf_tensor *t)
     for (size_t i = 0; i < j->params->n_tensor_types; i++) {
         kv_str part;
         kv_type wanted;
-        if (split_override(j->params->tensor_types[i], &part, &wanted) &&
-            memmem(t->name.data, t->name.len, part.data, part.len))
+        if (split_override(j->params->tensor_types[i], &part, &wanted) && fits(part, t))
             type = kv_type_that_fits(wanted, t->dims[0]);
     }
     return type;
@@ -317,6 +339,7 @@ static kvasir_code prepare(job *j, const char *in, kvasir_error *err)
     if (p->n_kv_heads)
         KV_TRY(kv_heads_open(j->gguf, p->n_kv_heads, p->kv_method ? p->kv_method : "mean", &j->heads, err));
     KV_TRY(kv_gguf_blame(in, read_model(j, err), err));
+    KV_TRY(check_fits(j, err));
     j->plans = kv_calloc(kv_gguf_n_tensors(j->gguf) + 1, sizeof *j->plans);
     if (!j->plans) return kv_fail_memory(err, kv_gguf_n_tensors(j->gguf) * sizeof *j->plans, "the plan");
     make_plan(j);

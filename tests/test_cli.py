@@ -212,6 +212,41 @@ def what_is_wrong_inside_a_file_says_which_file():
 
 
 @test
+def a_name_that_is_almost_a_model_is_answered_with_the_one_that_is_here():
+    with tempfile.TemporaryDirectory() as d:
+        shutil.copy(KVASIR, d)
+        os.mkdir(f"{d}/models")
+        more = {"binary": f"{d}/kvasir", "cwd": d, "env": {"HOME": d}}
+        refuses(1, r"'smol'.*run: kvasir get smollm2", "inspect", "smol", **more)
+        for file in ("smollm2-135m-instruct-q4_1.gguf", "Qwen3-0.6B-Q8_0.gguf", "Qwen3-4B.gguf", "notes.txt"):
+            shutil.copy(TINY, f"{d}/models/{file}")
+        for name, meant in (("smol", "smollm2"), ("SmolLM2", "smollm2"), ("smolm2", "smollm2"), ("qwen3", "models/Qwen3-0.6B-Q8_0.gguf"),
+                            ("models/qwen3-4b", "models/Qwen3-4B.gguf")):
+            line = refuses(1, f"'{name}'; did you mean {re.escape(meant)}\\?$", "inspect", name, **more)
+            assert "kvasir get" not in line
+            assert kvasir("inspect", meant, **more).status == 0
+        for name in ("qw", "notes", "models/notes", "no/such"):
+            assert "did you mean" not in refuses(1, r".", "inspect", name, **more)
+
+
+@test
+def options_of_llama_cpp_are_answered_with_what_there_is_instead():
+    for word, says in (("-ngl", "CPU"), ("--n-gpu-layers", "CPU"), ("--host", "kvasir serve takes --listen HOST:PORT"), ("--port", "--listen"),
+                       ("--stop", "kvasir serve.*stop"), ("--reverse-prompt", "stop"), ("-fa", "leave it out"), ("-cnv", "kvasir chat"), ("-hf", "kvasir get")):
+        for value in ([word, "1"], [word + "=1"]):
+            refuses(2, f"unknown option {word}: .*{says}", "run", *value, "-p", "x")
+    refuses(2, r"unknown option -r;|unknown option -r:", "run", "-r", "x")
+    assert tiny("bench", "-p", "8", "-n", "0", "-r", "1").status == 0
+
+
+@test
+def choices_are_taken_in_any_case():
+    plain = tiny("run", "--tokens", "9,8,7", "-n", "4", "--temp", "0", "-ctk", "bf16", "-o", "json")
+    upper = tiny("run", "--tokens", "9,8,7", "-n", "4", "--temp", "0", "-ctk", "BF16", "-o", "JSON")
+    assert plain.json()["tokens"] == upper.json()["tokens"]
+
+
+@test
 def wrong_usage_is_one_line_and_exit_2():
     for args, pattern in USAGE:
         refuses(2, pattern, *args)

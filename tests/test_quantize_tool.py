@@ -93,6 +93,17 @@ def mixes_give_more_bits_where_llama_quantize_does():
 
 
 @test
+def a_file_that_is_quantized_already_is_noted_once():
+    base, first, second = synth("base.gguf", "n_layers=3"), path("first.gguf"), path("second.gguf")
+    kvasir("quantize", base, first, "Q8_0")
+    for source, name, is_noted in ((base, "Q4_0", False), (first, "Q4_0", True), (first, "F16", False), (first, "Q8_0", False)):
+        for more in ((), ("-v",), ("-o", "json"), ("-q",)):
+            notes = [line for line in kvasir("quantize", source, second, name, *more).stderr.splitlines() if line.startswith("note: ")]
+            assert len(notes) == (is_noted and more != ("-q",)), (source, name, more, notes)
+            assert all("quantized already" in n and "Q8_0" in n for n in notes)
+
+
+@test
 def rows_that_super_blocks_do_not_divide_get_the_next_type():
     base, out = synth("narrow.gguf", "n_embd=192", "n_ff=384"), path("narrow-q.gguf")
     for name, wanted in (("Q4_K_S", "Q5_0"), ("Q6_K", "Q8_0"), ("IQ4_XS", "IQ4_NL"), ("Q5_K_S", "Q5_1")):
@@ -395,6 +406,8 @@ def wrong_usage_is_one_line_and_leaves_nothing():
             ((base, out, "Q9_K"), 2, "Q4_K_M"), ((base, out), 2, "TYPE"), ((base, out, "Q8_0", "--kv-heads", 3), 2, "divide"),
             ((base, out, "Q8_0", "--kv-heads", 0), 2, "--kv-heads"), ((base, out, "Q8_0", "--kv-method", "svd"), 2, "--kv-heads"),
             ((base, out, "Q8_0", "--tensor-type", "ffn"), 2, "NAME=TYPE"), ((base, out, "Q8_0", "--tensor-type", "ffn=Q77"), 2, "NAME=TYPE"),
+            ((base, out, "Q8_0", "--tensor-type", "ffn_=Q6_K", "--tensor-type", "fnn_up=Q6_K"), 2, "'fnn_up=Q6_K'"),
+            ((base, out, "Q8_0", "--tensor-type", "attn_norm=F16"), 2, "'attn_norm=F16'"),
             ((gemma, out, "Q8_0", "--kv-heads", 1, "--kv-method", "svd"), 0, ""), ((broken, out, "Q8_0"), 1, "blk.1.ffn_up.weight"),
             ((base, out, "Q8_0", "--imatrix", base), 1, "importance"), ((path("no.gguf"), out, "Q8_0"), 1, "no.gguf"),
             ((base, path("no/folder.gguf"), "Q8_0"), 1, "no/folder"), ((base, out, "Q8_0", "--imatrix", other), 1, "another shape")):

@@ -5,6 +5,8 @@
  */
 #include <limits.h>
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "tools/options.h"
 
@@ -70,6 +72,30 @@ static const kv_opt GENERAL_OPTIONS[] = {
     {0},
 };
 /* clang-format on */
+
+/* Options of llama.cpp's tools that kvasir has under no similar name, and what it has instead. */
+static const struct {
+    const char *names; /* with a space before and after each */
+    const char *instead;
+} ELSEWHERE[] = {
+    {" -ngl --gpu-layers --n-gpu-layers ", "kvasir computes on the CPU; leave it out"},
+    {" --host --port ", "kvasir serve takes --listen HOST:PORT or --listen unix:PATH"},
+    {" --stop -r --reverse-prompt ",
+     "a request to kvasir serve has the field \"stop\"; kvasir run ends at -n, or where --grammar ends"},
+    {" -fa --flash-attn ", "attention is always computed in tiles; leave it out"},
+    {" --mlock --no-mmap --mmap ", "the file is always mapped; leave it out"},
+    {" -cnv --conversation -i --interactive ", "kvasir chat is a conversation"},
+    {" -hf --hf-repo -mu --model-url ", "kvasir get brings a model"},
+};
+
+const char *kv_option_instead(const char *word)
+{
+    char padded[88];
+    snprintf(padded, sizeof padded, " %.80s ", word);
+    for (size_t i = 0; i < sizeof ELSEWHERE / sizeof ELSEWHERE[0]; i++)
+        if (strstr(ELSEWHERE[i].names, padded)) return ELSEWHERE[i].instead;
+    return NULL;
+}
 
 kv_common kv_common_default(void)
 {

@@ -4,6 +4,7 @@
  *
  * An alias ("smollm2") stands for its file name. Names with a slash are paths and are looked for nowhere else.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -70,15 +71,75 @@ static const kv_known_model *find_known(const char *name)
     return NULL;
 }
 
+/* Where names are looked up, in this order; "" for one that there is not. */
+static void list_folders(char folders[N_FOLDERS][PATH_MAX])
+{
+    snprintf(folders[0], PATH_MAX, "models");
+    binary_models(folders[1], PATH_MAX);
+    cache_folder(folders[2], PATH_MAX);
+}
+
+static bool find_file(const char *file, char *out, size_t cap)
+{
+    static const char *const endings[] = {"", ".gguf"};
+    char folders[N_FOLDERS][PATH_MAX];
+    list_folders(folders);
+    for (int i = 0; i < N_FOLDERS; i++)
+        for (int e = 0; folders[i][0] && e < 2; e++)
+            if (snprintf(out, cap, "%s/%s%s", folders[i], file, endings[e]) < (int)cap && is_file(out)) return true;
+    return false;
+}
+
+/* The GGUF file of a folder whose name contains `word` (three letters or more) in any case, the first by name; false: none. */
+static bool find_like(const char *folder, const char *word, char *out, size_t cap)
+{
+    static const char ending[] = ".gguf";
+    DIR *dir = strlen(word) >= 3 && folder[0] ? opendir(folder) : NULL;
+    char best[NAME_MAX + 1] = "";
+    if (!dir) return false;
+    for (const struct dirent *e; (e = readdir(dir));) {
+        const size_t len = strlen(e->d_name);
+        if (len < sizeof ending || strcmp(e->d_name + len - (sizeof ending - 1), ending) != 0) continue;
+        if (strcasestr(e->d_name, word) && (!best[0] || strcmp(e->d_name, best) < 0))
+            snprintf(best, sizeof best, "%s", e->d_name);
+    }
+    closedir(dir);
+    return best[0] && snprintf(out, cap, "%s/%s", folder, best) < (int)cap;
+}
+
+/* What is here and was probably meant: the name that -m takes, or a path. */
+static bool suggest(const char *name, char *out, size_t cap)
+{
+    char folders[N_FOLDERS][PATH_MAX] = {""};
+    const char *slash = strrchr(name, '/'), *word = slash ? slash + 1 : name;
+    if (slash && slash - name < PATH_MAX)
+        snprintf(folders[0], sizeof folders[0], "%.*s", slash == name ? 1 : (int)(slash - name), name);
+    else
+        list_folders(folders);
+    for (int i = 0; i < N_FOLDERS; i++) {
+        if (!find_like(folders[i], word, out, cap)) continue;
+        const kv_known_model *known = slash ? NULL : find_known(strrchr(out, '/') + 1);
+        if (known) snprintf(out, cap, "%s", known->name);
+        return true;
+    }
+    return false;
+}
+
 static kvasir_code not_found(const char *name, kvasir_error *err)
 {
+    char here[PATH_MAX];
     const kv_known_model *known = find_known(name);
     if (known)
         return kv_set_error(err, KVASIR_ERR_IO, "model %s is not here; run: kvasir get %s", known->file, known->name);
+    if (suggest(name, here, sizeof here))
+        return kv_set_error(err, KVASIR_ERR_IO, "no model '%.150s'; did you mean %.250s?", name, here);
     const char *names[8];
     int n = 0;
     for (const kv_known_model *m = KV_KNOWN_MODELS; m->name && n < 8; m++) names[n++] = m->name;
     const char *near = kv_nearest(name, names, n);
+    known = near ? find_known(near) : NULL;
+    if (known && find_file(known->file, here, sizeof here))
+        return kv_set_error(err, KVASIR_ERR_IO, "no model '%.200s'; did you mean %s?", name, near);
     if (near)
         return kv_set_error(err, KVASIR_ERR_IO, "no model '%.200s' here; did you mean %s? (run: kvasir get %s)", name,
                             near, near);
@@ -107,23 +168,14 @@ kvasir_code kv_model_find(const char *name, char *out, size_t cap, kvasir_error 
     }
     const kv_known_model *known = find_known(name);
     const char *file = known ? known->file : name;
-    char folders[N_FOLDERS][PATH_MAX] = {"models"};
-    binary_models(folders[1], sizeof folders[1]);
-    cache_folder(folders[2], sizeof folders[2]);
-    for (int i = 0; i < N_FOLDERS; i++) {
-        static const char *const endings[] = {"", ".gguf"};
-        for (int e = 0; folders[i][0] && e < 2; e++)
-            if (snprintf(out, cap, "%s/%s%s", folders[i], file, endings[e]) < (int)cap && is_file(out))
-                return KVASIR_OK;
-    }
+    if (find_file(file, out, cap)) return KVASIR_OK;
     return not_found(name, err);
 }
 
 kvasir_code kv_model_download_dir(char *out, size_t cap, kvasir_error *err)
 {
-    char folders[N_FOLDERS][PATH_MAX] = {"models"};
-    binary_models(folders[1], sizeof folders[1]);
-    cache_folder(folders[2], sizeof folders[2]);
+    char folders[N_FOLDERS][PATH_MAX];
+    list_folders(folders);
     int chosen = 0;
     while (chosen < 2 && !(is_folder(folders[chosen]) && access(folders[chosen], W_OK) == 0)) chosen++;
     if (!folders[chosen][0])

@@ -109,6 +109,8 @@ static int unknown_option(const slots *all, const char *command_name, const char
     const char *names[2 * MAX_ROWS + 2];
     int n = 0;
     bool is_long = strncmp(word, "--", 2) == 0;
+    const char *instead = kv_option_instead(word);
+    if (instead) return kv_usage_error(command_name, "unknown option %.80s: %s", word, instead);
     for (int i = 0; i < all->n; i++) {
         if (is_long) names[n++] = all->items[i].row->name;
         if (!is_long && all->items[i].row->alias) names[n++] = all->items[i].row->alias;
@@ -211,7 +213,7 @@ static const char *parse_enum(const kv_opt *row, const char *text, int *out, cha
 {
     int n = 0;
     for (; row->choices[n]; n++)
-        if (strcmp(text, row->choices[n]) == 0) {
+        if (strcasecmp(text, row->choices[n]) == 0) { /* a type is Q8_0 to one tool and q8_0 to another */
             *out = n;
             return NULL;
         }

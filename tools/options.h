@@ -96,6 +96,9 @@ int kv_usage_error(const char *command_name, const char *fmt, ...) KVASIR_PRINTF
 /* The candidate nearest to `word` by edit distance, or NULL when none is near. `n` names. */
 const char *kv_nearest(const char *word, const char *const *names, int n);
 
+/* What kvasir has in the place of an option of llama.cpp that it does not take, as "kvasir serve takes --listen ..."; NULL: not one of those. */
+const char *kv_option_instead(const char *word);
+
 /* ---- options that tools share ---------------------------------------------------------------- */
 
 typedef struct kv_common {

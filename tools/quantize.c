@@ -27,8 +27,8 @@ typedef struct quantize_options {
 #define AT(field) offsetof(quantize_options, field)
 static const kv_opt QUANTIZE_ROWS[] = {
     {"--tensor-type", NULL, KV_OPT_STRINGS, AT(tensor_types), "NAME=TYPE", 0, 0, NULL,
-     "Type of the matrices whose name contains NAME, over what the mix says; the last that fits wins. May be "
-     "repeated."},
+     "Type of the matrices whose name contains NAME (at least one), over what the mix says; the last that fits wins. "
+     "May be repeated."},
     {"--imatrix", NULL, KV_OPT_STRING, AT(imatrix), "FILE", 0, 0, NULL,
      "Importance of inputs, measured by kvasir imatrix: weights that matter more come out closer."},
     {"--pure", NULL, KV_OPT_FLAG, AT(pure), NULL, 0, 0, NULL, "Every matrix gets the plain type: no mix."},
@@ -49,7 +49,26 @@ typedef struct told {
     size_t bytes_from, bytes_to;
     double squares, weights, max_error; /* of the tensors that changed */
     json_t *layers;                     /* energies */
+    bool has_noted;                     /* that the input is quantised already */
 } told;
+
+static bool is_float(const char *type)
+{
+    return strcmp(type, "F32") == 0 || strcmp(type, "F16") == 0 || strcmp(type, "BF16") == 0;
+}
+
+/* Once, at the first matrix that is quantised for the second time; one that stays as it is (rms 0) loses nothing. */
+static void note_quantized(told *t, const kvasir_quantize_tensor *x)
+{
+    if (t->has_noted || t->o->common.quiet || x->rms <= 0 || is_float(x->from) || is_float(x->to)) return;
+    t->has_noted = true;
+    kv_bar_end(&t->bar);
+    fprintf(
+        stderr,
+        "note: the input is quantized already (%s is %s), and errors add up; begin from F32, F16 or BF16 where there "
+        "is such a file\n",
+        x->name, x->from);
+}
 
 static void add_energy(told *t, const kvasir_quantize_tensor *x)
 {
@@ -65,6 +84,7 @@ static bool progress(void *user, const kvasir_quantize_tensor *x, size_t done, s
     told *t = user;
     kv_bar_update(&t->bar, done, total);
     if (!x) return !kv_interrupted();
+    note_quantized(t, x);
     t->bytes_from += x->bytes_from, t->bytes_to += x->bytes_to;
     if (x->rms > 0) {
         const double n = (double)x->bytes_to;
