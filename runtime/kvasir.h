@@ -251,7 +251,9 @@ typedef enum kvasir_want {
     KVASIR_HIDDEN_ALL,
 } kvasir_want;
 
-/* Called between prefill chunks with tokens done and total; return false to stop (ERR_CANCELLED, the tokens done so far stay). */
+/* Called after every prefill chunk and between the layers of one, in the thread that evaluates, with tokens done and total; the tokens of a
+ * chunk are done when it is through. Return false to stop (ERR_CANCELLED, the tokens done so far stay; a chunk that has begun is as
+ * if it had not). */
 typedef bool (*kvasir_progress)(void *user, size_t done, size_t total);
 
 /* Appends n_tokens tokens to the session and computes the wanted logits. Errors: ARGUMENT (id out of range, n_tokens 0),

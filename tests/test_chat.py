@@ -225,7 +225,7 @@ def ctrl_c_while_reading_takes_the_message_back():
 
 
 def ctrl_c_in_the_only_chunk_takes_the_message_back_too():
-    """Nothing asks for Ctrl-C before that chunk is through, and then there is no token of a reply to keep."""
+    """The chunk is given up between two of its layers, or is through, and then there is no token of a reply to keep."""
     with Chat("-ub", "2048", "-c", "8192", *ENDLESS) as chat:
         for _ in range(8):
             chat.p.send("7 " * 100)
@@ -240,6 +240,23 @@ def ctrl_c_in_the_only_chunk_takes_the_message_back_too():
         chat.p.sendintr()
         prompt = chat.cost()[0]
         assert count_tokens("Hello again") < prompt < 100, prompt
+        chat.leave()
+
+
+def impatient_ctrl_c_stops_a_long_chunk_at_once_and_the_session_lives():
+    with Chat("-n", "4", "-ub", "4096", "-c", "8192") as chat:
+        for _ in range(20):  # about 4000 tokens, seconds in one chunk; a layer of it takes a small part of them
+            chat.p.send("7 " * 100)
+            chat.drain()
+        chat.send("")
+        chat.expect("reading  [")
+        start = time.time()
+        for _ in range(3):
+            chat.p.sendintr()
+        chat.expect("the message is taken back")
+        assert time.time() - start < SLOW, "it waited for the end of the chunk"
+        chat.prompt()
+        assert chat.say("Hello again")[0] < 100
         chat.leave()
 
 
@@ -395,6 +412,7 @@ def refusals_are_one_line():
 
 
 def what_is_the_servers_is_no_option_beside_it():
+    impatient_ctrl_c_stops_a_long_chunk_at_once_and_the_session_lives,
     for args in (["-m", "x"], ["-c", "512"], ["-c", "0"], ["--ctx-size=512"], ["-ub", "8"], ["-ctk", "f16"], ["--kv-budget", "9"],
                  ["-t", "2"], ["--kernels", "auto"], ["--attention", "full"], ["--dry-run"], ["--chat-template-file", "x"]):
         r = subprocess.run([KVASIR, "chat", "--temp", "0", *args, "--server", "unix:/nonexistent/x"], input="", text=True, timeout=60,

@@ -168,12 +168,68 @@ static void steps_that_make_no_sense_are_refused(void **state)
     kvasir_model_close(m);
 }
 
+/* Asked `left` times more, then it says no. */
+static bool agrees(void *user, size_t done, size_t total)
+{
+    int *left = user;
+    assert_true(done <= total);
+    return (*left)-- > 0;
+}
+
+static void a_prompt_that_is_stopped_anywhere_goes_on_as_if_it_had_not_been(void **state)
+{
+    (void)state;
+    static const char *const attention[] = {NULL, "*=linear(elu)", "*=window(100)", "*=full|pages(2)"};
+    enum { N = N_PREFIX + N_STEPS, CHUNK = 200 };
+    for (size_t f = 0; f < 2 * sizeof attention / sizeof *attention; f++) {
+        kvasir_model_params mp = kvasir_model_params_default();
+        mp.attention = attention[f / 2];
+        kvasir_model *m = NULL;
+        assert_int_equal(kvasir_model_open(fixtures[f % 2], &mp, &m, NULL), KVASIR_OK);
+        const int n_vocab = kvasir_model_get_info(m).n_vocab;
+        kvasir_session_params p = kvasir_session_params_default();
+        p.n_ctx = N, p.n_batch = CHUNK, p.n_threads = 2;
+        float *expect = malloc((size_t)n_vocab * sizeof *expect);
+        kvasir_token tokens[N], other[CHUNK];
+        alone(m, 0, p.type_k, expect);
+        for (size_t i = 0; i < N; i++) tokens[i] = token_of(0, i, n_vocab);
+        for (size_t i = 0; i < CHUNK; i++) other[i] = token_of(1, N_PREFIX + i, n_vocab);
+        int n_stopped = 0, n_within = 0;
+        for (bool is_through = false; !is_through; n_stopped++) {
+            kvasir_session *s = NULL;
+            kvasir_error err;
+            int left = n_stopped;
+            assert_int_equal(kvasir_session_open(m, &p, &s, NULL), KVASIR_OK);
+            is_through =
+                kvasir_session_eval(s, tokens, N - CHUNK, KVASIR_LOGITS_LAST, agrees, &left, &err) == KVASIR_OK;
+            const size_t done = kvasir_session_n_tokens(s), pages = kvasir_session_kv_stats(s).pages;
+            assert_int_equal(done, is_through ? N - CHUNK : done / CHUNK * CHUNK);
+            if (!is_through) assert_int_equal(err.code, KVASIR_ERR_CANCELLED), assert_null(kvasir_session_logits(s, 0));
+            /* Something else, up to its last layer or nearly, leaves nothing either: neither tokens nor pages. */
+            left = 3;
+            assert_int_equal(kvasir_session_eval(s, other, CHUNK - 1, KVASIR_LOGITS_LAST, agrees, &left, &err),
+                             KVASIR_ERR_CANCELLED);
+            assert_int_equal(kvasir_session_n_tokens(s), done);
+            assert_int_equal(kvasir_session_kv_stats(s).pages, pages);
+            n_within += left < 0;
+            assert_int_equal(kvasir_session_eval(s, tokens + done, N - done, KVASIR_LOGITS_LAST, NULL, NULL, NULL),
+                             KVASIR_OK);
+            assert_memory_equal(kvasir_session_logits(s, 0), expect, (size_t)n_vocab * sizeof *expect);
+            kvasir_session_close(s);
+        }
+        assert_true(n_stopped > 3 * 3 && n_within == n_stopped); /* more places than between the three chunks */
+        free(expect);
+        kvasir_model_close(m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sequences_that_share_a_prefix_have_the_bits_they_have_alone),
         cmocka_unit_test(sequences_with_prefixes_of_their_own_have_the_bits_they_have_alone),
         cmocka_unit_test(a_prompt_in_the_pass_of_others_changes_nobody),
+        cmocka_unit_test(a_prompt_that_is_stopped_anywhere_goes_on_as_if_it_had_not_been),
         cmocka_unit_test(steps_that_make_no_sense_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -213,6 +213,7 @@ int kv_tool_chat(int argc, char **argv)
         return status;
     }
     kv_interrupt_install();
+    if (kv_lines_is_interactive(chat.lines)) kv_interrupt_forgive();
     greet(&chat);
     if (note) kv_chat_note(&chat, "note: %s", note);
     status = kv_tool_finish("chat", converse(&chat));

@@ -119,12 +119,12 @@ void kv_bar_end(kv_bar *bar)
 
 /* ---- Ctrl-C ---------------------------------------------------------------------------------------- */
 
-static volatile sig_atomic_t interrupt_flag; /* a signal handler has nowhere else to write */
+static volatile sig_atomic_t interrupt_flag, is_forgiving; /* a signal handler has nowhere else to write */
 
 static void on_interrupt(int number)
 {
     (void)number;
-    if (interrupt_flag) _exit(KV_EXIT_INTERRUPTED);
+    if (interrupt_flag && !is_forgiving) _exit(KV_EXIT_INTERRUPTED);
     interrupt_flag = 1;
 }
 
@@ -148,6 +148,7 @@ void kv_interrupt_install(void)
     sigaction(SIGINT, &action, NULL);
 }
 
+void kv_interrupt_forgive(void) { is_forgiving = 1; }
 bool kv_interrupted(void) { return interrupt_flag != 0; }
 void kv_interrupt_clear(void) { interrupt_flag = 0; }
 

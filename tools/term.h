@@ -57,6 +57,8 @@ void kv_interrupt_end(void);
 /* SIGINT sets a flag instead of ending the process, so that loops stop at a clean place; a second one while the flag is still
  * set ends the process with 130 at once. */
 void kv_interrupt_install(void);
+/* From now on a second one changes nothing: for a session that an impatient key must not end before the first has taken effect. */
+void kv_interrupt_forgive(void);
 bool kv_interrupted(void);
 void kv_interrupt_clear(void);
 

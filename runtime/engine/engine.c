@@ -265,8 +265,28 @@ static void commit(kvasir_engine *e, kv_engine_seq *seq, size_t n_new)
     kv_seq_commit(&seq->kv, n_new);
 }
 
-/* One pass: as many rows as fit, from the cursor on. Steps are taken in order, so wanted rows come in the order of the logits. */
-static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, cursor *at, kvasir_error *err)
+/* Who is asked whether an eval goes on. */
+typedef struct watch {
+    kvasir_progress progress; /* NULL: nobody */
+    void *user;
+    size_t done, total;
+} watch;
+
+static bool goes_on(void *ctx)
+{
+    const watch *w = ctx;
+    return w->progress(w->user, w->done, w->total);
+}
+
+static kvasir_code fail_cancelled(const watch *w, kvasir_error *err)
+{
+    return kv_fail(err, KVASIR_ERR_CANCELLED, "stopped after %zu of %zu tokens", w->done, w->total);
+}
+
+/* One pass: as many rows as fit, from the cursor on. Steps are taken in order, so wanted rows come in the order of the logits. On
+ * CANCELLED it has not been, and its pages are given back. */
+static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, cursor *at, watch *w,
+                            kvasir_error *err)
 {
     const size_t n_vocab = e->model->model.hp.n_vocab;
     const kvasir_step *first = &steps[at->step]; /* whose rows the first segment has; one step after the other */
@@ -275,7 +295,9 @@ static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n
                       .logit_rows = e->logit_rows,
                       .logits = e->logits + at->logit_row * n_vocab,
                       .hidden_rows = e->hidden_rows,
-                      .hidden = e->hidden ? e->hidden + at->hidden_row * e->model->model.hp.n_embd : NULL};
+                      .hidden = e->hidden ? e->hidden + at->hidden_row * e->model->model.hp.n_embd : NULL,
+                      .goes_on = w->progress ? goes_on : NULL,
+                      .goes_on_ctx = w};
     while (at->step < n_steps && batch.n_rows < e->n_batch) {
         const kvasir_step *s = &steps[at->step];
         kv_engine_seq *seq = &e->seqs[s->seq];
@@ -296,7 +318,13 @@ static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n
         batch.n_rows += n;
         if (at->done == s->n_tokens) at->step++, at->done = 0;
     }
-    kv_forward(&e->model->model, &e->compute, e->cache.layers, &e->ws, &batch);
+    if (!kv_forward(&e->model->model, &e->compute, e->cache.layers, &e->ws, &batch)) {
+        for (int i = 0; i < batch.n_segments; i++) {
+            kv_seq *kv = &e->seqs[first[i].seq].kv;
+            kv_seq_rewind(kv, kv->n_tokens);
+        }
+        return fail_cancelled(w, err);
+    }
     for (int i = 0; i < batch.n_segments; i++) commit(e, &e->seqs[first[i].seq], (size_t)e->segments[i].n_rows);
     at->logit_row += (size_t)batch.n_logit_rows;
     at->hidden_row += (size_t)batch.n_hidden_rows;
@@ -307,30 +335,34 @@ static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n
 kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress,
                           void *user, kvasir_error *err)
 {
-    size_t total = 0, done = 0;
+    watch w = {.progress = progress, .user = user};
     for (size_t i = 0; i < n_steps; i++) {
         KV_TRY(check_step(e, &steps[i], err));
         for (size_t j = 0; j < i; j++)
             if (steps[j].seq == steps[i].seq)
                 return kv_fail(err, KVASIR_ERR_ARGUMENT, "sequence %d has two steps in one eval", steps[i].seq);
-        total += steps[i].n_tokens;
+        w.total += steps[i].n_tokens;
     }
     KV_TRY(place_rows(e, steps, n_steps, err));
     e->n_steps = n_steps;
     for (size_t i = 0; i < n_steps; i++) e->seqs[steps[i].seq].before = e->seqs[steps[i].seq].kv.n_tokens;
     for (cursor at = {0}; at.step < n_steps;) {
         size_t i;
-        kvasir_code code = run_pass(e, steps, n_steps, &at, err);
+        kvasir_code code = run_pass(e, steps, n_steps, &at, &w, err);
+        if (code == KVASIR_ERR_CANCELLED) {
+            e->n_steps = 0; /* no logits */
+            return code;
+        }
         if (code != KVASIR_OK) {
             for (i = 0; i < n_steps; i++) kvasir_engine_rewind(e, steps[i].seq, e->seqs[steps[i].seq].before);
             e->n_steps = 0;
             return code;
         }
-        for (done = 0, i = 0; i < n_steps; i++)
-            done += e->seqs[steps[i].seq].kv.n_tokens - e->seqs[steps[i].seq].before;
-        if (progress && !progress(user, done, total) && at.step < n_steps) {
-            e->n_steps = 0; /* no logits */
-            return kv_fail(err, KVASIR_ERR_CANCELLED, "stopped after %zu of %zu tokens", done, total);
+        for (w.done = 0, i = 0; i < n_steps; i++)
+            w.done += e->seqs[steps[i].seq].kv.n_tokens - e->seqs[steps[i].seq].before;
+        if (progress && !goes_on(&w) && at.step < n_steps) {
+            e->n_steps = 0;
+            return fail_cancelled(&w, err);
         }
     }
     return KVASIR_OK;

@@ -94,7 +94,7 @@ size_t kv_needs_find(const kv_gguf *g, kv_need list[KV_MAX_NEEDS], size_t *n_run
 kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *params, kv_cache *cache,
                              kvasir_error *err);
 
-/* kvasir_engine_eval with progress between passes; on CANCELLED the tokens done so far stay. */
+/* kvasir_engine_eval with progress between passes and between layers; on CANCELLED the tokens of the passes that are through stay. */
 kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress,
                           void *user, kvasir_error *err);
 

@@ -1,4 +1,4 @@
-/* session.c - one conversation: an engine with one sequence, and progress between the chunks of a prompt. */
+/* session.c - one conversation: an engine with one sequence, and progress while a prompt is read. */
 #include "base/alloc.h"
 #include "engine/engine.h"
 

@@ -342,7 +342,9 @@ static void logits_of(kv_pass *p)
     if (hp->logit_softcap != 0.0f) softcap_logits(b->logits, (size_t)b->n_logit_rows * hp->n_vocab, hp->logit_softcap);
 }
 
-void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws,
+static bool goes_on(const kv_batch *b) { return !b->goes_on || b->goes_on(b->goes_on_ctx); }
+
+bool kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws,
                 const kv_batch *batch)
 {
     kv_pass p = {.m = m, .c = c, .places = places, .ws = ws, .batch = batch, .n_rows = batch->n_rows};
@@ -351,12 +353,16 @@ void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *pl
     kv_each_row(&p, p.n_rows, row_embed);
     kv_mark(&p, KV_STAGE_EMBED);
     for (p.layer = 0; p.layer < (int)m->hp.n_layers; p.layer++) {
+        if (!goes_on(batch)) return false;
         attention_half(&p);
-        if (p.n_rows > 0) ffn_half(&p);
+        if (p.n_rows == 0) continue;
+        if (!goes_on(batch)) return false;
+        ffn_half(&p);
     }
-    if (p.n_rows == 0) return;
+    if (p.n_rows == 0) return true;
     kv_each_row(&p, p.n_rows, row_ffn_add);
     kv_mark(&p, KV_STAGE_ADD);
     logits_of(&p);
     kv_mark(&p, KV_STAGE_LOGITS);
+    return true;
 }

@@ -19,7 +19,7 @@ typedef struct kv_workspace {
     kv_partials partials;
     int *wanted;          /* [rows] */
     kv_segment *segments; /* [rows] */
-    bool long_rope; /* the context is beyond kv_hparams.long_ctx */
+    bool long_rope;       /* the context is beyond kv_hparams.long_ctx */
     /* Of the dense network that runs. */
     bool gated;
     int n_ff;
@@ -57,7 +57,9 @@ typedef struct kv_batch {
     float *logits;          /* [n_logit_rows][n_vocab] */
     const int *hidden_rows; /* rows whose final-normed hidden state is wanted, ascending */
     int n_hidden_rows;
-    float *hidden; /* [n_hidden_rows][n_embd] */
+    float *hidden;              /* [n_hidden_rows][n_embd] */
+    bool (*goes_on)(void *ctx); /* asked between the halves of layers; NULL: nobody */
+    void *goes_on_ctx;
 } kv_batch;
 
 /* What a pass spends its time on; kv_compute.stage_ns is indexed by it. */
@@ -78,7 +80,8 @@ typedef enum kv_stage {
 /* "embed", "norm", "qkv", ... */
 const char *kv_stage_name(kv_stage stage);
 
-void kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws,
+/* False: goes_on said no, and nothing is written but cache places behind the sequences' n_tokens, which the next pass writes again. */
+bool kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *places, kv_workspace *ws,
                 const kv_batch *batch);
 
 #endif
