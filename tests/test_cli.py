@@ -138,6 +138,8 @@ USAGE = [
     (["run", "-p", "-n", "5"], r"-p needs a value"),
     (["run", "-p", "--help"], r"-p needs a value.*write -p=--help"),  # a prompt that a script passes on is not a question to us
     (["run", "-n", "5", "--prompt", "-h"], r"--prompt needs a value.*write --prompt=-h"),
+    (["bench", "-p", "0", "-n", "0"], r"-p and -n are both 0.*nothing to measure"),
+    (["bench", "-p", "0,0", "-n", "0", "-pg", "0,0", "--dry-run"], r"nothing to measure"),
     (["run", "-N", "5"], r"-N; did you mean -n\?"),
     (["template", "-o", "json"], r"unknown option -o; .*--help"),
     (["run", "--tokens", "1,,2"], r"--tokens: '1,,2'"),
@@ -237,6 +239,24 @@ def options_of_llama_cpp_are_answered_with_what_there_is_instead():
             refuses(2, f"unknown option {word}: .*{says}", "run", *value, "-p", "x")
     refuses(2, r"unknown option -r;|unknown option -r:", "run", "-r", "x")
     assert tiny("bench", "-p", "8", "-n", "0", "-r", "1").status == 0
+
+
+@test
+def the_context_that_a_tool_takes_by_default_is_the_one_that_its_help_says():
+    for tool, default in (("perplexity", 512), ("imatrix", 512), ("run", 0), ("logits", 0)):
+        line = " ".join(re.search(r"-c, --ctx-size N(.*?)\n  -b", kvasir(tool, "--help").text, re.S).group(1).split())
+        assert re.findall(r"default\D*(\d+)|(\d+) \(the default", line) == [(str(default), "")], (tool, line)
+
+
+@test
+def what_is_wrong_with_a_grammar_is_said_of_the_option_that_it_came_with():
+    with tempfile.TemporaryDirectory() as d:
+        for name, text, says in (("--grammar", "root ::= (", "line 1"), ("--json-schema", '{"type": 5}', "type must be")):
+            refuses(1, rf"^kvasir run: {name}: .*{says}", "run", "-m", TINY, "-p", "x", name, text)
+            with open(f"{d}/it", "w") as f:
+                f.write(text)
+            refuses(1, rf"^kvasir run: {name}-file: .*{says}", "run", "-m", TINY, "-p", "x", f"{name}-file", f"{d}/it")
+            refuses(1, rf"^kvasir run: {name}-file: .*no/such", "run", "-m", TINY, "-p", "x", f"{name}-file", f"{d}/no/such")
 
 
 @test
@@ -789,6 +809,16 @@ def damaged(folder, tensor, value, *index):
 
 
 @test
+def a_full_disk_is_told_as_such_by_tools_that_write_row_by_row():
+    for args in (["bench", "-p", "8", "-n", "2", "-r", "1", "-q"], ["batched-bench", "-npp", "8", "-ntg", "2", "-npl", "1,2"],
+                 ["batched-bench", "-npp", "8", "-ntg", "2", "-npl", "1,2", "-o", "jsonl"],
+                 ["perplexity", "-q", "-f", "LICENSE", "-c", "32", "--attention", "*=full", "--attention", "*=window(8)"]):
+        with open("/dev/full", "wb") as full:
+            r = tiny(*args, stdout=full)
+        assert r.status == 1 and len(r.lines) == 1 and r.lines[0].endswith("cannot write to standard output: No space left on device"), (args, r.lines)
+
+
+@test
 def logits_that_are_not_finite_are_one_line_and_nothing_else():
     with tempfile.TemporaryDirectory() as d:
         base = os.path.join(d, "base.kl")
@@ -888,7 +918,7 @@ def a_context_too_large_names_the_option():
     with tempfile.TemporaryDirectory() as d:
         for tool in (["run", "-p", "a"], ["chat"], ["logits", "--tokens", "1"], ["perplexity", "-p", "a"], ["batched-bench", "-npl", "1"],
                      ["serve", "--listen", f"unix:{d}/s"]):
-            refuses(1, r"out of memory.*-c \(--ctx-size\)", f"--as={16 << 30}", KVASIR, *tool, "-m", TINY, "-c", "2147483647", binary="prlimit")
+            refuses(1, r"out of memory.*bytes of .*-c \(--ctx-size\): --dry-run", f"--as={16 << 30}", KVASIR, *tool, "-m", TINY, "-c", "2147483647", binary="prlimit")
 
 
 # ---- attention, kernels, budget -------------------------------------------------------------------------------

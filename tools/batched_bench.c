@@ -102,7 +102,7 @@ static bool print_row(batched_state *s, const batched_test *t, double t_pp, doub
     if (o->format == FORMAT_MD) {
         printf("| %6d | %6d | %4d | %6lld | %8.3f | %8.2f | %8.3f | %8.2f | %8.3f | %8.2f |\n", t->pp, t->tg, t->pl,
                n_kv, t_pp, speed_pp, t_tg, speed_tg, total, speed);
-        fflush(stdout);
+        kv_tool_flush();
         return true;
     }
     /* clang-format off */
@@ -130,7 +130,7 @@ static bool print_row(batched_state *s, const batched_test *t, double t_pp, doub
     if (o->format == FORMAT_JSON) fputs(s->n_rows++ ? ",\n" : "[\n", stdout);
     json_dumpf(json, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
     if (o->format == FORMAT_JSONL) putchar('\n');
-    fflush(stdout);
+    kv_tool_flush();
     json_decref(json);
     return true;
 }

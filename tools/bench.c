@@ -225,7 +225,7 @@ static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, k
         kv_bar_end(bar);
         if (!kv_bench_row_print((kv_bench_format)o->format, &s->setup, &row, s->n_rows++))
             code = kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the result");
-        fflush(stdout);
+        kv_tool_flush();
     }
     free(samples);
     return code;
@@ -414,6 +414,8 @@ int kv_tool_bench(int argc, char **argv)
     if (o.prompts.n == 0) o.prompts = (kv_ints){&prompt, 1};
     if (o.gens.n == 0) o.gens = (kv_ints){&gen, 1};
     if (o.depths.n == 0) o.depths = (kv_ints){&depth, 1};
+    if (largest(o.prompts) + largest(o.gens) + largest(o.pair) == 0)
+        return kv_usage_error(TOOL, "-p and -n are both 0: there is nothing to measure");
     size_t needed = needed_context(&o);
     if (o.common.n_ctx == 0) o.common.n_ctx = needed > 0 ? (int)needed : 1;
     if (o.common.dry_run) {

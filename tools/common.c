@@ -18,10 +18,19 @@
 
 /* ---- failing ----------------------------------------------------------------------------------- */
 
+/* Why stdout could not be written, from the first flush that failed: the stream remembers only that one did. */
+static int stdout_errno;
+
+void kv_tool_flush(void)
+{
+    errno = 0;
+    if (fflush(stdout) != 0 && !stdout_errno) stdout_errno = errno ? errno : EIO;
+}
+
 int kv_tool_fail(const char *tool, const char *fmt, ...)
 {
     va_list args;
-    fflush(stdout);
+    kv_tool_flush();
     va_start(args, fmt);
     kv_print_error(tool, fmt, args);
     va_end(args);
@@ -49,12 +58,11 @@ int kv_tool_fail_error(const char *tool, const kvasir_error *err)
 
 int kv_tool_finish(const char *tool, int status)
 {
-    errno = 0;
-    bool had_error = ferror(stdout) != 0;
-    if (fflush(stdout) == 0 && !had_error) return status;
-    int why = errno ? errno : EIO;
-    if (status == KV_EXIT_OK) return kv_tool_fail(tool, "cannot write to standard output: %s", strerror(why));
-    return status;
+    const bool had_error = ferror(stdout) != 0;
+    kv_tool_flush();
+    if (!stdout_errno && had_error) stdout_errno = EIO;
+    if (!stdout_errno || status != KV_EXIT_OK) return status;
+    return kv_tool_fail(tool, "cannot write to standard output: %s", strerror(stdout_errno));
 }
 
 void kv_print_md_cell(const char *text)
@@ -240,7 +248,16 @@ kvasir_code kv_common_blame_context(kvasir_code code, kvasir_error *err)
 {
     const kvasir_error why = *err;
     if (code != KVASIR_ERR_MEMORY && code != KVASIR_ERR_CONTEXT) return code;
-    return kv_set_error(err, code, "%.450s; give a smaller -c (--ctx-size)", why.message);
+    return kv_set_error(err, code, "%.420s; give a smaller -c (--ctx-size): --dry-run says what fits", why.message);
+}
+
+/* A context beyond what the model knows is more often a slip than a wish: then both numbers are said. */
+static void add_contexts(const kv_common *c, const kvasir_model *model, kvasir_error *err)
+{
+    const kvasir_error why = *err;
+    const int known = kvasir_model_get_info(model).n_ctx_known;
+    if (known && c->n_ctx > known)
+        kv_set_error(err, why.code, "%.330s; -c is %d, the model was trained for %d", why.message, c->n_ctx, known);
 }
 
 kvasir_code kv_common_open_session(const kv_common *c, kvasir_model *model, kvasir_session **out, kvasir_error *err)
@@ -248,6 +265,7 @@ kvasir_code kv_common_open_session(const kv_common *c, kvasir_model *model, kvas
     kvasir_session_params params = kv_common_session_params(c);
     const kvasir_code code = kvasir_session_open(model, &params, out, err);
     if (code == KVASIR_OK) kv_common_note_context(c, model);
+    if (code == KVASIR_ERR_MEMORY) add_contexts(c, model, err);
     return kv_common_blame_context(code, err);
 }
 

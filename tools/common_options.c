@@ -34,7 +34,7 @@ static const kv_opt LOAD_OPTIONS[] = {
 };
 
 static const kv_opt CONTEXT_OPTIONS[] = {
-    {"--ctx-size", "-c", KV_OPT_INT, AT(n_ctx), "N", 0, INT_MAX, NULL, "Context in tokens; 0 (the default): what the checkpoint declares."},
+    {"--ctx-size", "-c", KV_OPT_INT, AT(n_ctx), "N", 0, INT_MAX, NULL, "Context in tokens; 0: what the checkpoint declares."},
     {"--batch-size", "-b", KV_OPT_INT, AT(n_batch), "N", 1, 65536, NULL, "Most prompt tokens at once."},
     {"--ubatch-size", "-ub", KV_OPT_INT, AT(n_ubatch), "N", 1, 16384, NULL, "Prompt tokens per prefill chunk."},
     {"--cache-type-k", "-ctk", KV_OPT_ENUM, AT(type_k), "TYPE", 0, 0, KV_TYPES, "Type of cached keys: f16, f32, bf16, q8_0."},

@@ -332,7 +332,7 @@ static void print_row(const perplexity_state *s, size_t i)
     else
         kv_format_bytes(s->kv_bytes, row.kv_bytes, sizeof row.kv_bytes);
     print_table_row(format, &row);
-    fflush(stdout);
+    kv_tool_flush();
 }
 
 static int print_result(const perplexity_state *s)

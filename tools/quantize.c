@@ -130,7 +130,7 @@ static int print_perplexity(const quantize_options *o, const char *model)
     char *argv[] = {name, m, (char *)model, f, (char *)o->text, q, out, json, NULL};
     const bool is_json = o->common.output == KV_OUTPUT_JSON;
     if (!is_json) printf("%s\n", model), argv[6] = NULL;
-    fflush(stdout);
+    kv_tool_flush();
     return kv_tool_perplexity(is_json ? 8 : 6, argv);
 }
 

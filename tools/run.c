@@ -201,6 +201,17 @@ static kvasir_code generate(run_state *s, kvasir_error *err)
     return emit(s, s->clean, len, err);
 }
 
+/* Which of the four options the grammar came with, before what is wrong with it. */
+static kvasir_code blame_constraint(const run_options *o, kvasir_code code, kvasir_error *err)
+{
+    const kvasir_error why = *err;
+    const char *option = o->grammar        ? "--grammar"
+                         : o->grammar_file ? "--grammar-file"
+                         : o->schema       ? "--json-schema"
+                                           : "--json-schema-file";
+    return code == KVASIR_OK ? code : kv_set_error(err, code, "%s: %.480s", option, why.message);
+}
+
 static kvasir_code open_constraint(const run_options *o, run_state *s, kvasir_error *err)
 {
     const char *path = o->grammar_file ? o->grammar_file : o->schema_file, *text = o->grammar ? o->grammar : o->schema;
@@ -213,6 +224,7 @@ static kvasir_code open_constraint(const run_options *o, run_state *s, kvasir_er
         code = kvasir_grammar_compile(s->model,
                                       o->grammar || o->grammar_file ? KVASIR_GRAMMAR_GBNF : KVASIR_GRAMMAR_JSON_SCHEMA,
                                       read ? read : text, len, &grammar, err);
+    code = blame_constraint(o, code, err);
     if (code == KVASIR_OK) code = kvasir_constraint_open(grammar, &s->constraint, err);
     s->scratch = malloc((size_t)s->n_vocab * sizeof *s->scratch);
     if (code == KVASIR_OK && !s->scratch) code = kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the grammar");
@@ -275,7 +287,7 @@ static int finish_output(const run_state *s)
     bool is_text = s->options->common.output == KV_OUTPUT_TEXT;
     if (is_text && !r->ends_line && kv_term_is_terminal(stdout))
         putchar('\n'); /* a pipe gets the text and nothing else */
-    if (is_text) fflush(stdout);
+    if (is_text) kv_tool_flush();
     if (s->options->common.verbose && !s->options->common.quiet)
         fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; reply %zu tokens, %.1f tokens/s\n", r->prompt_n,
                 (double)r->prompt_n / r->prompt_ms * 1e3, r->n_tokens, (double)r->n_tokens / r->predicted_ms * 1e3);

@@ -79,5 +79,5 @@ kvasir_code kv_fail(kvasir_error *err, kvasir_code code, const char *fmt, ...)
 
 kvasir_code kv_fail_memory(kvasir_error *err, size_t bytes, const char *what)
 {
-    return kv_fail(err, KVASIR_ERR_MEMORY, "out of memory: %s needs %zu bytes", what, bytes);
+    return kv_fail(err, KVASIR_ERR_MEMORY, "out of memory: no room for the %zu bytes of %s", bytes, what);
 }
