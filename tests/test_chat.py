@@ -407,8 +407,10 @@ def refusals_are_one_line():
         r = run(*args)
         assert r.returncode == 2 and args[0] in r.stderr and r.stderr.count("\n") == 1, (args, r.stderr)
     assert "--system" in run("--sistem", "x").stderr
-    r = run("--server", "127.0.0.1:99999")
-    assert r.returncode == 2 and "--server" in r.stderr and r.stderr.count("\n") == 1, r.stderr
+    for address, said in (("127.0.0.1:99999", "--server"), ("http://127.0.0.1", "no address"), ("http://127.0.0.1:1/v1", "without a path"),
+                          ("http://:80", "no address"), ("http://", "no address"), ("https://127.0.0.1:80/", "https is not supported")):
+        r = subprocess.run([KVASIR, "chat", "--server", address], input="", text=True, timeout=TIMEOUT, capture_output=True, env=environment())
+        assert r.returncode == 2 and said in r.stderr and r.stderr.count("\n") == 1, (address, r.stderr)
 
 
 def what_is_the_servers_is_no_option_beside_it():

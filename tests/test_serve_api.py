@@ -299,6 +299,9 @@ def chat_and_bench_talk_to_a_server():
     assert re.search(r"\[prompt \d+ tokens, .* context \d+/8192", out.stderr) and "4 messages" in out.stderr, out.stderr
     alone = subprocess.run([KVASIR, "chat", "-m", SMOLLM2, "--temp", "0", "-n", "24"], input=said, capture_output=True, text=True, check=True)
     assert out.stdout == alone.stdout, (out.stdout, alone.stdout)
+    for url in f"http://127.0.0.1:{big.port}", f"HTTP://127.0.0.1:{big.port}/":  # as serve says it
+        same = subprocess.run([KVASIR, "chat", "--server", url, "--temp", "0", "-n", "24"], input=said, capture_output=True, text=True, check=True)
+        assert same.stdout == out.stdout, (url, same.stdout)
     gone = subprocess.run([KVASIR, "chat", "--server", "unix:/nowhere/x.sock"], input="x\n", capture_output=True, text=True)
     assert gone.returncode == 1 and gone.stderr.count("\n") == 1, gone.stderr
     bench = subprocess.run([KVASIR, "bench-serve", "--server", f"127.0.0.1:{big.port}", "--clients", "3", "--requests", "2", "-p", "40", "-n", "8",

@@ -28,7 +28,7 @@ typedef struct bench_options {
 #define AT(field) offsetof(bench_options, field)
 static const kv_opt BENCH_ROWS[] = {
     {"--server", NULL, KV_OPT_STRING, AT(server), "ADDRESS", 0, 0, NULL,
-     "unix:PATH or HOST:PORT of a running kvasir serve; without it where that listens by default."},
+     "unix:PATH, HOST:PORT or http://HOST:PORT of a running kvasir serve; without it where that listens by default."},
     {"--server-key", NULL, KV_OPT_STRING, AT(key), "KEY", 0, 0, NULL, "API key."},
     {"--clients", NULL, KV_OPT_INT, AT(n_clients), "N", 1, 1024, NULL, "Clients at once."},
     {"--requests", NULL, KV_OPT_INT, AT(n_requests), "N", 1, 1 << 20, NULL, "Requests of each client."},

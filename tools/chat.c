@@ -177,7 +177,7 @@ int kv_tool_chat(int argc, char **argv)
         {"--chat-template-file", NULL, KV_OPT_STRING, offsetof(kv_chat, template_file), "FILE", 0, 0, NULL,
          "Jinja template over the model's own."},
         {"--server", NULL, KV_OPT_STRING, offsetof(kv_chat, server), "ADDRESS", 0, 0, NULL,
-         "unix:PATH or HOST:PORT of a running kvasir serve, whose model is talked to."},
+         "unix:PATH, HOST:PORT or http://HOST:PORT of a running kvasir serve, whose model is talked to."},
         {"--server-key", NULL, KV_OPT_STRING, offsetof(kv_chat, server_key), "KEY", 0, 0, NULL,
          "API key of that server."},
         {0},

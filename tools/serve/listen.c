@@ -16,6 +16,7 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -68,18 +69,24 @@ kvasir_code kv_address_default(kv_address *out, kvasir_error *err)
 kvasir_code kv_address_parse(const char *text, kv_address *out, kvasir_error *err)
 {
     if (strncmp(text, "unix:", 5) == 0) return unix_address(text + 5, out, err);
+    if (strncasecmp(text, "https://", 8) == 0)
+        return kv_set_error(
+            err, KVASIR_ERR_ARGUMENT,
+            "'%.100s': https is not supported; http://HOST:PORT is, or a proxy that speaks TLS before it", text);
     *out = (kv_address){0};
-    const char *colon = strrchr(text, ':'), *port = colon ? colon + 1 : text;
-    size_t n = colon ? (size_t)(colon - text) : 0;
-    const char *host = text;
+    const bool is_url = strncasecmp(text, "http://", 7) == 0;
+    const char *host = text + (is_url ? 7 : 0), *colon = strrchr(host, ':'), *port = colon ? colon + 1 : host;
+    size_t n = colon ? (size_t)(colon - host) : 0;
     const bool is_bracketed = n >= 2 && host[0] == '[' && host[n - 1] == ']';
     if (is_bracketed) host++, n -= 2;
     char *end;
     const long number = port[0] >= '0' && port[0] <= '9' ? strtol(port, &end, 10) : -1;
-    if (number < 0 || number > 65535 || *end || n >= sizeof out->host ||
+    if (number >= 0 && is_url && *end == '/') end++;
+    if (number < 0 || number > 65535 || *end || n >= sizeof out->host || (is_url && n == 0) ||
         strcspn(host, is_bracketed ? "/[" : "/[]:") < n)
         return kv_set_error(err, KVASIR_ERR_ARGUMENT,
-                            "'%.100s' is no address; unix:PATH, HOST:PORT and [IPv6]:PORT are (ports 0 to 65535)",
+                            "'%.100s' is no address; unix:PATH, HOST:PORT, [IPv6]:PORT and http://HOST:PORT without a "
+                            "path are (ports 0 to 65535)",
                             text);
     memcpy(out->host, n ? host : "127.0.0.1", n ? n : sizeof "127.0.0.1");
     snprintf(out->port, sizeof out->port, "%ld", number);

@@ -1,4 +1,4 @@
-/* listen.h - addresses as they are written: unix:PATH, HOST:PORT, [::1]:PORT, :PORT. For servers and clients. */
+/* listen.h - addresses as they are written: unix:PATH, HOST:PORT, [::1]:PORT, :PORT, http://HOST:PORT/. For servers and clients. */
 #ifndef KV_TOOLS_SERVE_LISTEN_H
 #define KV_TOOLS_SERVE_LISTEN_H
 
