@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What `kvasir chat` leaves on the screen of a terminal (support/screen.py): pasted text, editing it, and what comes after a stop."""
+import os
 import signal
 import termios
 import time
@@ -11,8 +12,8 @@ from support.screen import Screen
 from test_chat import ENDLESS, KVASIR, MODEL, TIMEOUT, Chat, environment
 
 
-def shown(keys, **env):
-    """The lines of the screen from the prompt on, when these keys were pressed at it and nothing more comes."""
+def shown(keys, pause=0.0, **env):
+    """The lines of the screen from the prompt on, when these keys were pressed at it and nothing more comes; with pauses between bytes."""
     columns, rows = 60, 20
     p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL], env=environment(**env), encoding="utf-8", timeout=TIMEOUT,
                       dimensions=(rows, columns))
@@ -21,7 +22,10 @@ def shown(keys, **env):
     p.expect("> ")
     screen = Screen(columns, rows)
     screen.feed("> ")
-    p.send(keys + "~")  # typed last, so it is shown last
+    for byte in keys.encode() if pause else b"":
+        os.write(p.child_fd, bytes([byte]))
+        time.sleep(pause)
+    p.send(("" if pause else keys) + "~")  # typed last, so it is shown last
     p.expect_exact("~")
     screen.feed(p.before + p.after + p.buffer)
     try:
@@ -61,6 +65,12 @@ def what_is_pasted_moves_no_cursor():
     assert shown(paste("a\x1b[5Ab\x07c\x7f")) == ["> a[5Abc~"]
 
 
+def a_slow_link_splits_no_character_and_no_mark():
+    pause = 0.08  # a key that is pressed alone is not seen by its pause
+    assert shown("\u00e9" + paste("1\n\u4f60") + "\x1b[D", pause) == ["> \u00e91", "~\u4f60"]
+    assert shown(paste("a\x1b[20b\x1b\x1b[2")) == ["> a[20b[2~"]
+
+
 def after_a_stop_during_a_reply_there_is_one_prompt():
     with Chat("-n", "64", "--temp", "0", *ENDLESS) as chat:
         chat.send("Tell me a story.")
@@ -78,7 +88,8 @@ def after_a_stop_during_a_reply_there_is_one_prompt():
 
 
 TESTS = [pasted_lines_stand_one_below_the_other, pasted_lines_can_be_edited, a_paste_higher_than_the_screen_shows_its_end,
-         what_is_pasted_moves_no_cursor, after_a_stop_during_a_reply_there_is_one_prompt]
+         what_is_pasted_moves_no_cursor, a_slow_link_splits_no_character_and_no_mark,
+         after_a_stop_during_a_reply_there_is_one_prompt]
 
 if __name__ == "__main__":
     run_tests(TESTS, [(KVASIR, "make"), (MODEL, "./kvasir get smollm2")])

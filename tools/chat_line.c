@@ -29,7 +29,7 @@
 #include "tools/chat_conversation.h"
 #include "tools/term.h"
 
-enum { HISTORY_SIZE = 2000, WAIT_MS = 200, PASTE_WAIT_MS = 50, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
+enum { HISTORY_SIZE = 2000, WAIT_MS = 200, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
 
 #define PASTE_ON  "\033[?2004h" /* the terminal marks pasted text */
 #define PASTE_OFF "\033[?2004l"
@@ -91,66 +91,54 @@ static void follow_continue(kv_lines *l)
     el_set(l->editor, EL_REFRESH);
 }
 
-/* Makes at least one byte available. 1: there is one, 0: end of input or nothing within timeout_ms (-1: no limit), -1:
- * a signal. */
-static int fill(kv_lines *l, int timeout_ms)
+/* Makes at least n bytes available; there is no limit to the wait, because no pause on a slow link says that a character or a mark is over.
+ * 1: they are there, 0: end of input, -1: a signal. */
+static int need(kv_lines *l, size_t n)
 {
-    if (l->at < l->end) return 1;
+    if (l->end - l->at >= n) return 1;
+    memmove(l->bytes, l->bytes + l->at, l->end - l->at);
+    l->end -= l->at;
+    l->at = 0;
     for (;;) {
         if (kv_interrupted() || end_signal) return -1;
         struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
-        int ready = poll(&p, 1, timeout_ms < 0 ? WAIT_MS : timeout_ms);
+        int ready = poll(&p, 1, WAIT_MS);
         if (ready < 0 && errno != EINTR) {
             l->is_failed = true;
             return 0;
         }
-        if (ready == 0 && timeout_ms >= 0) return 0;
         if (ready <= 0) {
             follow_continue(l);
             follow_window_size(l);
             continue;
         }
-        ssize_t n = read(STDIN_FILENO, l->bytes, sizeof l->bytes);
-        if (n > 0) {
-            l->at = 0;
-            l->end = (size_t)n;
-            return 1;
+        ssize_t got = read(STDIN_FILENO, l->bytes + l->end, sizeof l->bytes - l->end);
+        if (got > 0) {
+            l->end += (size_t)got;
+            if (l->end >= n) return 1;
+            continue;
         }
-        if (n == 0) return 0;
+        if (got == 0) return 0;
         if (errno == EINTR || errno == EAGAIN) continue;
         l->is_failed = errno != EIO; /* EIO: the terminal went away, that is an end */
         return 0;
     }
 }
 
-/* Takes `text` from the input if it comes next; waits for the rest of a beginning only briefly. What does not match
- * stays. */
+/* Takes `text` from the input if it comes next; what does not match stays. After an escape libedit would wait for the next key, too. */
 static bool take(kv_lines *l, const char *text)
 {
     size_t n = strlen(text);
-    for (size_t i = 0; i < n; i++) {
-        if (l->at + i == l->end) {
-            if (l->end == sizeof l->bytes) { /* make room: shift what is there */
-                memmove(l->bytes, l->bytes + l->at, l->end - l->at);
-                l->end -= l->at;
-                l->at = 0;
-            }
-            struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
-            ssize_t got =
-                poll(&p, 1, PASTE_WAIT_MS) == 1 ? read(STDIN_FILENO, l->bytes + l->end, sizeof l->bytes - l->end) : 0;
-            if (got <= 0) return false;
-            l->end += (size_t)got;
-        }
-        if (l->bytes[l->at + i] != (unsigned char)text[i]) return false;
-    }
+    for (size_t i = 0; i < n; i++)
+        if (need(l, i + 1) <= 0 || l->bytes[l->at + i] != (unsigned char)text[i]) return false;
     l->at += n;
     return true;
 }
 
-/* One UTF-8 character; what is none becomes U+FFFD. 1, 0, -1 as fill. */
+/* One UTF-8 character; what is none becomes U+FFFD. 1, 0, -1 as need. */
 static int read_utf8(kv_lines *l, wchar_t *out)
 {
-    int got = fill(l, -1);
+    int got = need(l, 1);
     if (got <= 0) return got;
     unsigned first = l->bytes[l->at++];
     int n_more = first < 0x80                    ? 0
@@ -162,7 +150,7 @@ static int read_utf8(kv_lines *l, wchar_t *out)
     if (n_more < 0) return 1;
     unsigned value = n_more == 0 ? first : first & (0x3fu >> n_more);
     for (int i = 0; i < n_more; i++) {
-        if (fill(l, PASTE_WAIT_MS) <= 0 || (l->bytes[l->at] & 0xc0) != 0x80) return 1;
+        if (need(l, 1) <= 0 || (l->bytes[l->at] & 0xc0) != 0x80) return 1;
         value = value << 6 | (l->bytes[l->at++] & 0x3f);
     }
     bool is_overlong = (n_more == 2 && value < 0x800) || (n_more == 3 && value < 0x10000);
@@ -183,7 +171,7 @@ static bool append_pasted(kv_lines *l, wchar_t c)
     return true;
 }
 
-/* Collects what comes until ESC[201~. 1, 0, -1 as fill. */
+/* Collects what comes until ESC[201~; a beginning of that which goes on otherwise is text. 1, 0, -1 as need. */
 static int read_pasted(kv_lines *l)
 {
     l->n_pasted = 0;
@@ -356,7 +344,7 @@ static kv_line_end why_ended(const kv_lines *l)
 static kv_line_end read_plain(kv_lines *l)
 {
     for (;;) {
-        int got = fill(l, -1);
+        int got = need(l, 1);
         if (got == 0 && l->message.len > 0 && !l->is_failed) return KV_LINE_TEXT; /* a last line without its newline */
         if (got <= 0) return why_ended(l);
         unsigned char *from = l->bytes + l->at, *newline = memchr(from, '\n', l->end - l->at);
