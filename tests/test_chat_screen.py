@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What `kvasir chat` leaves on the screen of a terminal (support/screen.py): pasted text, editing it, and what comes after a stop."""
+import io
 import os
 import signal
 import termios
@@ -9,7 +10,7 @@ import pexpect
 
 from support.runner import run_tests
 from support.screen import Screen
-from test_chat import ENDLESS, KVASIR, MODEL, TIMEOUT, Chat, environment
+from test_chat import COST, ENDLESS, KVASIR, MODEL, TIMEOUT, Chat, environment
 
 
 def shown(keys, pause=0.0, **env):
@@ -71,6 +72,31 @@ def a_slow_link_splits_no_character_and_no_mark():
     assert shown(paste("a\x1b[20b\x1b\x1b[2")) == ["> a[20b[2~"]
 
 
+def a_dumb_terminal_gets_a_prompt_and_no_escapes():
+    for term in "dumb", "":
+        p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL, "-n", "2", "--temp", "0", *ENDLESS], env=environment(TERM=term, NO_COLOR=""),
+                          encoding="utf-8", timeout=TIMEOUT)
+        p.delaybeforesend = 0
+        p.logfile_read = io.StringIO()
+        p.expect_exact("Ctrl-D leaves")
+        p.expect("\n> ")
+        p.send("Hello \\\r")
+        p.expect("\n\\. ")
+        p.send("7 " * 600 + "\r")  # long enough for a progress bar
+        p.expect(COST)
+        p.expect("\n> ")
+        p.sendintr()
+        p.expect_exact("/quit leaves")
+        p.expect("\n> ")
+        p.send("/stats\r")
+        p.expect_exact("2 messages")
+        p.expect("\n> ")
+        p.send("\x04")
+        p.expect(pexpect.EOF)
+        p.close()
+        assert p.exitstatus == 0 and "\x1b" not in p.logfile_read.getvalue(), (term, p.exitstatus, p.logfile_read.getvalue())
+
+
 def after_a_stop_during_a_reply_there_is_one_prompt():
     with Chat("-n", "64", "--temp", "0", *ENDLESS) as chat:
         chat.send("Tell me a story.")
@@ -89,7 +115,7 @@ def after_a_stop_during_a_reply_there_is_one_prompt():
 
 TESTS = [pasted_lines_stand_one_below_the_other, pasted_lines_can_be_edited, a_paste_higher_than_the_screen_shows_its_end,
          what_is_pasted_moves_no_cursor, a_slow_link_splits_no_character_and_no_mark,
-         after_a_stop_during_a_reply_there_is_one_prompt]
+         a_dumb_terminal_gets_a_prompt_and_no_escapes, after_a_stop_during_a_reply_there_is_one_prompt]
 
 if __name__ == "__main__":
     run_tests(TESTS, [(KVASIR, "make"), (MODEL, "./kvasir get smollm2")])

@@ -1,7 +1,7 @@
 /* chat_line.c - one message at a time from a terminal or a pipe.
  *
  *     fd 0 --poll, read--> bytes [buffer] --terminal--> get_char: UTF-8, pasted text --> libedit --> message
- *                                         --pipe-----> up to '\n' ------------------------------> message
+ *                                         --pipe, dumb terminal--> up to '\n' ------------------------------> message
  *
  * libedit asks us for characters, because its own reader retries when a signal interrupts it, and Ctrl-C must end the
  * line at once. Waiting is a poll with a time limit: a signal between the check of the flag and the poll is then seen
@@ -35,7 +35,8 @@ enum { HISTORY_SIZE = 2000, WAIT_MS = 200, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31
 #define PASTE_OFF "\033[?2004l"
 
 struct kv_lines {
-    EditLine *editor; /* NULL: plain lines */
+    EditLine *editor;    /* NULL: plain lines */
+    bool is_interactive; /* a person types; with a dumb terminal and no editor */
     History *history;
     FILE *screen; /* where the prompt goes: never into a redirected stdout */
     char history_path[4096], prompt[64], more_prompt[64];
@@ -313,7 +314,8 @@ kv_lines *kv_lines_open(bool has_color)
     action.sa_handler = on_continue;
     sigaction(SIGCONT, &action, NULL);
     l->screen = kv_term_is_terminal(stderr) ? stderr : stdout;
-    if (kv_term_is_terminal(stdin) && kv_term_is_terminal(l->screen) && !open_editor(l, has_color)) {
+    l->is_interactive = kv_term_is_terminal(stdin) && kv_term_is_terminal(l->screen);
+    if (l->is_interactive && !kv_term_is_dumb() && !open_editor(l, has_color)) {
         kv_lines_close(l);
         return NULL;
     }
@@ -330,7 +332,7 @@ void kv_lines_close(kv_lines *l)
     free(l);
 }
 
-bool kv_lines_is_interactive(const kv_lines *l) { return l->editor != NULL; }
+bool kv_lines_is_interactive(const kv_lines *l) { return l->is_interactive; }
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
@@ -354,6 +356,24 @@ static kv_line_end read_plain(kv_lines *l)
         if (!newline) continue;
         if (l->message.len > 0 && l->message.data[l->message.len - 1] == '\r') l->message.data[--l->message.len] = '\0';
         return KV_LINE_TEXT;
+    }
+}
+
+/* At a dumb terminal, which edits a line by itself. */
+static kv_line_end read_asked(kv_lines *l)
+{
+    l->n_typed = 0;
+    for (bool is_continued = false;; is_continued = true) {
+        fputs(is_continued ? ". " : "> ", l->screen);
+        fflush(l->screen);
+        const kv_line_end end = read_plain(l);
+        if (end != KV_LINE_TEXT) {
+            fputs("\n", l->screen);
+            fflush(l->screen);
+            return end;
+        }
+        if (l->message.len == 0 || l->message.data[l->message.len - 1] != '\\') return KV_LINE_TEXT;
+        l->message.data[l->message.len - 1] = '\n';
     }
 }
 
@@ -389,7 +409,7 @@ kv_line_end kv_lines_read(kv_lines *l, char **text, size_t *len)
 {
     l->message.len = 0;
     if (!kv_text_append(&l->message, "", 0)) return KV_LINE_FAILED;
-    kv_line_end end = l->editor ? read_edited(l) : read_plain(l);
+    kv_line_end end = l->editor ? read_edited(l) : l->is_interactive ? read_asked(l) : read_plain(l);
     *text = l->message.data;
     *len = end == KV_LINE_INTERRUPTED ? l->n_typed + l->message.len : l->message.len;
     return end;

@@ -15,7 +15,7 @@ typedef enum kv_line_end {
     KV_LINE_FAILED,      /* out of memory or the read failed */
 } kv_line_end;
 
-/* Reads the terminal through libedit when standard input is one and there is a terminal to prompt on, else plain
+/* Reads the terminal through libedit when standard input is one and there is a terminal to prompt on, without it when that is dumb, else plain
  * lines. NULL: out of memory. Also installs handlers for SIGTERM and SIGHUP. */
 kv_lines *kv_lines_open(bool has_color);
 /* Saves the history and restores the terminal. NULL is fine. */

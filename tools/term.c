@@ -13,10 +13,16 @@ enum { REDRAW_MS = 100, BAR_CELLS = 24 };
 
 bool kv_term_is_terminal(FILE *stream) { return isatty(fileno(stream)) == 1; }
 
+bool kv_term_is_dumb(void)
+{
+    const char *term = getenv("TERM");
+    return !term || !term[0] || strcmp(term, "dumb") == 0;
+}
+
 bool kv_term_has_color(FILE *stream, bool no_color)
 {
-    const char *forbidden = getenv("NO_COLOR"), *term = getenv("TERM");
-    if (no_color || (forbidden && forbidden[0]) || !term || strcmp(term, "dumb") == 0) return false;
+    const char *forbidden = getenv("NO_COLOR");
+    if (no_color || (forbidden && forbidden[0]) || kv_term_is_dumb()) return false;
     return kv_term_is_terminal(stream);
 }
 
@@ -43,7 +49,7 @@ void kv_bar_start(kv_bar *bar, const char *label, kv_unit unit, size_t first, do
 {
     *bar = (kv_bar){.unit = unit, .first = first, .delay_ms = delay_ms, .start_ms = kv_now_ms()};
     snprintf(bar->label, sizeof bar->label, "%s", label);
-    bar->enabled = !quiet && kv_term_is_terminal(stderr);
+    bar->enabled = !quiet && kv_term_is_terminal(stderr) && !kv_term_is_dumb();
 }
 
 const char *kv_format_bytes(size_t bytes, char *buf, size_t cap)

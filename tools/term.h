@@ -1,7 +1,7 @@
 /* term.h - what a terminal allows: colour, progress bars, and Ctrl-C.
  *
- * Everything here writes to stderr (or nowhere): stdout belongs to results. Colour and bars appear only on a terminal, never
- * with NO_COLOR (colour) or -q (bars).
+ * Everything here writes to stderr (or nowhere): stdout belongs to results. Colour and bars appear only on a terminal that is not dumb,
+ * never with NO_COLOR (colour) or -q (bars).
  */
 #ifndef KV_TOOLS_TERM_H
 #define KV_TOOLS_TERM_H
@@ -21,10 +21,12 @@ typedef enum kv_style {
     KV_STYLE_CYAN
 } kv_style;
 
-/* Whether `stream` is a terminal that may be coloured: isatty, TERM not "dumb", NO_COLOR unset or empty, not `no_color`. */
+/* Whether `stream` is a terminal that may be coloured: isatty, not dumb, NO_COLOR unset or empty, not `no_color`. */
 bool kv_term_has_color(FILE *stream, bool no_color);
 /* The escape sequence of a style, or "" when `enabled` is false: fprintf(f, "%stext%s", kv_style_code(..), kv_style_code(..)). */
 const char *kv_style_code(kv_style style, bool enabled);
+/* TERM says that terminals here understand no escape sequences: it is "dumb", empty or not set. */
+bool kv_term_is_dumb(void);
 bool kv_term_is_terminal(FILE *stream);
 /* Columns of the terminal behind `stream`; 80 when it is none. */
 int kv_term_width(FILE *stream);
