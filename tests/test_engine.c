@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "engine/engine.h"
 #include "kvasir.h"
 
 static const char *const fixtures[] = {"tests/golden/fixtures/llama/model.gguf",
@@ -223,6 +224,26 @@ static void a_prompt_that_is_stopped_anywhere_goes_on_as_if_it_had_not_been(void
     }
 }
 
+static bool is_in_file(const kvasir_model *m, const float *values)
+{
+    const kv_mapped *map = kv_gguf_mapping(m->gguf);
+    return (const uint8_t *)values >= map->data && (const uint8_t *)values < map->data + map->size;
+}
+
+/* A vector read where it lies would bring up to 2 MiB of the file around it into the process, in each layer. */
+static void vectors_are_copies(void **state)
+{
+    (void)state;
+    kvasir_model *m = open_model("tests/golden/fixtures/gemma3_text/model.gguf");
+    const kv_weights *w = &m->model.bound.w;
+    const float *const vectors[] = {w->output_norm.weight, w->layers[0].attn_norm.weight, w->layers[0].ffn_norm.weight};
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) {
+        assert_non_null(vectors[i]);
+        assert_false(is_in_file(m, vectors[i]));
+    }
+    kvasir_model_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -231,6 +252,7 @@ int main(void)
         cmocka_unit_test(a_prompt_in_the_pass_of_others_changes_nobody),
         cmocka_unit_test(a_prompt_that_is_stopped_anywhere_goes_on_as_if_it_had_not_been),
         cmocka_unit_test(steps_that_make_no_sense_are_refused),
+        cmocka_unit_test(vectors_are_copies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

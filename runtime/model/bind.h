@@ -8,7 +8,7 @@
 /* Weights of an open model. Matrices point into the mapping; kv_bound_pack makes panels of those that are not read where they lie. */
 typedef struct kv_bound {
     kv_weights w;
-    void **owned; /* vectors that the file stores as something else than aligned float32, and lists of matrices */
+    void **owned; /* vectors, as float32, and lists of matrices */
     size_t n_owned;
     uint8_t *panels; /* packed weights of all matrices, one block */
     size_t panel_bytes;
