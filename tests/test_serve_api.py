@@ -299,6 +299,10 @@ def chat_and_bench_talk_to_a_server():
     assert re.search(r"\[prompt \d+ tokens, .* context \d+/8192", out.stderr) and "4 messages" in out.stderr, out.stderr
     alone = subprocess.run([KVASIR, "chat", "-m", SMOLLM2, "--temp", "0", "-n", "24"], input=said, capture_output=True, text=True, check=True)
     assert out.stdout == alone.stdout, (out.stdout, alone.stdout)
+    back = subprocess.run([KVASIR, "chat", "--server", "unix:" + big.path, "--temp", "0", "-n", "8"], capture_output=True, text=True, check=True,
+                          input="Hello\nAnd now?\n/undo\n/stats\n/clear\n/stats\n").stderr
+    first_used, second_used, *later = map(int, re.findall(r"context +(\d+)(?:/| of )8192", back))
+    assert second_used > first_used > 0 and later == [first_used, first_used, 0], back
     for url in f"http://127.0.0.1:{big.port}", f"HTTP://127.0.0.1:{big.port}/":  # as serve says it
         same = subprocess.run([KVASIR, "chat", "--server", url, "--temp", "0", "-n", "24"], input=said, capture_output=True, text=True, check=True)
         assert same.stdout == out.stdout, (url, same.stdout)

@@ -32,7 +32,7 @@ void kv_chat_note(const kv_chat *chat, const char *fmt, ...)
 
 size_t kv_chat_used(const kv_chat *chat)
 {
-    return chat->remote ? chat->remote_used : kvasir_session_n_tokens(chat->session);
+    return chat->remote ? chat->conversation.n_tokens : kvasir_session_n_tokens(chat->session);
 }
 
 size_t kv_chat_n_ctx(const kv_chat *chat)

@@ -25,7 +25,7 @@ typedef struct kv_chat {
     struct kv_http_client *remote; /* --server: instead of model, session and sampler */
     const char *server, *server_key;
     char remote_name[128];
-    size_t remote_n_ctx, remote_used;
+    size_t remote_n_ctx;
 
     size_t total_prompt, total_reply;
     double total_prompt_ms, total_reply_ms;

@@ -149,20 +149,21 @@ static void say_end(kv_chat *chat, const remote_turn *t, kvasir_code code, const
     else if (code != KVASIR_OK)
         chat->has_failed = true, kv_tool_fail("chat", "%s", err->message);
     if (code != KVASIR_OK) return;
-    chat->remote_used = (size_t)(t->n_prompt + t->n_cached + t->n_reply);
+    /* The ids are the server's, their number is marked and taken back with the messages. */
+    const size_t used = chat->conversation.n_tokens = (size_t)(t->n_prompt + t->n_cached + t->n_reply);
     if (t->reached_limit && chat->n_predict > 0 && t->n_reply >= chat->n_predict)
         kv_chat_note(chat, "the reply reached -n %d", chat->n_predict);
     else if (t->reached_limit)
         kv_chat_note(chat, "the context is full (%zu of %zu tokens): the reply ends here. /undo or /clear makes room",
-                     chat->remote_used, chat->remote_n_ctx);
+                     used, chat->remote_n_ctx);
     chat->total_prompt += (size_t)t->n_prompt;
     chat->total_reply += (size_t)t->n_reply;
     if (t->prompt_rate > 0) chat->total_prompt_ms += (double)t->n_prompt * 1e3 / t->prompt_rate;
     if (t->reply_rate > 0) chat->total_reply_ms += (double)t->n_reply * 1e3 / t->reply_rate;
-    kv_chat_note(
-        chat, "[prompt %lld tokens, %.1f tokens/s | reply %lld tokens, %.1f tokens/s | context %zu/%zu, %.0f %%]",
-        (long long)t->n_prompt, t->prompt_rate, (long long)t->n_reply, t->reply_rate, chat->remote_used,
-        chat->remote_n_ctx, chat->remote_n_ctx ? 100.0 * (double)chat->remote_used / (double)chat->remote_n_ctx : 0.0);
+    kv_chat_note(chat,
+                 "[prompt %lld tokens, %.1f tokens/s | reply %lld tokens, %.1f tokens/s | context %zu/%zu, %.0f %%]",
+                 (long long)t->n_prompt, t->prompt_rate, (long long)t->n_reply, t->reply_rate, used, chat->remote_n_ctx,
+                 chat->remote_n_ctx ? 100.0 * (double)used / (double)chat->remote_n_ctx : 0.0);
 }
 
 kv_next kv_chat_remote_turn(kv_chat *chat, const char *message, size_t len)
