@@ -601,7 +601,7 @@ def sockets_of_others_are_left_alone():
         assert s.request("GET", "/health", kind="unix").status == 200
         again.terminate()
         assert again.wait(10 * SLOW) == 0 and not os.path.exists(s.path)
-    for address in ("nonsense", "127.0.0.1", "127.0.0.1:99999", "unix:", "unix:" + "x" * 200, "[::1", "http://127.0.0.1:80"):
+    for address in ("nonsense", "127.0.0.1", "127.0.0.1:99999", "unix:", "unix:" + "x" * 200, "[::1", "https://127.0.0.1:80", "http://127.0.0.1:80/v1"):
         r = subprocess.run([KVASIR, "serve", "-m", TINY, "--listen", address], capture_output=True, text=True, timeout=30)
         assert r.returncode == 2 and "--listen" in r.stderr, (address, r.returncode, r.stderr)
 
