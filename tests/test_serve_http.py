@@ -21,7 +21,7 @@ import time
 
 sys.path.insert(0, "tests/support")
 from runner import run_tests  # noqa: E402
-from server import KVASIR, SLOW, SMOLLM2, TINY, Server, is_idle, read_response, wait_for  # noqa: E402
+from server import KVASIR, SLOW, SMOLLM2, TINY, Server, is_idle, read_response, receive, wait_for  # noqa: E402
 
 KINDS = ("tcp", "unix")
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
@@ -291,6 +291,58 @@ def a_reader_that_stops_is_paused_and_blocks_nobody():
         s.close()
         wait_for(server, is_idle, kind)
     assert server.is_healthy()
+
+
+def unread_bytes_of_all_clients_are_bounded():
+    n_clients, n_requests, limit = 12, 400, 1 << 20
+    get = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
+
+    def leave_unread(s):
+        """Each client asks for more than its connection holds, and reads nothing; returns the sockets and the metrics when they stand still."""
+        def look():
+            m = s.metrics()
+            assert m["kvasir_http_unsent_bytes"] <= s.limit + (1 << 19), m  # one more connection may be seen before the cut
+            return m["kvasir_http_unsent_bytes"], m["kvasir_http_cut_total"]
+        clients = []
+        for _ in range(n_clients):
+            begin = now = look()
+            c = s.connect("unix")
+            c.sendall((get + b"\r\n") * (n_requests - 1) + get + b"Connection: close\r\n\r\n")  # 2 MB: the kernel takes 0.2, the server stops at 0.25 more
+            clients.append(c)
+            before, end = None, time.monotonic() + 60 * SLOW
+            while now == begin or now != before:  # until it stands still: one after the other, so their order is known
+                assert time.monotonic() < end, (begin, before, now)
+                time.sleep(0.03)
+                before, now = now, look()
+        return clients, *now
+
+    def is_cut(c):
+        """Reads to the end; whether an answer is missing."""
+        data = b""
+        while piece := receive(c):
+            data += piece
+        return data.count(b"HTTP/1.1 200 OK") < n_requests
+
+    with Server() as s:  # the same within the usual limit: nobody is cut, everybody gets everything
+        s.limit = 256 << 20
+        clients, unsent, n_cut = leave_unread(s)
+        assert unsent > 2 * limit and n_cut == 0, (unsent, n_cut)
+        for c in clients:
+            c.close()
+    with Server("--max-unsent", "1") as s:
+        s.limit = limit
+        first = s.connect("unix")  # is there for longest, but leaves nothing unread
+        clients, unsent, n_cut = leave_unread(s)
+        n_cut = int(n_cut)
+        assert n_cut >= n_clients // 2 and unsent > limit // 2, (unsent, n_cut)
+        first.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_response(first).status == 200
+        first.close()
+        assert s.post("/v1/chat/completions", CHAT)["choices"]
+        assert [is_cut(c) for c in clients] == [True] * n_cut + [False] * (n_clients - n_cut)  # in the order in which they stopped
+        assert s.metrics()["kvasir_http_unsent_bytes"] == 0
+        for c in clients:
+            c.close()
 
 
 # ---- JSON and parameters -----------------------------------------------------------------------------------
@@ -608,6 +660,7 @@ def sockets_of_others_are_left_alone():
 
 TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusal_reaches_a_client_that_still_sends, what_is_unusual_but_right_works,
          pipelined_requests_are_answered_in_order, clients_that_leave_end_their_sequence_alone, a_reader_that_stops_is_paused_and_blocks_nobody,
+         unread_bytes_of_all_clients_are_bounded,
          hostile_json_is_400_with_the_path, parameters_out_of_range_are_400_and_named, a_prompt_longer_than_the_context_is_400_with_both_numbers,
          foreign_pages_are_403, keys_and_cors_as_configured, fifteen_hundred_idle_connections_and_a_limit_of_descriptors,
          a_request_that_waits_is_not_cut_for_silent_connections,

@@ -69,7 +69,10 @@ void kv_conn_free(kv_conn *c)
     TAILQ_REMOVE(c->state == KV_CONN_IDLE ? &s->idle : &s->busy, c, link);
     s->n_conns--;
     if (c->timer) event_free(c->timer);
-    if (c->bev) bufferevent_free(c->bev);
+    if (c->bev) {
+        kv_unsent_forget(c);
+        bufferevent_free(c->bev);
+    }
     free(c->http);
     free(c);
 }
@@ -368,7 +371,7 @@ void kv_conn_open(kv_server *server, evutil_socket_t fd, bool is_unix, bool is_l
     server->counters.n_accepted++;
     c->timer = evtimer_new(server->base, on_timer, c);
     c->bev = bufferevent_socket_new(server->base, fd, BEV_OPT_CLOSE_ON_FREE | BEV_OPT_DEFER_CALLBACKS);
-    if (!c->timer || !c->bev) {
+    if (!c->timer || !c->bev || !kv_unsent_watch(c)) {
         if (!c->bev) evutil_closesocket(fd);
         kv_conn_free(c);
         return;

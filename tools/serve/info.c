@@ -127,6 +127,9 @@ void kv_info_metrics(kv_conn *c)
         {"connections", "gauge", "Open connections.", (double)s->n_conns},
         {"connections_total", "counter", "Connections accepted.", (double)s->counters.n_accepted},
         {"http_refused_total", "counter", "Requests refused before they were run.", (double)s->counters.n_refused},
+        {"http_unsent_bytes", "gauge", "Response bytes that clients have not taken yet.", (double)s->unsent.bytes},
+        {"http_cut_total", "counter", "Connections cut because all clients together left too many bytes unread.",
+         (double)s->unsent.n_cut},
         {"uptime_seconds", "gauge", "Since the server began.", (kv_now_ms() - s->start_ms) / 1e3},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)

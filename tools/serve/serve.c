@@ -43,6 +43,7 @@ static const kv_opt SERVE_ROWS[] = {
     {"--parallel", "-np", KV_OPT_INT, AT(n_parallel), "N", 1, 1024, NULL, "Sequences that are decoded together; more wait."},
     {"--max-queue", NULL, KV_OPT_INT, AT(max_queue), "N", 1, 1 << 20, NULL, "Requests that may wait; more are answered with 429."},
     {"--max-body", NULL, KV_OPT_INT, AT(max_body_mib), "MIB", 1, 1024, NULL, "Largest request body."},
+    {"--max-unsent", NULL, KV_OPT_INT, AT(max_unsent_mib), "MIB", 1, 1 << 20, NULL, "Response bytes that all clients together may leave unread; above that, who has read nothing for longest is cut off."},
     {"--api-key", NULL, KV_OPT_STRINGS, AT(api_keys), "KEY", 0, 0, NULL, "Only requests with Authorization: Bearer KEY; may be repeated. Other users of the machine may see it: --api-key-file hides it."},
     {"--api-key-file", NULL, KV_OPT_STRING, AT(api_key_file), "FILE", 0, 0, NULL, "The same from a file, one key per line."},
     {"--allow-origin", NULL, KV_OPT_STRINGS, AT(allow_origins), "ORIGIN", 0, 0, NULL, "Web pages of this origin may use the server (CORS), such as https://chat.example.org; * for all; may be repeated."},
@@ -224,7 +225,8 @@ static kvasir_code open_loop(kv_server *s, kvasir_error *err)
     s->term = evsignal_new(s->base, SIGTERM, on_signal, s);
     s->interrupt = evsignal_new(s->base, SIGINT, on_signal, s);
     s->drain_check = event_new(s->base, -1, EV_PERSIST, on_drain_check, s);
-    if (!s->wake || !s->term || !s->interrupt || !s->drain_check)
+    if (!s->wake || !s->term || !s->interrupt || !s->drain_check ||
+        !kv_unsent_init(s, (size_t)s->options->max_unsent_mib << 20))
         return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server");
     event_add(s->wake, NULL);
     return KVASIR_OK;
@@ -273,7 +275,7 @@ static void close_all(kv_server *s)
     if (s->has_mailbox && s->base) send_last_events(s);
     if (s->base) kv_conns_close(s, true);
     kv_scheduler_close(s->scheduler); /* last: who has a job wakes it on leaving */
-    struct event *const events[] = {s->wake, s->term, s->interrupt, s->drain_check};
+    struct event *const events[] = {s->wake, s->term, s->interrupt, s->drain_check, s->unsent.cut};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i]) event_free(events[i]);
     if (s->base) event_base_free(s->base);
@@ -314,7 +316,8 @@ static int serve(kv_serve_options *o)
 
 int kv_tool_serve(int argc, char **argv)
 {
-    kv_serve_options o = {.common = kv_common_default(), .n_parallel = 16, .max_queue = 256, .max_body_mib = 16};
+    kv_serve_options o = {
+        .common = kv_common_default(), .n_parallel = 16, .max_queue = 256, .max_body_mib = 16, .max_unsent_mib = 256};
     const kv_opt_group groups[] = {{"Serving", SERVE_ROWS, &o},  kv_group_model(&o.common),
                                    kv_group_load(&o.common),     kv_group_context(&o.common),
                                    kv_group_sampling(&o.common), kv_group_general(&o.common)};

@@ -18,7 +18,7 @@ typedef struct kv_serve_options {
     kv_common common;
     kv_strings listen, api_keys, allow_origins, allow_hosts;
     const char *api_key_file, *alias, *template_file;
-    int n_parallel, max_queue, max_body_mib, pooling;
+    int n_parallel, max_queue, max_body_mib, max_unsent_mib, pooling;
 } kv_serve_options;
 
 typedef struct kv_server kv_server;
@@ -34,7 +34,8 @@ typedef enum kv_conn_state {
 } kv_conn_state;
 
 typedef struct kv_conn {
-    TAILQ_ENTRY(kv_conn) link; /* of all; idle ones ordered by how long */
+    TAILQ_ENTRY(kv_conn) link;        /* of all; idle ones ordered by how long */
+    TAILQ_ENTRY(kv_conn) unsent_link; /* while unsent_bytes > 0 */
     kv_server *server;
     struct bufferevent *bev;
     struct event *timer;
@@ -47,10 +48,18 @@ typedef struct kv_conn {
     bool keep_alive, is_head_only, is_streaming, has_eof, is_advancing;
     size_t body_counted; /* bytes of the server's body budget */
     size_t n_lingered;
+    size_t unsent_bytes; /* as unsent.c has counted them */
     double last_write_ms;
 } kv_conn;
 
 TAILQ_HEAD(kv_conn_list, kv_conn);
+
+typedef struct kv_unsent {
+    size_t bytes, max_bytes;     /* of all connections */
+    struct kv_conn_list waiting; /* those that have some; who took nothing for longest comes first */
+    struct event *cut;
+    uint64_t n_cut;
+} kv_unsent;
 
 struct kv_server {
     kv_serve_options *options;
@@ -58,6 +67,7 @@ struct kv_server {
     struct kv_listener *listeners; /* listen.c */
     struct kv_conn_list idle, busy;
     size_t n_conns, max_conns, body_bytes; /* body_bytes: held by all connections */
+    kv_unsent unsent;
     struct event *wake, *term, *interrupt, *drain_check;
     bool is_draining, is_cutting, has_mailbox;
     double drain_ms, cut_ms; /* when the signal came, and when what still ran was cancelled */
@@ -100,6 +110,15 @@ void kv_conns_close(kv_server *server, bool all);
 /* The response is complete: the next request, or the end. The connection may be gone afterwards. */
 void kv_conn_finish(kv_conn *conn);
 void kv_conn_set_timer(kv_conn *conn, int ms);
+
+/* ---- unsent.c: what all clients together have not taken yet ----------------------------------------- */
+
+/* False: out of memory. */
+bool kv_unsent_init(kv_server *server, size_t max_bytes);
+/* Counts what the connection is given from now on. False: out of memory. */
+bool kv_unsent_watch(kv_conn *conn);
+/* Before its bufferevent is freed. */
+void kv_unsent_forget(kv_conn *conn);
 
 /* ---- respond.c: what goes out ------------------------------------------------------------------------ */
 
