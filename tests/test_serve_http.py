@@ -416,6 +416,11 @@ def parameters_out_of_range_are_400_and_named():
             raise AssertionError(f"{body} over {kind}: {e}") from e
         assert (error["param"] or "").startswith(word.split("[")[0]) or word in error["message"], (word, error)
         assert not word.startswith("messages[") or error["param"] == word, (word, error)
+    for name, value in (("max_tokens", 0), ("max_completion_tokens", 10**9), ("max_tokens", "9")):
+        assert refused(server.request("POST", "/v1/chat/completions", dict(CHAT, **{name: value})), 400, "")["message"].endswith("; -1 means no limit")
+    for no_limit in (-1, -1.0):  # ended by its stop, not by a limit of one token
+        done = server.post("/v1/completions", {"prompt": "hello", "max_tokens": no_limit, "seed": 1, "ignore_eos": True, "stop": ["e"]})
+        assert done["usage"]["completion_tokens"] > 1, done
     assert server.is_healthy()
     bodies({"no prompt": ({}, "prompt"), "suffix": ({"prompt": "a", "suffix": "b"}, "suffix"), "empty list": ({"prompt": []}, "prompt"),
             "token": ({"prompt": [1, 10**7]}, "prompt[1]"), "mixed": ({"prompt": [1, "a"]}, "prompt[1]"), "object": ({"prompt": {}}, "prompt"),

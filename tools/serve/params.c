@@ -39,9 +39,12 @@ static bool read_max_tokens(kv_kind kind, const json_t *body, size_t n_ctx, kv_r
         long long n;
         if (!value) continue;
         /* llama.cpp's way of saying "no limit" */
-        if (json_is_integer(value) && json_integer_value(value) == -1) continue;
-        if (!kv_json_int(value, names[i], kind == KV_KIND_COMPLETION ? 0 : 1, (long long)n_ctx, &n, error))
+        if (json_is_number(value) && json_number_value(value) == -1) continue;
+        if (!kv_json_int(value, names[i], kind == KV_KIND_COMPLETION ? 0 : 1, (long long)n_ctx, &n, error)) {
+            const size_t len = strlen(error->message);
+            snprintf(error->message + len, sizeof error->message - len, "; -1 means no limit");
             return false;
+        }
         if (out->max_tokens < 0) out->max_tokens = (int)n;
     }
     return true;
