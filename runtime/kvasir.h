@@ -49,6 +49,7 @@ typedef enum kvasir_code {
     KVASIR_ERR_CONTEXT,     /* the tokens do not fit the context or the KV budget */
     KVASIR_ERR_TEMPLATE,    /* the chat template raised, or exceeded its limits */
     KVASIR_ERR_CANCELLED,   /* the progress callback asked to stop */
+    KVASIR_ERR_ATTENTION,   /* the caller's attention specification; the message is "attention, column N: ..." */
 } kvasir_code;
 
 typedef struct kvasir_error {
@@ -97,7 +98,7 @@ typedef struct kvasir_model_params {
 KVASIR_API kvasir_model_params kvasir_model_params_default(void);
 
 /* Opens the GGUF checkpoint at `path`. `params` may be NULL. The file stays mapped until close.
- * Errors: IO, FORMAT (malformed), UNSUPPORTED (unknown architecture or tensor type), MEMORY, ARGUMENT. */
+ * Errors: IO, FORMAT (malformed), UNSUPPORTED (unknown architecture or tensor type), MEMORY, ARGUMENT, ATTENTION. */
 KVASIR_API kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *params, kvasir_model **out,
                                          kvasir_error *err);
 /* Closes the model; its sessions must be closed first. NULL is fine. */
@@ -132,7 +133,7 @@ KVASIR_API const char *kvasir_model_attention(const kvasir_model *model);
 
 /* What a file holds, as a JSON object (architecture, sizes, types, tokenizer, attention per layer). Works from the header alone, also for
  * files that cannot be run: "not_supported" lists what they need, [{"what": "tensor type", "name": "IQ2_XS", "note": ...}]. `attention` as in kvasir_model_params;
- * `with_tensors` lists every tensor. Errors: IO, FORMAT, MEMORY, ARGUMENT (the specification). */
+ * `with_tensors` lists every tensor. Errors: IO, FORMAT, MEMORY, ATTENTION. */
 KVASIR_API kvasir_code kvasir_inspect(const char *path, const char *attention, bool with_tensors, char **json,
                                       kvasir_error *err);
 
@@ -411,8 +412,8 @@ typedef bool (*kvasir_quantize_progress)(void *user, const kvasir_quantize_tenso
 typedef struct kvasir_quantize_params {
     const char *type; /* "Q4_K_M", "Q8_0", "F16", ...; an unknown one is answered with the list */
     bool pure;        /* every matrix gets the plain type, no mix */
-    const char *const
-        *tensor_types; /* [n_tensor_types] "NAME=TYPE": matrices whose name contains NAME, of which there is one; the last that fits wins */
+    const char *const *
+        tensor_types; /* [n_tensor_types] "NAME=TYPE": matrices whose name contains NAME, of which there is one; the last that fits wins */
     size_t n_tensor_types;
     const char *imatrix;   /* file of kvasir imatrix, or NULL: all inputs matter alike */
     int n_threads;         /* 0: physical cores */

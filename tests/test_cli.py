@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The command line as users and scripts rely on it (spec/cli.md): exit statuses, one line on stderr, shapes on stdout.
+"""The command line as users and scripts rely on it: exit statuses, one line on stderr, shapes on stdout.
 
     KVASIR=./kvasir python3 tests/test_cli.py [word in the test's name]
 

@@ -152,6 +152,26 @@ static void a_prompt_in_the_pass_of_others_changes_nobody(void **state)
     kvasir_model_close(m);
 }
 
+/* By its code alone a program knows that it is the specification: other arguments may be wrong, too. */
+static void a_wrong_specification_has_a_code_of_its_own(void **state)
+{
+    (void)state;
+    kvasir_error err = {0};
+    kvasir_model *m = NULL;
+    kvasir_model_params p = kvasir_model_params_default();
+    char *json = NULL;
+    p.attention = "*=windo(3)";
+    assert_int_equal(kvasir_model_open(fixtures[0], &p, &m, &err), KVASIR_ERR_ATTENTION);
+    assert_int_equal(err.code, KVASIR_ERR_ATTENTION);
+    assert_int_equal(strncmp(err.message, "attention, column 3: ", 21), 0);
+    assert_int_equal(kvasir_inspect(fixtures[0], p.attention, false, &json, NULL), KVASIR_ERR_ATTENTION);
+    assert_null(json);
+    p = kvasir_model_params_default();
+    p.kernels = "mmx";
+    assert_int_equal(kvasir_model_open(fixtures[0], &p, &m, NULL), KVASIR_ERR_ARGUMENT);
+    assert_null(m);
+}
+
 static void steps_that_make_no_sense_are_refused(void **state)
 {
     (void)state;
@@ -253,6 +273,7 @@ int main(void)
         cmocka_unit_test(a_prompt_that_is_stopped_anywhere_goes_on_as_if_it_had_not_been),
         cmocka_unit_test(steps_that_make_no_sense_are_refused),
         cmocka_unit_test(vectors_are_copies),
+        cmocka_unit_test(a_wrong_specification_has_a_code_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import resource
 import signal
 import socket
@@ -418,6 +419,8 @@ def parameters_out_of_range_are_400_and_named():
         assert not word.startswith("messages[") or error["param"] == word, (word, error)
     for name, value in (("max_tokens", 0), ("max_completion_tokens", 10**9), ("max_tokens", "9")):
         assert refused(server.request("POST", "/v1/chat/completions", dict(CHAT, **{name: value})), 400, "")["message"].endswith("; -1 means no limit")
+    message = refused(server.request("POST", "/v1/embeddings", {"input": "a", "dimensions": 3}), 400, "")["message"]
+    assert re.fullmatch(r"dimensions is 3, but must be [0-9]+", message), message
     for no_limit in (-1, -1.0):  # ended by its stop, not by a limit of one token
         done = server.post("/v1/completions", {"prompt": "hello", "max_tokens": no_limit, "seed": 1, "ignore_eos": True, "stop": ["e"]})
         assert done["usage"]["completion_tokens"] > 1, done

@@ -106,7 +106,7 @@ static kv_next show_stats(kv_chat *chat, char *argument)
     fprintf(stderr, "  threads  %d, kernels %s\n", kvasir_session_n_threads(chat->session),
             kvasir_model_kernels(chat->model));
     fprintf(stderr, "  context  %zu of %zu tokens, %zu messages\n", used, n_ctx, chat->conversation.n_messages);
-    fprintf(stderr, "  KV       %zu pages, %s (at most %s so far)\n", kv.pages,
+    fprintf(stderr, "  KV       %zu page%s, %s (at most %s so far)\n", kv.pages, kv.pages == 1 ? "" : "s",
             kv_format_bytes(kv.bytes, buf, sizeof buf), kv_format_bytes(kv.peak_bytes, peak, sizeof peak));
     show_speed(chat);
     fprintf(stderr, "  memory   %s at most\n", kv_format_bytes(kv_peak_rss_bytes(), buf, sizeof buf));

@@ -37,22 +37,11 @@ int kv_tool_fail(const char *tool, const char *fmt, ...)
     return KV_EXIT_FAILED;
 }
 
-/* What is said of an attention specification begins with where it stands: wrong usage, and nothing was loaded. The library says
- * "attention, column 3: ..." of its parameter, which here is an option. (A wrong key kvasir.attention is a file's fault, not the
- * user's: status 1.) */
-static bool is_wrong_specification(const kvasir_error *err, bool *is_parameter)
-{
-    static const char parameter[] = "attention", option[] = "--attention";
-    *is_parameter = strncmp(err->message, parameter, sizeof parameter - 1) == 0;
-    return err->code == KVASIR_ERR_ARGUMENT && (*is_parameter || strncmp(err->message, option, sizeof option - 1) == 0);
-}
-
 int kv_tool_fail_error(const char *tool, const kvasir_error *err)
 {
-    bool is_parameter;
     if (err->code == KVASIR_ERR_CANCELLED) return KV_EXIT_INTERRUPTED;
-    if (is_wrong_specification(err, &is_parameter))
-        return kv_usage_error(tool, "%s%s", is_parameter ? "--" : "", err->message);
+    /* The library says "attention, column 3: ..." of its parameter, which is an option here: wrong usage, and nothing was loaded. */
+    if (err->code == KVASIR_ERR_ATTENTION) return kv_usage_error(tool, "--%s", err->message);
     return kv_tool_fail(tool, "%s", err->message);
 }
 
@@ -151,13 +140,14 @@ size_t kv_peak_rss_bytes(void)
 
 /* ---- from options to library ----------------------------------------------------------------------- */
 
-/* The text of --attention @path. A file that cannot be read is a wrong option, as a block file that it names is. */
+/* The text of --attention @path; what is wrong with it is said as the library says it, "attention: ...". A file that cannot be read is a
+ * wrong option, as a block file that it names is. */
 static kvasir_code read_specification(const char *path, char **text, kvasir_error *err)
 {
     kvasir_error why = {0};
     size_t len;
     if (path[0] == '\0')
-        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--attention: expected a file after '@', as in @layers.txt");
+        return kv_set_error(err, KVASIR_ERR_ATTENTION, "attention: expected a file after '@', as in @layers.txt");
     kvasir_code code = kv_tool_read_file(path, 1 << 20, text, &len, &why);
     if (code == KVASIR_OK && strlen(*text) == len) return KVASIR_OK;
     if (code == KVASIR_OK) {
@@ -165,7 +155,7 @@ static kvasir_code read_specification(const char *path, char **text, kvasir_erro
         free(*text);
         *text = NULL;
     }
-    return kv_set_error(err, code == KVASIR_ERR_IO ? KVASIR_ERR_ARGUMENT : code, "--attention: %s", why.message);
+    return kv_set_error(err, code == KVASIR_ERR_IO ? KVASIR_ERR_ATTENTION : code, "attention: %s", why.message);
 }
 
 kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out, char **attention_text,

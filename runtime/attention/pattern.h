@@ -5,7 +5,7 @@
  * tests. Positions are absolute; a query never sees a later key. That it always sees its own is added once for all, in source.c.
  *
  * Patterns that draw blocks at random choose once per query block: `choose` leaves a choice, from which membership is one hash away;
- * a run handed to next_page then lies within one query block. Contract: spec/attention.md. */
+ * a run handed to next_page then lies within one query block. README.md, "Attention, layer by layer", has all words. */
 #ifndef KV_ATTENTION_PATTERN_H
 #define KV_ATTENTION_PATTERN_H
 

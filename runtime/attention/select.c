@@ -177,7 +177,7 @@ static uint32_t kth_largest(uint32_t *keys, size_t n, size_t k, size_t *n_equal)
 
 /* ---- scores --------------------------------------------------------------------------------------------------------- */
 
-/* ALiBi and soft-cap, as the architecture has them (spec/attention.md: s_ij). */
+/* ALiBi and soft-cap, as the architecture has them. */
 static void finish_scores(const kv_selection *s, size_t page, int row, float *x)
 {
     const kv_attention *l = s->layer;

@@ -7,7 +7,7 @@
  *     the checkpoint's own hyperparameters  <  GGUF key kvasir.attention  <  --attention
  *
  * The same text is a file with one rule a line and '#' comments. Parser (spec_parse.c) and printer (spec_print.c) are driven by the
- * rows of registry.c; what is printed parses to itself. Contract: spec/attention.md. */
+ * rows of registry.c; what is printed parses to itself. README.md, "Attention, layer by layer", has all words. */
 #ifndef KV_ATTENTION_SPEC_H
 #define KV_ATTENTION_SPEC_H
 

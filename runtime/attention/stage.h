@@ -1,5 +1,5 @@
 /* stage.h - what happens between a pattern and the softmax: topk, threshold and pages keep some of the visible keys, kv_heads makes
- * the cache narrower. One row per stage in registry.c; stages run in the order in which they are written. Contract: spec/attention.md. */
+ * the cache narrower. One row per stage in registry.c; stages run in the order in which they are written. README.md, "Attention, layer by layer", has all words. */
 #ifndef KV_ATTENTION_STAGE_H
 #define KV_ATTENTION_STAGE_H
 

@@ -184,7 +184,7 @@ static kvasir_code describe(const kv_gguf *g, const char *attention, bool with_t
     for (size_t i = 0; i < kv_gguf_n_tensors(g); i++)
         is_readable &= kv_type_get((uint32_t)kv_gguf_tensor_at(g, i)->type) != NULL;
     const kvasir_code code = is_readable ? kv_model_init(&m, g, attention, &why) : KVASIR_ERR_UNSUPPORTED;
-    if (code == KVASIR_ERR_ARGUMENT) return kv_fail(err, code, "%s", why.message); /* the caller's specification */
+    if (code == KVASIR_ERR_ATTENTION) return kv_fail(err, code, "%s", why.message); /* the caller's specification */
     const bool runs = code == KVASIR_OK;
     *ok &= code != KVASIR_ERR_MEMORY;
     add_general(g, root, ok);

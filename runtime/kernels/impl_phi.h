@@ -5,7 +5,7 @@
  *     phi_fold     one whole page as a state of its own             phi_join   the state before it, and it
  *
  * Features that are exponentials are kept as exp(x - log) with one log per key and per query row: the running maximum of logs plays
- * the part that it plays in online softmax, and the result does not depend on it. Contract: spec/attention.md, Linear layers. */
+ * the part that it plays in online softmax, and the result does not depend on it. */
 
 /* sin x for |x| <= 8192 (farther out: of that border): x = n pi + r with pi in three parts, |r| <= pi/2, degree 9 by Chebyshev nodes;
  * absolute error below 3e-7. `half` 0.5 gives cos x = sin(x + pi/2). */

@@ -158,7 +158,7 @@ typedef struct kv_kernels {
      * 16-bit type or float32, q [n_rows][n], out [n_rows][64]. next: bounds to fetch meanwhile, or NULL. */
     void (*bound_pages)(kv_elem type, const void *bounds, int n, const float *q, int n_rows, float *out,
                         const void *next);
-    /* Joins partials b into a, row by row (Dao 2023; spec/attention.md). */
+    /* Joins partials b into a, row by row (Dao 2023: the merge of a split key sequence). */
     void (*merge)(const kv_partial_rows *a, const kv_partial_rows *b, int n_rows, int d_v);
     /* sums [n] of 16 lanes each, l [n][16], in the fixed tree. */
     void (*sum_lanes)(const float *l, int n, float *sums);

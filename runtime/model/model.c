@@ -5,6 +5,16 @@
 #include "base/alloc.h"
 #include "base/fmath.h"
 
+/* A specification that is wrong (ARGUMENT) is the file's fault or the caller's: the code says whose. */
+static kvasir_code apply_spec(kv_model *m, const char *name, kv_str text, kvasir_code blame, const kv_layer_dims *dims,
+                              kv_layer_spec *specs, kvasir_error *err)
+{
+    kvasir_error why = {0};
+    const kvasir_code code = kv_spec_apply(name, text, dims, (int)m->hp.n_layers, &m->spec_memory, specs, &why);
+    if (code == KVASIR_OK) return code;
+    return kv_fail(err, code == KVASIR_ERR_ARGUMENT ? blame : code, "%s", why.message);
+}
+
 /* The checkpoint's hyperparameters, then its key kvasir.attention, then the caller's specification: later ones win. */
 static kvasir_code init_specs(kv_model *m, const kv_gguf *gguf, const char *attention, kv_layer_spec *specs,
                               kv_layer_dims *dims, kvasir_error *err)
@@ -20,14 +30,9 @@ static kvasir_code init_specs(kv_model *m, const kv_gguf *gguf, const char *atte
     }
     kv_str own = {NULL, 0};
     KV_TRY(kv_gguf_get_str(gguf, key, false, &own, err));
-    if (own.data) {
-        kvasir_error why = {0};
-        const kvasir_code code = kv_spec_apply("GGUF key kvasir.attention", own, dims, n, &m->spec_memory, specs, &why);
-        if (code != KVASIR_OK)
-            return kv_fail(err, code == KVASIR_ERR_ARGUMENT ? KVASIR_ERR_FORMAT : code, "%s", why.message);
-    }
-    return attention ? kv_spec_apply("attention", kv_str_from(attention), dims, n, &m->spec_memory, specs, err)
-                     : KVASIR_OK;
+    if (own.data) KV_TRY(apply_spec(m, "GGUF key kvasir.attention", own, KVASIR_ERR_FORMAT, dims, specs, err));
+    if (!attention) return KVASIR_OK;
+    return apply_spec(m, "attention", kv_str_from(attention), KVASIR_ERR_ATTENTION, dims, specs, err);
 }
 
 static kvasir_code init_attention(kv_model *m, const kv_gguf *gguf, const char *attention, kvasir_error *err)

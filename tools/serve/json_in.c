@@ -254,6 +254,7 @@ bool kv_json_int(const json_t *value, const char *path, long long min, long long
         return kv_api_refuse(error, path, "%s must be a whole number from %lld to %lld, not %s", path, min, max,
                              kind_name(value));
     const long long n = json_is_integer(value) ? json_integer_value(value) : (long long)json_real_value(value);
+    if (n != min && min == max) return kv_api_refuse(error, path, "%s is %lld, but must be %lld", path, n, min);
     if (n < min || n > max)
         return kv_api_refuse(error, path, "%s is %lld, but must be from %lld to %lld", path, n, min, max);
     *out = n;
