@@ -414,7 +414,6 @@ def refusals_are_one_line():
 
 
 def what_is_the_servers_is_no_option_beside_it():
-    impatient_ctrl_c_stops_a_long_chunk_at_once_and_the_session_lives,
     for args in (["-m", "x"], ["-c", "512"], ["-c", "0"], ["--ctx-size=512"], ["-ub", "8"], ["-ctk", "f16"], ["--kv-budget", "9"],
                  ["-t", "2"], ["--kernels", "auto"], ["--attention", "full"], ["--dry-run"], ["--chat-template-file", "x"]):
         r = subprocess.run([KVASIR, "chat", "--temp", "0", *args, "--server", "unix:/nonexistent/x"], input="", text=True, timeout=60,
@@ -432,6 +431,7 @@ TESTS = [
     ctrl_c_stops_the_reply_and_keeps_the_session,
     ctrl_c_while_reading_takes_the_message_back,
     ctrl_c_in_the_only_chunk_takes_the_message_back_too,
+    impatient_ctrl_c_stops_a_long_chunk_at_once_and_the_session_lives,
     a_full_context_is_said_and_nothing_is_cut_silently,
     pasted_and_continued_lines_are_one_message_and_history_keeps_them,
     sigterm_restores_the_terminal,

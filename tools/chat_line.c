@@ -298,7 +298,8 @@ static bool open_editor(kv_lines *l, bool has_color)
     el_set(l->editor, EL_GETCFN, get_char);
     el_set(l->editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
     el_source(l->editor, NULL); /* ~/.editrc: the user's own keys */
-    el_set(l->editor, EL_ADDFN, "kvasir-paste", "Inserts what was pasted", insert_pasted);
+    /* The wide form: el_set would copy both texts and never free them. */
+    el_wset(l->editor, EL_ADDFN, L"kvasir-paste", L"Inserts what was pasted", insert_pasted);
     el_set(l->editor, EL_BIND, "^^", "kvasir-paste", NULL);
     return true;
 }
