@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "tools/logprob.h"
 #include "tools/tools.h"
 
 static const char MAGIC[8] = {'k', 'v', 'a', 's', 'i', 'r', 'K', 'L'};
@@ -54,10 +55,7 @@ kvasir_code kv_kl_write(kv_kl_file *f, const float *logits, double log_sum, kvas
         if (value > best) best = value;
         if (value < least) least = value;
     }
-    if (!isfinite(best))
-        return kv_set_error(
-            err, KVASIR_ERR_FORMAT,
-            "the model's logits are not finite: its weights are damaged; get or convert the file again");
+    if (!isfinite(best)) return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits " KV_LOGITS_DAMAGED);
     if (!(least >= best - MAX_NATS)) least = best - MAX_NATS;
     row_header h = {(float)least, (float)((best - least) / MAX_CODE)};
     for (uint32_t i = 0; i < f->n_vocab; i++) {

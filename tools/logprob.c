@@ -17,10 +17,7 @@ bool kv_are_logits_sound(const float *logits, int n_vocab)
 
 kvasir_code kv_fail_logits(size_t pos, kvasir_error *err)
 {
-    return kv_set_error(err, KVASIR_ERR_FORMAT,
-                        "the model's logits at position %zu are not finite: its weights are damaged; get or convert "
-                        "the file again",
-                        pos);
+    return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits at position %zu " KV_LOGITS_DAMAGED, pos);
 }
 
 kvasir_code kv_check_logits(const float *logits, int n_vocab, size_t pos, kvasir_error *err)

@@ -19,6 +19,8 @@ int kv_top_logprobs(const float *logits, int n_vocab, kv_top_item *top, int n);
 
 /* Whether a model means anything by a row: at least one logit above -infinity, none that is NaN or +infinity. */
 bool kv_are_logits_sound(const float *logits, int n_vocab);
+/* What is said of a row that is not sound, behind "the model's logits". */
+#define KV_LOGITS_DAMAGED "are not finite: its weights are damaged; get or convert the file again"
 /* FORMAT, in a line that names position `pos`: the weights are damaged. */
 kvasir_code kv_fail_logits(size_t pos, kvasir_error *err);
 /* The same for a row that is not sound. */

@@ -17,6 +17,7 @@
 
 #include "tools/json_out.h"
 #include "tools/kl_file.h"
+#include "tools/logprob.h"
 #include "tools/score.h"
 #include "tools/term.h"
 #include "tools/text_source.h"
@@ -90,9 +91,7 @@ static kvasir_code add_scores(perplexity_state *s, const kv_score *scores, int n
     totals *t = &s->totals;
     for (int r = 0; r < n; r++) {
         if (!isfinite(scores[r].nll))
-            return kv_set_error(
-                err, KVASIR_ERR_FORMAT,
-                "the model's logits are not finite: its weights are damaged; get or convert the file again");
+            return kv_set_error(err, KVASIR_ERR_FORMAT, "the model's logits " KV_LOGITS_DAMAGED);
         t->nll += scores[r].nll;
         t->nll2 += scores[r].nll * scores[r].nll;
         t->base_nll += scores[r].base_nll;
