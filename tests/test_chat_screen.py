@@ -13,29 +13,33 @@ from support.screen import Screen
 from test_chat import COST, ENDLESS, KVASIR, MODEL, TIMEOUT, Chat, environment
 
 
-def shown(keys, pause=0.0, **env):
-    """The lines of the screen from the prompt on, when these keys were pressed at it and nothing more comes; with pauses between bytes."""
+def is_raw(terminal):
+    """Whether the terminal sends each key at once and echoes none."""
+    return not termios.tcgetattr(terminal)[3] & (termios.ICANON | termios.ECHO)
+
+
+def shows(keys, lines, pause=0.0):
+    """That the screen shows these lines from the prompt on, and stays so, when these keys were pressed at it; with pauses between bytes."""
     columns, rows = 60, 20
-    p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL], env=environment(**env), encoding="utf-8", timeout=TIMEOUT,
-                      dimensions=(rows, columns))
+    p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL], env=environment(), encoding="utf-8", timeout=TIMEOUT, dimensions=(rows, columns))
     p.delaybeforesend = 0
     p.expect_exact("Ctrl-D leaves")
     p.expect("> ")
-    screen = Screen(columns, rows)
-    screen.feed("> ")
-    for byte in keys.encode() if pause else b"":
-        os.write(p.child_fd, bytes([byte]))
+    assert is_raw(p.child_fd)  # before the prompt: keys pressed at it would be echoed otherwise
+    for key in keys.encode() if pause else [keys.encode()]:
+        os.write(p.child_fd, bytes([key]) if pause else key)
         time.sleep(pause)
-    p.send(("" if pause else keys) + "~")  # typed last, so it is shown last
-    p.expect_exact("~")
-    screen.feed(p.before + p.after + p.buffer)
-    try:
-        while True:
-            screen.feed(p.read_nonblocking(1 << 16, timeout=0.2))
-    except pexpect.TIMEOUT:
-        pass
+    written, screen, is_settled = "> " + p.buffer, None, False
+    deadline = time.monotonic() + TIMEOUT
+    while not is_settled and time.monotonic() < deadline:
+        try:
+            written += p.read_nonblocking(1 << 16, timeout=0.2)
+        except pexpect.TIMEOUT:
+            screen = Screen(columns, rows)
+            screen.feed(written)
+            is_settled = screen.lines() == lines
     p.close(force=True)
-    return screen.lines()
+    assert is_settled, (keys, written, screen and screen.lines())
 
 
 def paste(text):
@@ -43,33 +47,33 @@ def paste(text):
 
 
 def pasted_lines_stand_one_below_the_other():
-    assert shown(paste("def f(x):\n    return x\n\nprint(f(3))")) == ["> def f(x):", "    return x", "", "print(f(3))~"]
-    assert shown(paste("if:\n\tfoo\n\t\tbar\nend")) == ["> if:", "        foo", "                bar", "end~"]
-    assert shown(paste("\u4f60\u597d\n\tnext")) == ["> \u4f60\u597d", "        next~"]
+    shows(paste("def f(x):\n    return x\n\nprint(f(3))") + "~", ["> def f(x):", "    return x", "", "print(f(3))~"])
+    shows(paste("if:\n\tfoo\n\t\tbar\nend") + "~", ["> if:", "        foo", "                bar", "end~"])
+    shows(paste("\u4f60\u597d\n\tnext") + "~", ["> \u4f60\u597d", "        next~"])
 
 
 def pasted_lines_can_be_edited():
     text = "if:\n\tfoo\n\t\tbar\nend"
-    assert shown(paste(text) + "\x01X") == ["> X~if:", "        foo", "                bar", "end"]
-    assert shown(paste(text) + "\x1b[D" * 6) == ["> if:", "        foo", "                b~ar", "end"]
-    assert shown(paste("one\ntwo") + "\x7f" * 5 + "\x05") == ["> on~"]
-    assert shown("ab" + paste("1\n2") + "\x01" + paste("3\n4")) == ["> 3", "4~ab1", "2"]
-    assert shown(paste("") + "x") == ["> x~"]
+    shows(paste(text) + "\x01X~", ["> X~if:", "        foo", "                bar", "end"])
+    shows(paste(text) + "\x1b[D" * 6 + "~", ["> if:", "        foo", "                b~ar", "end"])
+    shows(paste("one\ntwo") + "\x7f" * 5 + "\x05~", ["> on~"])
+    shows("ab" + paste("1\n2") + "\x01" + paste("3\n4") + "~", ["> 3", "4~ab1", "2"])
+    shows(paste("") + "x~", ["> x~"])
 
 
 def a_paste_higher_than_the_screen_shows_its_end():
     lines = [f"line {i}" for i in range(50)]
-    assert shown(paste("\n".join(lines))) == lines[-20:-1] + [lines[-1] + "~"]
+    shows(paste("\n".join(lines)) + "~", lines[-20:-1] + [lines[-1] + "~"])
 
 
 def what_is_pasted_moves_no_cursor():
-    assert shown(paste("a\x1b[5Ab\x07c\x7f")) == ["> a[5Abc~"]
+    shows(paste("a\x1b[5Ab\x07c\x7f") + "~", ["> a[5Abc~"])
 
 
 def a_slow_link_splits_no_character_and_no_mark():
     pause = 0.08  # a key that is pressed alone is not seen by its pause
-    assert shown("\u00e9" + paste("1\n\u4f60") + "\x1b[D", pause) == ["> \u00e91", "~\u4f60"]
-    assert shown(paste("a\x1b[20b\x1b\x1b[2")) == ["> a[20b[2~"]
+    shows("\u00e9" + paste("1\n\u4f60") + "\x1b[D~", ["> \u00e91", "~\u4f60"], pause)
+    shows(paste("a\x1b[20b\x1b\x1b[2") + "~", ["> a[20b[2~"])
 
 
 def a_dumb_terminal_gets_a_prompt_and_no_escapes():
@@ -108,7 +112,7 @@ def after_a_stop_during_a_reply_there_is_one_prompt():
         chat.p.send("here")
         chat.expect("here")
         assert ">" not in chat.p.before, repr(chat.p.before)
-        assert not termios.tcgetattr(chat.p.child_fd)[3] & termios.ICANON
+        assert is_raw(chat.p.child_fd)
         chat.say("")
         chat.leave()
 

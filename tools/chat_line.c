@@ -385,6 +385,7 @@ static kv_line_end read_edited(kv_lines *l)
     for (;;) {
         int n = 0;
         l->n_typed = 0;
+        el_set(l->editor, EL_PREP_TERM, 1); /* libedit would do so after the prompt: what came in between would be echoed */
         fputs(PASTE_ON, l->screen);
         fflush(l->screen);
         const char *line = el_gets(l->editor, &n);
