@@ -657,13 +657,40 @@ def sockets_of_others_are_left_alone():
         s.process.wait()
         assert os.path.exists(s.path)
         again = subprocess.Popen([KVASIR, "serve", "-m", TINY, "--listen", "unix:" + s.path], stderr=subprocess.PIPE, text=True)
-        assert "listening on unix:" in again.stderr.readline()
+        assert "serving " in again.stderr.readline() and "listening on unix:" in again.stderr.readline()
         assert s.request("GET", "/health", kind="unix").status == 200
         again.terminate()
         assert again.wait(10 * SLOW) == 0 and not os.path.exists(s.path)
     for address in ("nonsense", "127.0.0.1", "127.0.0.1:99999", "unix:", "unix:" + "x" * 200, "[::1", "https://127.0.0.1:80", "http://127.0.0.1:80/v1"):
         r = subprocess.run([KVASIR, "serve", "-m", TINY, "--listen", address], capture_output=True, text=True, timeout=30)
         assert r.returncode == 2 and "--listen" in r.stderr, (address, r.returncode, r.stderr)
+
+
+def requests_are_logged_when_asked():
+    with Server("-v") as s:
+        assert re.search(r"^serving model: up to 16 requests at a time, each with a context of \d+ tokens$", s.said(), re.M), s.said()
+        before = s.said()
+        assert s.request("POST", "/tokenize", {"content": "a b"}).status == 200
+        assert s.request("GET", "/%0a?api_key=secret").status == 404
+        prompt = s.request("POST", "/v1/completions", {"prompt": "a b c", "max_tokens": 3, "ignore_eos": True}).json()["usage"]["prompt_tokens"]
+        with s.connect("tcp") as leaver:
+            leaver.sendall(post(b"Content-Length: 100\r\n", b"{"))
+        end = time.monotonic() + 60 * SLOW
+        while "left" not in s.said():
+            assert time.monotonic() < end, s.said()
+            time.sleep(0.05)
+        with s.connect("tcp") as odd:  # no line: it did not say what it wants
+            odd.sendall(b"G\x1b[31mT / HTTP/1.1\r\n\r\n")
+            assert b" 400 " in odd.recv(100)
+        time_of_day = r"\d\d:\d\d:\d\d  "
+        wanted = [r"POST /tokenize  200  \d+ ms", r"GET /%0a  404  \d+ ms",
+                  rf"POST /v1/completions  200  \d+ ms, prompt {prompt} \(0 cached\), reply 3 tokens",
+                  r"POST /v1/chat/completions  client left after \d+ ms"]
+        lines = s.said()[len(before):].splitlines()
+        assert len(lines) == len(wanted) and all(re.fullmatch(time_of_day + w, line) for w, line in zip(wanted, lines)), lines
+    with Server() as s:
+        before = s.said()
+        assert s.request("GET", "/health").status == 200 and s.said() == before
 
 
 TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusal_reaches_a_client_that_still_sends, what_is_unusual_but_right_works,
@@ -675,7 +702,7 @@ TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusa
          a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event,
          a_signal_while_the_model_loads_ends_the_server_at_once, a_folder_that_somebody_has_locked_stops_no_server,
          a_socket_that_cannot_listen_is_no_leftover,
-         sockets_of_others_are_left_alone,
+         sockets_of_others_are_left_alone, requests_are_logged_when_asked,
          slow_clients_are_408_and_delay_nobody]
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ static const kv_opt OUTPUT_OPTIONS[] = {
 };
 
 static const kv_opt GENERAL_OPTIONS[] = {
-    {"--verbose", "-v", KV_OPT_FLAG, AT(verbose), NULL, 0, 0, NULL, "More on stderr: model, seed, speed."},
+    {"--verbose", "-v", KV_OPT_FLAG, AT(verbose), NULL, 0, 0, NULL, "More on stderr: model, seed, speed, requests."},
     {"--quiet", "-q", KV_OPT_FLAG, AT(quiet), NULL, 0, 0, NULL, "Nothing on stderr but errors."},
     {"--no-color", NULL, KV_OPT_FLAG, AT(no_color), NULL, 0, 0, NULL, "No colour; NO_COLOR in the environment says the same."},
     {0},

@@ -64,6 +64,7 @@ static void drop_body(kv_conn *c)
 void kv_conn_free(kv_conn *c)
 {
     kv_server *s = c->server;
+    if (c->http) kv_log_request(c, true);
     if (c->job) kv_job_abandon(c);
     drop_body(c);
     TAILQ_REMOVE(c->state == KV_CONN_IDLE ? &s->idle : &s->busy, c, link);
@@ -160,6 +161,8 @@ static bool take_line(kv_conn *c, struct evbuffer *in)
 
 static void begin_request(kv_conn *c)
 {
+    memset(&c->log, 0, sizeof c->log);
+    c->log.begin_ms = kv_now_ms();
     c->http = malloc(sizeof *c->http);
     if (!c->http) { /* not freed here: the caller still looks at it */
         c->keep_alive = false;
@@ -246,6 +249,7 @@ static void close_when_sent(kv_conn *c)
 
 void kv_conn_finish(kv_conn *c)
 {
+    kv_log_request(c, false);
     drop_body(c);
     free(c->http);
     c->http = NULL;

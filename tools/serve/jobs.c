@@ -77,6 +77,7 @@ static void deliver_end(kv_conn *c, kv_job *job)
 {
     const kv_result *r = &job->result;
     kv_job *mine = c->job;
+    kv_log_tokens(c, r);
     if (c->is_streaming) {
         c->job = NULL; /* nothing pauses any more */
         if (r->is_failed)

@@ -207,7 +207,8 @@ static void say_where(const kv_server *s, const kv_listener *l)
                 NI_NUMERICHOST | NI_NUMERICSERV);
     const bool is_six = strchr(host, ':') != NULL;
     if (!s->options->common.quiet)
-        fprintf(stderr, "listening on http://%s%s%s:%s\n", is_six ? "[" : "", host, is_six ? "]" : "", port);
+        fprintf(stderr, "listening on http://%s%s%s:%s (browsers get a page to chat on)\n", is_six ? "[" : "", host,
+                is_six ? "]" : "", port);
     if (!l->is_loopback)
         fprintf(stderr, "warning: %s is reachable from other machines%s\n", host,
                 s->n_keys ? "" : ", and without --api-key everybody there may use it");

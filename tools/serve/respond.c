@@ -44,6 +44,7 @@ static void write_head(kv_conn *c, int status, const char *type, const char *hea
     struct evbuffer *out = bufferevent_get_output(c->bev);
     char cors[768];
     c->server->counters.n_responses[status / 100 < 6 ? status / 100 : 0]++;
+    c->log.status = status;
     evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\nServer: kvasir\r\n", status, reason_of(status));
     if (type) evbuffer_add_printf(out, "Content-Type: %s\r\n", type);
     evbuffer_add_printf(out, "%s%s", headers, kv_guard_cors(c, cors, sizeof cors));

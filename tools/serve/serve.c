@@ -307,6 +307,7 @@ static int serve(kv_serve_options *o)
     end_loading(&s, code == KVASIR_OK);
     if (code == KVASIR_OK) {
         s.model_name = name_of(o, name, sizeof name);
+        kv_log_serving(&s);
         kv_listen_start(&s);
         event_base_dispatch(s.base);
     }

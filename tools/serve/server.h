@@ -50,6 +50,11 @@ typedef struct kv_conn {
     size_t n_lingered;
     size_t unsent_bytes; /* as unsent.c has counted them */
     double last_write_ms;
+    struct {
+        double begin_ms;
+        int status; /* of the response's head; 0: none yet */
+        size_t n_prompt, n_cached, n_reply;
+    } log; /* of this request, for log.c */
 } kv_conn;
 
 TAILQ_HEAD(kv_conn_list, kv_conn);
@@ -119,6 +124,14 @@ bool kv_unsent_init(kv_server *server, size_t max_bytes);
 bool kv_unsent_watch(kv_conn *conn);
 /* Before its bufferevent is freed. */
 void kv_unsent_forget(kv_conn *conn);
+
+/* ---- log.c: what is said on stderr ------------------------------------------------------------------- */
+
+void kv_log_serving(const kv_server *server);
+/* A job is over: what it read and wrote. */
+void kv_log_tokens(kv_conn *conn, const kv_result *result);
+/* A request is over, with a response or because its client has left. */
+void kv_log_request(const kv_conn *conn, bool has_left);
 
 /* ---- respond.c: what goes out ------------------------------------------------------------------------ */
 
