@@ -61,6 +61,16 @@ def pasted_lines_can_be_edited():
     shows(paste("") + "x~", ["> x~"])
 
 
+def tab_completes_commands():
+    shows("/re\tX", ["> /regenX"])
+    shows("/s\tys\tX", ["> /s", "/system  /stats", "> /system X"])
+    shows("/st\tX", ["> /statsX"])
+    shows("/zz\tX", ["> /zzX"])
+    shows("a /re\tX", ["> a /reX"])
+    shows("/re\x01\tX", ["> X/re"])
+    shows("one\\\r/re\tX", ["> one\\", ". /reX"])
+
+
 def a_paste_higher_than_the_screen_shows_its_end():
     lines = [f"line {i}" for i in range(50)]
     shows(paste("\n".join(lines)) + "~", lines[-20:-1] + [lines[-1] + "~"])
@@ -117,7 +127,7 @@ def after_a_stop_during_a_reply_there_is_one_prompt():
         chat.leave()
 
 
-TESTS = [pasted_lines_stand_one_below_the_other, pasted_lines_can_be_edited, a_paste_higher_than_the_screen_shows_its_end,
+TESTS = [tab_completes_commands, pasted_lines_stand_one_below_the_other, pasted_lines_can_be_edited, a_paste_higher_than_the_screen_shows_its_end,
          what_is_pasted_moves_no_cursor, a_slow_link_splits_no_character_and_no_mark,
          a_dumb_terminal_gets_a_prompt_and_no_escapes, after_a_stop_during_a_reply_there_is_one_prompt]
 

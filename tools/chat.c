@@ -77,7 +77,7 @@ static kvasir_code open_all(kv_chat *chat, const char **note, kvasir_error *err)
         if (code == KVASIR_OK) code = kv_common_open_sampler(&chat->common, chat->model, &chat->sampler, err);
         if (code == KVASIR_OK) code = open_template(chat, note, err);
     }
-    if (code == KVASIR_OK && !(chat->lines = kv_lines_open(chat->has_color))) {
+    if (code == KVASIR_OK && !(chat->lines = kv_lines_open(chat->has_color, kv_chat_complete))) {
         code = kv_set_error(err, KVASIR_ERR_MEMORY, "the line editor could not start");
     }
     return code;

@@ -45,6 +45,8 @@ size_t kv_chat_used(const kv_chat *chat);
 size_t kv_chat_n_ctx(const kv_chat *chat);
 /* Runs the command line "/name argument". */
 kv_next kv_chat_command(kv_chat *chat, char *line);
+/* What Tab does with the beginning of one (chat_line.h): as far as all that fit agree, and a space where an argument follows. */
+kv_completer kv_chat_complete;
 /* One dim line on stderr. */
 void kv_chat_note(const kv_chat *chat, const char *fmt, ...) KVASIR_PRINTF(2, 3);
 

@@ -11,7 +11,7 @@ typedef struct command {
 } command;
 
 static const command COMMANDS[];
-enum { MAX_COMMANDS = 16 };
+enum { MAX_COMMANDS = 16, MAX_NAME = 16 };
 
 static kv_next show_help(kv_chat *chat, char *argument)
 {
@@ -22,6 +22,7 @@ static kv_next show_help(kv_chat *chat, char *argument)
         snprintf(left, sizeof left, "%s%s%s", c->name, c->argument ? " " : "", c->argument ? c->argument : "");
         fprintf(stderr, "  %-16s %s\n", left, c->help);
     }
+    fprintf(stderr, "  %-16s %s\n", "Tab", "completes a command");
     fprintf(stderr, "  %-16s %s\n", "Ctrl-C", "stops the reply and keeps what was said");
     fprintf(stderr, "  %-16s %s\n", "Ctrl-D", "leaves");
     fprintf(stderr, "  %-16s %s\n", "line ending in \\", "continues on the next line; pasted lines stay one message");
@@ -130,6 +131,34 @@ static const command COMMANDS[] = {
     {"/exit", NULL, NULL, quit},
     {NULL, NULL, NULL, NULL},
 };
+
+/* The first n bytes of a, as far as b agrees with them. */
+static size_t common_length(const char *a, const char *b, size_t n)
+{
+    size_t i = 0;
+    while (i < n && a[i] == b[i]) i++;
+    return i;
+}
+
+const char *kv_chat_complete(const char *typed, const char **choices)
+{
+    static char more[MAX_NAME + 1], list[MAX_COMMANDS * (MAX_NAME + 2)];
+    const command *first = NULL;
+    const size_t n_typed = strlen(typed);
+    size_t n = 0, n_fit = 0, n_list = 0;
+    for (const command *c = COMMANDS; c->name; c++) {
+        if (strncmp(c->name, typed, n_typed) != 0) continue;
+        if (!first) first = c, n = strlen(c->name);
+        n = common_length(first->name, c->name, n);
+        n_fit++;
+        n_list += (size_t)snprintf(list + n_list, sizeof list - n_list, "%s%s", n_list ? "  " : "", c->name);
+    }
+    if (!first) return "";
+    if (n_fit > 1 && n == n_typed) *choices = list;
+    snprintf(more, sizeof more, "%.*s%s", (int)(n - n_typed), first->name + n_typed,
+             n_fit == 1 && first->argument ? " " : "");
+    return more;
+}
 
 kv_next kv_chat_command(kv_chat *chat, char *line)
 {

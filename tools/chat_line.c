@@ -29,7 +29,7 @@
 #include "tools/chat_conversation.h"
 #include "tools/term.h"
 
-enum { HISTORY_SIZE = 2000, WAIT_MS = 200, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
+enum { HISTORY_SIZE = 2000, WAIT_MS = 200, MAX_COMPLETED = 64, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
 
 #define PASTE_ON  "\033[?2004h" /* the terminal marks pasted text */
 #define PASTE_OFF "\033[?2004l"
@@ -38,6 +38,7 @@ struct kv_lines {
     EditLine *editor;    /* NULL: plain lines */
     bool is_interactive; /* a person types; with a dumb terminal and no editor */
     History *history;
+    kv_completer *complete;
     FILE *screen; /* where the prompt goes: never into a redirected stdout */
     char history_path[4096], prompt[64], more_prompt[64];
     bool is_continued, is_failed;
@@ -202,6 +203,26 @@ static unsigned char insert_pasted(EditLine *editor, int key)
     return is_inserted ? CC_REFRESH : CC_ERROR;
 }
 
+/* What Tab does: completes a command at the beginning of a message. */
+static unsigned char complete(EditLine *editor, int key)
+{
+    (void)key;
+    kv_lines *l = NULL;
+    el_get(editor, EL_CLIENTDATA, &l);
+    const LineInfo *line = el_line(editor);
+    const size_t len = (size_t)(line->lastchar - line->buffer);
+    char typed[MAX_COMPLETED];
+    if (l->is_continued || line->cursor != line->lastchar || len == 0 || len >= sizeof typed || line->buffer[0] != '/')
+        return CC_ERROR;
+    snprintf(typed, sizeof typed, "%.*s", (int)len, line->buffer);
+    const char *choices = NULL, *more = l->complete(typed, &choices);
+    if (choices) {
+        fprintf(l->screen, "\n%s\n", choices);
+        return CC_REDISPLAY;
+    }
+    return more[0] && el_insertstr(editor, more) == 0 ? CC_REFRESH : CC_ERROR;
+}
+
 /* libedit's EL_GETCFN. */
 static int get_char(EditLine *editor, wchar_t *out)
 {
@@ -297,17 +318,20 @@ static bool open_editor(kv_lines *l, bool has_color)
     el_set(l->editor, EL_HIST, history, l->history);
     el_set(l->editor, EL_GETCFN, get_char);
     el_set(l->editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
-    el_source(l->editor, NULL); /* ~/.editrc: the user's own keys */
     /* The wide form: el_set would copy both texts and never free them. */
+    el_wset(l->editor, EL_ADDFN, L"kvasir-complete", L"Completes a command", complete);
+    el_set(l->editor, EL_BIND, "^I", "kvasir-complete", NULL);
+    el_source(l->editor, NULL); /* ~/.editrc: the user's own keys */
     el_wset(l->editor, EL_ADDFN, L"kvasir-paste", L"Inserts what was pasted", insert_pasted);
     el_set(l->editor, EL_BIND, "^^", "kvasir-paste", NULL);
     return true;
 }
 
-kv_lines *kv_lines_open(bool has_color)
+kv_lines *kv_lines_open(bool has_color, kv_completer *complete)
 {
     kv_lines *l = calloc(1, sizeof *l);
     if (!l) return NULL;
+    l->complete = complete;
     struct sigaction action = {.sa_handler = on_end};
     sigemptyset(&action.sa_mask);
     sigaction(SIGTERM, &action, NULL);
@@ -385,7 +409,8 @@ static kv_line_end read_edited(kv_lines *l)
     for (;;) {
         int n = 0;
         l->n_typed = 0;
-        el_set(l->editor, EL_PREP_TERM, 1); /* libedit would do so after the prompt: what came in between would be echoed */
+        el_set(l->editor, EL_PREP_TERM,
+               1); /* libedit would do so after the prompt: what came in between would be echoed */
         fputs(PASTE_ON, l->screen);
         fflush(l->screen);
         const char *line = el_gets(l->editor, &n);

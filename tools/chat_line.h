@@ -15,9 +15,13 @@ typedef enum kv_line_end {
     KV_LINE_FAILED,      /* out of memory or the read failed */
 } kv_line_end;
 
+/* What Tab adds to `typed`, a line that begins with '/': a borrowed text, "" for nothing; or in `*choices` what it could become, for the
+ * person to see, or NULL. */
+typedef const char *kv_completer(const char *typed, const char **choices);
+
 /* Reads the terminal through libedit when standard input is one and there is a terminal to prompt on, without it when that is dumb, else plain
  * lines. NULL: out of memory. Also installs handlers for SIGTERM and SIGHUP. */
-kv_lines *kv_lines_open(bool has_color);
+kv_lines *kv_lines_open(bool has_color, kv_completer *complete);
 /* Saves the history and restores the terminal. NULL is fine. */
 void kv_lines_close(kv_lines *lines);
 bool kv_lines_is_interactive(const kv_lines *lines);
