@@ -44,6 +44,7 @@ ifeq ($(MACHINE),x86_64)
 ISA_FLAGS_runtime/kernels/avx2.c    := -mavx2 -mfma -mf16c $(if $(IS_CLANG),,-fno-tree-reassoc)
 ISA_FLAGS_runtime/kernels/avxvnni.c := -mavx2 -mfma -mf16c -mavxvnni
 ISA_FLAGS_runtime/kernels/avx512.c  := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+ISA_FLAGS_runtime/kernels/amx.c     := $(ISA_FLAGS_runtime/kernels/avx512.c) -mamx-tile -mamx-int8
 endif
 # Rows for the machine that `make test-arm` compiles for, or that we are. gcc's first scheduling pass moves all loads of an unrolled
 # block to its top, whatever the registers: without it 24 instead of 168 spills around the 128 dots of a block.

@@ -88,7 +88,7 @@ typedef enum kvasir_gemm {
 typedef struct kvasir_model_params {
     int n_threads; /* for packing at load and as default of its sessions; 0: physical cores available */
     kvasir_gemm gemm;
-    /* "auto" (or NULL), "scalar", "avx2", "avxvnni", "avx512", "neon", "neondot", "neoni8mm"; all give the same bits. */
+    /* "auto" (or NULL), "scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "neondot", "neoni8mm"; all give the same bits. */
     const char *kernels;
     const char *attention; /* attention specification (README.md) over the checkpoint's own; NULL: none */
     bool vocab_only;       /* open tokenizer and metadata only: no weights are read */

@@ -22,7 +22,7 @@
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
 /* Sets that this CPU cannot run are left out. */
-static const char *const kernel_sets[] = {"scalar", "avx2", "avxvnni", "avx512", "neon"};
+static const char *const kernel_sets[] = {"scalar", "avx2", "avxvnni", "avx512", "amx", "neon"};
 static const kvasir_kv_type kv_types[] = {KVASIR_KV_F16, KVASIR_KV_F32, KVASIR_KV_BF16};
 
 typedef struct subject {

@@ -230,7 +230,7 @@ int kv_tool_attention(int argc, char **argv)
     kvasir_code code = kv_model_find(o.common.model, path, sizeof path, &err);
     if (code == KVASIR_OK) code = kv_common_model_params(&o.common, &model, &attention_text, &err);
     if (code == KVASIR_OK && !o.common.quiet)
-        kv_limits_measure(o.common.n_threads ? o.common.n_threads : 2, LIMIT_BUFFER, &limits);
+        kv_limits_measure(o.common.n_threads ? o.common.n_threads : 2, LIMIT_BUFFER, NULL, &limits);
     if (code == KVASIR_OK) {
         const kvasir_attention_params base = {.attention = model.attention,
                                               .type_k = (kvasir_kv_type)o.common.type_k,

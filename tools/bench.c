@@ -33,8 +33,8 @@ typedef struct bench_options {
 
 static const char *const FORMATS[] = {"md", "csv", "json", "jsonl", NULL}; /* in the order of kv_bench_format */
 
-enum { KERNELS_ALL = 8, GEMM_BOTH = 2 }; /* indices in the lists below */
-static const char *const KERNELS[] = {"auto", "scalar",  "avx2",     "avxvnni", "avx512",
+enum { KERNELS_ALL = 9, GEMM_BOTH = 2 }; /* indices in the lists below */
+static const char *const KERNELS[] = {"auto", "scalar",  "avx2",     "avxvnni", "avx512", "amx",
                                       "neon", "neondot", "neoni8mm", "all",     NULL};
 static const char *const GEMMS[] = {"native", "blas", "both", NULL}; /* the first two in the order of kvasir_gemm */
 

@@ -22,7 +22,7 @@ static size_t buffer_for(const kv_bench_setup *setup, size_t kv_bytes)
 bool kv_bench_limits_measure(kv_bench_setup *setup)
 {
     setup->limits.bytes = buffer_for(setup, 0);
-    return kv_limits_measure(setup->n_threads, setup->limits.bytes, &setup->limits.first);
+    return kv_limits_measure(setup->n_threads, setup->limits.bytes, setup->kernels, &setup->limits.first);
 }
 
 static bool is_float(const kv_bench_setup *setup, bool is_blas)
@@ -32,7 +32,7 @@ static bool is_float(const kv_bench_setup *setup, bool is_blas)
 
 void kv_bench_peak_sample(kv_bench_peak *peak, const kv_bench_setup *setup, bool is_blas, double seconds)
 {
-    const double now = kv_limits_peak_now(setup->n_threads, is_float(setup, is_blas));
+    const double now = kv_limits_peak_now(setup->n_threads, is_float(setup, is_blas), setup->kernels);
     peak->work += (peak->last + now) / 2 * seconds;
     peak->seconds += seconds;
     peak->last = now;
@@ -45,7 +45,7 @@ static double read_limit(kv_bench_setup *setup, size_t kv_bytes)
     kv_limits found;
     if (setup->limits.first.int8_ops <= 0 || bytes <= setup->limits.bytes + setup->limits.bytes / 8)
         return setup->limits.first.read_bytes_per_s;
-    if (bytes != setup->limits.deep_bytes && kv_limits_measure(setup->n_threads, bytes, &found)) {
+    if (bytes != setup->limits.deep_bytes && kv_limits_measure(setup->n_threads, bytes, setup->kernels, &found)) {
         setup->limits.deep_read_bytes_per_s = found.read_bytes_per_s;
         setup->limits.deep_bytes = bytes;
     }

@@ -12,7 +12,7 @@
 
 #define AT(field) offsetof(kv_common, field)
 
-static const char *const KERNELS[] = {"auto", "scalar", "avx2", "avx512", "neon", NULL};
+static const char *const KERNELS[] = {"auto", "scalar", "avx2", "avx512", "amx", "neon", NULL};
 static const char *const GEMMS[] = {"native", "blas", NULL};                /* in the order of kvasir_gemm */
 static const char *const KV_TYPES[] = {"f16", "f32", "bf16", "q8_0", NULL}; /* in the order of kvasir_kv_type */
 static const char *const OUTPUTS[] = {"text", "json", NULL};                /* in the order of kv_output */

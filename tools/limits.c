@@ -5,7 +5,8 @@
  *
  *     read   vector loads, xor'ed into eight accumulators: nothing but the memory system can be slow
  *     fma    twelve independent chains: more than latency x ports of any core so far
- *     int8   the widest dot product that the CPU has: AVX512-VNNI, AVX-VNNI, AVX2 with sums of 16 bits, else plain C
+ *     int8   the widest dot product that the CPU has: AVX512-VNNI, AVX-VNNI, AVX2 with sums of 16 bits, else plain C; where the
+ *            kernels use AMX, tiles: 16 x 16 dots of 32, and storing them, because 32 weights share a scale
  *
  * A limit is what straight code reaches here, now, at this clock and beside these neighbours; not a data sheet. A CPU may hold its
  * widest integer products back for seconds, core by core, and nothing else: then int8 reads half while fma reads what it always
@@ -183,6 +184,40 @@ TARGET("avx512f,avx512bw,avx512vnni") static uint64_t int8_avx512(const void *da
     return (uint64_t)_mm512_reduce_add_epi32(acc[0]);
 }
 
+/* Three tile products for 32 steps of the other loops, which so count as many operations. The kernels that use tiles have asked the system
+ * for them. Assembly for the reasons in kernels/simd_amx.h. */
+enum { STEPS_OF_TILES = 32, TILES = 3 };
+TARGET("amx-tile,amx-int8") static uint64_t int8_amx(const void *data, size_t bytes, size_t steps)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } shapes = {1, 0, {0}, {64, 64, 64, 32, 64}, {16, 16, 16, 16, 8}};
+    _Alignas(LINE) int32_t dots[TILES][16][16];
+    const size_t one_line = 0, row = LINE;
+    (void)bytes;
+    __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm3\n\ttileloadd (%0,%1,1), %%tmm4"
+                     :
+                     : "r"(data), "r"(one_line)
+                     : "memory");
+#define PRODUCT(c)                                                                                                     \
+    __asm__ volatile("tilezero %%tmm" #c "\n\ttdpbssd %%tmm4, %%tmm3, %%tmm" #c "\n\ttilestored %%tmm" #c              \
+                     ", (%0,%1,1)"                                                                                     \
+                     :                                                                                                 \
+                     : "r"(dots[c]), "r"(row)                                                                          \
+                     : "memory")
+    for (size_t i = 0; i < steps / STEPS_OF_TILES; i++) {
+        PRODUCT(0);
+        PRODUCT(1);
+        PRODUCT(2);
+    }
+#undef PRODUCT
+    __asm__ volatile("tilerelease" : : : "memory");
+    return (uint64_t)(dots[0][0][0] ^ dots[1][7][7] ^ dots[2][15][15]);
+}
+
 /* AVX-VNNI: leaf 7, sub-leaf 1, EAX bit 4; older compilers do not know its name. */
 static bool has_avxvnni(void)
 {
@@ -197,8 +232,9 @@ typedef struct loops {
     int fma_ops, int8_ops;
 } loops;
 
-static loops choose_loops(void)
+static loops choose_loops(const char *kernels)
 {
+    (void)kernels;
     loops l = {read_plain, fma_plain, int8_plain, PLAIN_FLOPS, PLAIN_INT_OPS};
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
@@ -212,6 +248,10 @@ static loops choose_loops(void)
     if (__builtin_cpu_supports("avx512vnni")) {
         l.int8 = int8_avx512;
         l.int8_ops = 2 * 64;
+    }
+    if (kernels && strcmp(kernels, "amx") == 0) {
+        l.int8 = int8_amx;
+        l.int8_ops = TILES * 2 * 16 * 16 * 32 / (STEPS_OF_TILES * CHAINS);
     }
 #endif
     return l;
@@ -312,7 +352,7 @@ static double run_team(team *t, int n_threads, reduction reduce)
     return seconds;
 }
 
-static bool measure_here(int n_threads, size_t buffer_bytes, kv_limits *out)
+static bool measure_here(int n_threads, size_t buffer_bytes, const char *kernels, kv_limits *out)
 {
     if (n_threads < 1 || n_threads > MAX_THREADS) return false;
     size_t slice = (buffer_bytes / (size_t)n_threads + LINE * ACCUMULATORS) & ~(size_t)(LINE * ACCUMULATORS - 1);
@@ -322,7 +362,7 @@ static bool measure_here(int n_threads, size_t buffer_bytes, kv_limits *out)
     float small = 0.25f; /* x * 0.25 + 0.25 stays finite and normal for ever */
     for (size_t i = 0; i < total; i += sizeof small)
         memcpy(data + i, &small, sizeof small); /* and the pages are there */
-    loops l = choose_loops();
+    loops l = choose_loops(kernels);
     double chains = (double)CHAINS * FLOP_STEPS * n_threads;
     size_t passes = total < ROUND_BYTES ? ROUND_BYTES / total : 1; /* a round is long enough for the clock */
     team read_team = {.run = l.read, .data = data, .slice_bytes = slice, .steps = passes};
@@ -338,12 +378,12 @@ static bool measure_here(int n_threads, size_t buffer_bytes, kv_limits *out)
     return true;
 }
 
-double kv_limits_peak_now(int n_threads, bool is_float)
+double kv_limits_peak_now(int n_threads, bool is_float, const char *kernels)
 {
     if (n_threads < 1 || n_threads > MAX_THREADS) return 0;
     _Alignas(LINE) float line[LINE / sizeof(float)];
     for (size_t i = 0; i < LINE / sizeof(float); i++) line[i] = 0.25f;
-    const loops l = choose_loops();
+    const loops l = choose_loops(kernels);
     team t = {.run = is_float ? l.fma : l.int8, .data = (const char *)line, .steps = SAMPLE_STEPS};
     const double seconds = run_team(&t, n_threads, typical);
     return seconds > 0 ? (double)CHAINS * SAMPLE_STEPS * n_threads * (is_float ? l.fma_ops : l.int8_ops) / seconds : 0;
@@ -351,14 +391,14 @@ double kv_limits_peak_now(int n_threads, bool is_float)
 
 /* In a child process: a buffer as large as the model must not count as memory that the model took. The child ends by _exit, so
  * nothing is flushed twice. */
-bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out)
+bool kv_limits_measure(int n_threads, size_t buffer_bytes, const char *kernels, kv_limits *out)
 {
     int ends[2];
     if (pipe(ends) != 0) return false;
     pid_t child = fork();
     if (child == 0) {
         kv_limits found;
-        bool is_done = measure_here(n_threads, buffer_bytes, &found) &&
+        bool is_done = measure_here(n_threads, buffer_bytes, kernels, &found) &&
                        write(ends[1], &found, sizeof found) == (ssize_t)sizeof found;
         _exit(is_done ? 0 : 1);
     }
@@ -371,7 +411,7 @@ bool kv_limits_measure(int n_threads, size_t buffer_bytes, kv_limits *out)
     if (child > 0 && got != (ssize_t)sizeof found) kill(child, SIGKILL);
     if (child > 0) waitpid(child, NULL, 0);
     if (got != (ssize_t)sizeof found) /* no processes to be had, or none that may have threads (thread sanitizer) */
-        return !kv_interrupted() && measure_here(n_threads, buffer_bytes, out);
+        return !kv_interrupted() && measure_here(n_threads, buffer_bytes, kernels, out);
     *out = found;
     return true;
 }

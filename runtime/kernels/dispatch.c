@@ -2,6 +2,8 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -33,6 +35,17 @@ static bool runnable_avx512(void)
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
 }
+
+/* CPUID leaf 7: EDX bits 24 (tiles), 25 (int8 products); XCR0 bits 17 and 18: the system saves them. It does so for those who have asked
+ * first (Linux 5.16, Documentation/arch/x86/xstate.rst), which holds for the whole process. */
+static bool runnable_amx(void)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18, TILES = 3 << 24, SAVED = 3 << 17 };
+    unsigned a, b, c, d, xcr0;
+    if (!runnable_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & TILES) != TILES) return false;
+    __asm__("xgetbv" : "=a"(xcr0), "=d"(d) : "c"(0));
+    return (xcr0 & SAVED) == SAVED && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+}
 #endif
 #if defined(__aarch64__)
 /* Every AArch64 CPU has NEON; what came later the kernel of the system tells. */
@@ -51,6 +64,7 @@ static const struct {
     {"avx2", &kv_kernels_avx2, runnable_avx2},
     {"avxvnni", &kv_kernels_avxvnni, runnable_avxvnni},
     {"avx512", &kv_kernels_avx512, runnable_avx512},
+    {"amx", &kv_kernels_amx, runnable_amx},
 #endif
 #if defined(__aarch64__)
     {"neon", &kv_kernels_neon, runnable_always},
@@ -76,7 +90,7 @@ kvasir_code kv_kernels_select(const char *name, const kv_kernels **out, kvasir_e
                 return KVASIR_OK;
             }
     }
-    static const char *const known[] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "neondot", "neoni8mm"};
+    static const char *const known[] = {"scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "neondot", "neoni8mm"};
     for (size_t i = 0; name && i < KV_COUNT(sets); i++) {
         if (strcmp(name, sets[i].option) != 0) continue;
         if (!sets[i].runnable())
@@ -89,7 +103,7 @@ kvasir_code kv_kernels_select(const char *name, const kv_kernels **out, kvasir_e
             return kv_fail(err, KVASIR_ERR_ARGUMENT, "the %s kernels are for another processor; use --kernels auto",
                            name);
     return kv_fail(err, KVASIR_ERR_ARGUMENT,
-                   "unknown kernels '%s'; known: auto, scalar, avx2, avxvnni, avx512, neon, neondot, neoni8mm",
+                   "unknown kernels '%s'; known: auto, scalar, avx2, avxvnni, avx512, amx, neon, neondot, neoni8mm",
                    name ? name : "");
 }
 

@@ -245,6 +245,17 @@ KV_INLINE void dot_rows_alone(const kv_pack_format f, const kv_packed *w, int pa
     store_outputs(w, panel, acc, y + (size_t)row * ldy);
 }
 
+/* Tiles take signed codes, without their zero point. */
+KV_INLINE vb expanded_codes(const kv_pack_format f, vb codes)
+{
+#if KV_DOT_TILES
+    return f.has_min ? codes : vb_sub(codes, (uint8_t)(1 << f.zero_shift));
+#else
+    (void)f;
+    return codes;
+#endif
+}
+
 KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int panel, uint8_t *dst)
 {
     const uint8_t *data = w->data + (size_t)panel * w->panel_bytes;
@@ -256,7 +267,7 @@ KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int 
         vb lines[8];
         if (f.as_rows) vb_load_rows(data + (size_t)b * Q8_BLOCK_BYTES, row_bytes, lines);
         KV_UNROLL for (int j = 0; j < 8; j++)
-            vb_store(dst + ((size_t)b * 8 + (size_t)j) * 64, group_of(f, block, lines, j));
+            vb_store(dst + ((size_t)b * 8 + (size_t)j) * 64, expanded_codes(f, group_of(f, block, lines, j)));
         KV_UNROLL for (int s = 0; s < per_block; s++)
         {
             vf m;
@@ -285,10 +296,17 @@ KV_INLINE void fetch_share(fetch *f)
     for (; f->at < end; f->at += 64) __builtin_prefetch(f->at, 0, 2);
 }
 
+#if KV_DOT_TILES
+#include "kernels/impl_tiles.h"
+#endif
+
 /* Rows over expanded panels; compiled once per shape of scales and width of codes (up to BITS), not per type. */
 KV_INLINE void run_expanded(const kv_pack_format f, const kv_packed *w, int panel, int n, const expanded *ex,
                             const kv_q8 *x, int n_rows, float *y, size_t ldy, fetch *next)
 {
+#if KV_DOT_TILES
+    run_tiles(f, w, panel, n, ex, x, n_rows, y, ldy, next);
+#else
     if (KV_DOT_PANELS > 1 && n == KV_DOT_PANELS) {
 #define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, w, panel, ex, x, r0, y, ldy, NULL), fetch_share(next)
         ROWS_LOOP(KV_DOT_ROWS, KV_DOT_ROWS_SMALL, PAIR);
@@ -298,6 +316,7 @@ KV_INLINE void run_expanded(const kv_pack_format f, const kv_packed *w, int pane
 #define SINGLE(R) dot_block(f, R, 1, 0, w, panel, ex, x, r0, y, ldy, NULL), fetch_share(next)
     ROWS_LOOP(KV_DOT_ROWS, 1, SINGLE);
 #undef SINGLE
+#endif
 }
 
 #define EXPANDED_CASE(NAME, BITS, SUB, MIN)                                                                            \

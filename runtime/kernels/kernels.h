@@ -1,6 +1,6 @@
 /* kernels.h - the table of function pointers behind which every instruction set hides, and what each function promises.
  *
- *     scalar.c  avx2.c  avxvnni.c  avx512.c  neon.c ...   each includes simd_<isa>.h, then impl_fma.h, impl_linear.h and impl_rows.h
+ *     scalar.c  avx2.c  avxvnni.c  avx512.c  amx.c  neon.c ...   each includes simd_<isa>.h, then impl_fma.h, impl_linear.h and impl_rows.h
  *                                                         (with impl_phi.h), and fills one table
  *     dispatch.c                                          picks the best table that this CPU can run
  *
@@ -210,7 +210,7 @@ int kv_kernels_available(const kv_kernels *out[8]);
 
 extern const kv_kernels kv_kernels_scalar;
 #if defined(__x86_64__)
-extern const kv_kernels kv_kernels_avx2, kv_kernels_avxvnni, kv_kernels_avx512;
+extern const kv_kernels kv_kernels_avx2, kv_kernels_avxvnni, kv_kernels_avx512, kv_kernels_amx;
 #elif defined(__aarch64__)
 extern const kv_kernels kv_kernels_neon, kv_kernels_neondot, kv_kernels_neoni8mm;
 #endif

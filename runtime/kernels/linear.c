@@ -13,7 +13,7 @@ enum {
     MAX_JOBS = 8,
     MANY_ROWS = 64,
     PART_ROWS = 256, /* at least: each part expands all panels, which costs as much as eight rows of them */
-    ROW_BLOCK = 6    /* a multiple of every KV_DOT_ROWS */
+    ROW_BLOCK = 12   /* a multiple of every KV_DOT_ROWS */
 };
 
 bool kv_linear_is_quantized(const kv_linear *w) { return w->packed.format->lo_bits != 0; }

@@ -29,6 +29,7 @@
 #define KV_WIDE_SIGNED  1
 #endif
 #define KV_MAX_ABS_OF_16 0
+#define KV_DOT_TILES     0
 
 typedef struct {
     __m256 a, b;

@@ -20,6 +20,7 @@
 #define KV_DOT_BIASED     1
 #define KV_WIDE_SIGNED    0
 #define KV_MAX_ABS_OF_16  1
+#define KV_DOT_TILES      0
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -127,6 +128,7 @@ static inline vb vb_and_shl(vb a, uint8_t mask, int n)
 }
 static inline vb vb_or(vb a, vb b) { return _mm512_or_si512(a, b); }
 static inline vb vb_flip(vb a) { return _mm512_xor_si512(a, _mm512_set1_epi8((char)0x80)); }
+static inline vb vb_sub(vb a, uint8_t b) { return _mm512_sub_epi8(a, _mm512_set1_epi8((char)b)); }
 static inline vb vb_lookup(const uint8_t table[16], vb idx)
 {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), idx);

@@ -29,6 +29,7 @@
 #define KV_DOT_CHAIN      0
 #define KV_DOT_BIASED     1
 #define KV_MAX_ABS_OF_16  0
+#define KV_DOT_TILES      0
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 #define KV_WIDE_SIGNED 0
 #else

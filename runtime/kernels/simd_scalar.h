@@ -24,11 +24,13 @@
 #define KV_DIRECT_LIMIT   1 /* more rows than this are worth an expanded panel */
 /* What the dot product takes: sums of two products in 16 bits (vi_pairs, vi_add_pairs, vi_widen_pairs) in place of vi_dot; codes that
  * may exceed 127 as code - 128 (vb_flip); dots as the bits of a float (impl_linear.h). KV_MAX_ABS_OF_16: there is max_abs_of_16, what
- * vi_reduce_max_abs says of 16 blocks of 32 in a row. */
+ * vi_reduce_max_abs says of 16 blocks of 32 in a row. KV_DOT_TILES: rows meet expanded panels in matrix tiles (impl_tiles.h), their codes
+ * without a zero point. */
 #define KV_DOT_CHAIN     0
 #define KV_DOT_BIASED    0
 #define KV_WIDE_SIGNED   0
 #define KV_MAX_ABS_OF_16 0
+#define KV_DOT_TILES     0
 
 typedef struct {
     float l[16];
