@@ -258,6 +258,20 @@ def bench_peer(*args, status=0):
 
 
 @test
+def bench_turns_compares_two_builds():
+    def turns(*args):
+        return subprocess.run(["scripts/bench-turns", KVASIR, *args, "--turns", "3", "--pairs", "2"], capture_output=True, text=True, timeout=120)
+
+    done = turns(KVASIR, "-m", LLAMA, "-p", "20", "-n", "5")
+    ratio = r": \d+\.\d{3} \+- \d+\.\d{3} of the time \(medians \d+\.\d and \d+\.\d ms\)\n"
+    assert done.returncode == 0 and re.fullmatch("prompt of 20" + ratio + "5 tokens of decode" + ratio, done.stdout), done
+    done = turns(KVASIR, "-m", "no-such-model")
+    assert done.returncode == 1 and "no-such-model" in done.stderr, done
+    done = turns(KVASIR, "-m", LLAMA, "-p", "100000")
+    assert done.returncode == 1 and done.stderr.startswith("bench-turns: ") and done.stderr.count("\n") == 1, done
+
+
+@test
 def bench_peer_divides_by_the_better_of_the_peers_attentions_and_judges():
     if not os.path.exists("models/smollm2-135m-instruct-q4_1.gguf"):
         raise AssertionError("run: ./kvasir get smollm2")
