@@ -88,14 +88,17 @@ KV_INLINE void store_outputs(const kv_packed *w, int panel, vf acc, float *y)
 }
 
 /* Asks for what the block AHEAD_BYTES of codes behind 32-block b needs, codes and scales each from their own stream; both go on in
- * the panel at `after`. */
-enum { AHEAD_BYTES = 4096 };
+ * the panel at `after`. Of file rows, which are sixteen streams, also for what comes soon, from L2 to L1. */
+enum { AHEAD_BYTES = 4096, NEAR_BYTES = 4 * Q8_BLOCK_BYTES };
 KV_INLINE void fetch_ahead(const kv_pack_format f, const kv_packed *w, const uint8_t *data, int b, const uint8_t *after)
 {
     if (f.as_rows) {
         /* A step down 16 rows touches the whole panel: it is the next one that has to come, in the order it lies in. */
-        const uint8_t *line = after + (size_t)b * 16 * Q8_BLOCK_BYTES;
+        const uint8_t *line = after + (size_t)b * 16 * Q8_BLOCK_BYTES,
+                      *soon = data + (size_t)b * Q8_BLOCK_BYTES + NEAR_BYTES;
         KV_UNROLL for (int i = 0; i < 16 * Q8_BLOCK_BYTES; i += 64) __builtin_prefetch(line + i, 0, 2);
+        if (b % 2 == 0) /* a line holds nearly two blocks */
+            KV_UNROLL for (size_t r = 0; r < 16; r++) __builtin_prefetch(soon + r * (w->panel_bytes / 16), 0, 3);
         return;
     }
     const int codes = kv_pack_block_bytes(&f),
@@ -246,15 +249,11 @@ KV_INLINE void dot_rows_alone(const kv_pack_format f, const kv_packed *w, int pa
 }
 
 /* Tiles take signed codes, without their zero point. */
-KV_INLINE vb expanded_codes(const kv_pack_format f, vb codes)
-{
 #if KV_DOT_TILES
-    return f.has_min ? codes : vb_sub(codes, (uint8_t)(1 << f.zero_shift));
+#define EXPANDED_CODES(f, codes) ((f).has_min ? (codes) : vb_sub(codes, (uint8_t)(1 << (f).zero_shift)))
 #else
-    (void)f;
-    return codes;
+#define EXPANDED_CODES(f, codes) (codes)
 #endif
-}
 
 KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int panel, uint8_t *dst)
 {
@@ -267,7 +266,7 @@ KV_INLINE expanded expand_panel(const kv_pack_format f, const kv_packed *w, int 
         vb lines[8];
         if (f.as_rows) vb_load_rows(data + (size_t)b * Q8_BLOCK_BYTES, row_bytes, lines);
         KV_UNROLL for (int j = 0; j < 8; j++)
-            vb_store(dst + ((size_t)b * 8 + (size_t)j) * 64, expanded_codes(f, group_of(f, block, lines, j)));
+            vb_store(dst + ((size_t)b * 8 + (size_t)j) * 64, EXPANDED_CODES(f, group_of(f, block, lines, j)));
         KV_UNROLL for (int s = 0; s < per_block; s++)
         {
             vf m;

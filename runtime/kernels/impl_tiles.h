@@ -8,7 +8,7 @@
  * products. What binds is the rest: beside tiles a core has one port for 512-bit vectors, not two (tests/perf/NOTES.md), and 12 x 2 dots
  * take 72 operations of it, where dot_block takes 264 of two.
  *
- * Codes are expanded without their zero point (expanded_codes), so a dot starts from nothing, or from the bits of KV_DOT_BIAS where one
+ * Codes are expanded without their zero point (EXPANDED_CODES), so a dot starts from nothing, or from the bits of KV_DOT_BIAS where one
  * operation less for each dot is worth loading them. */
 
 typedef int32_t tile_dots[2][TILE_ROWS][16];
