@@ -15,7 +15,7 @@
 #define KV_DOT_ROWS_SMALL 2
 #define KV_DOT_PANELS     2
 #define KV_DIRECT_ROWS    8
-#define KV_DIRECT_LIMIT   16 /* more rows than this are worth an expanded panel */
+#define KV_DIRECT_LIMIT   20 /* more rows than this are worth an expanded panel */
 #define KV_DOT_CHAIN      0
 #define KV_DOT_BIASED     1
 #define KV_WIDE_SIGNED    0
