@@ -409,8 +409,8 @@ static kv_line_end read_edited(kv_lines *l)
     for (;;) {
         int n = 0;
         l->n_typed = 0;
-        el_set(l->editor, EL_PREP_TERM,
-               1); /* libedit would do so after the prompt: what came in between would be echoed */
+        /* libedit would make it raw when it asks for the first key: what came between prompt and that would be echoed. */
+        el_set(l->editor, EL_PREP_TERM, 1);
         fputs(PASTE_ON, l->screen);
         fflush(l->screen);
         const char *line = el_gets(l->editor, &n);
