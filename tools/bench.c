@@ -33,10 +33,10 @@ typedef struct bench_options {
 
 static const char *const FORMATS[] = {"md", "csv", "json", "jsonl", NULL}; /* in the order of kv_bench_format */
 
-enum { KERNELS_ALL = 9, GEMM_BOTH = 2 }; /* indices in the lists below */
 static const char *const KERNELS[] = {"auto", "scalar",  "avx2",     "avxvnni", "avx512", "amx",
                                       "neon", "neondot", "neoni8mm", "all",     NULL};
 static const char *const GEMMS[] = {"native", "blas", "both", NULL}; /* the first two in the order of kvasir_gemm */
+enum { KERNELS_ALL = sizeof KERNELS / sizeof *KERNELS - 2, GEMM_BOTH = 2 }; /* indices in these lists */
 
 #define AT(field) offsetof(bench_options, field)
 static const kv_opt BENCH_ROWS[] = {

@@ -161,11 +161,10 @@ static kvasir_code read_specification(const char *path, char **text, kvasir_erro
 kvasir_code kv_common_model_params(const kv_common *c, kvasir_model_params *out, char **attention_text,
                                    kvasir_error *err)
 {
-    static const char *const kernels[] = {"auto", "scalar", "avx2", "avx512", "amx", "neon"};
     kvasir_model_params params = kvasir_model_params_default();
     params.n_threads = c->n_threads;
     params.gemm = (kvasir_gemm)c->gemm;
-    params.kernels = kernels[c->kernels];
+    params.kernels = kv_kernel_names[c->kernels];
     *attention_text = NULL;
     if (c->attention && c->attention[0] == '@') {
         kvasir_code code = read_specification(c->attention + 1, attention_text, err);

@@ -10,9 +10,10 @@
 
 #include "tools/options.h"
 
+const char *const kv_kernel_names[] = {"auto", "scalar", "avx2", "avx512", "amx", "neon", NULL};
+
 #define AT(field) offsetof(kv_common, field)
 
-static const char *const KERNELS[] = {"auto", "scalar", "avx2", "avx512", "amx", "neon", NULL};
 static const char *const GEMMS[] = {"native", "blas", NULL};                /* in the order of kvasir_gemm */
 static const char *const KV_TYPES[] = {"f16", "f32", "bf16", "q8_0", NULL}; /* in the order of kvasir_kv_type */
 static const char *const OUTPUTS[] = {"text", "json", NULL};                /* in the order of kv_output */
@@ -26,7 +27,7 @@ static const kv_opt MODEL_OPTIONS[] = {
 
 static const kv_opt LOAD_OPTIONS[] = {
     {"--threads", "-t", KV_OPT_INT, AT(n_threads), "N", 1, 1024, NULL, "Threads; default: physical cores."},
-    {"--kernels", NULL, KV_OPT_ENUM, AT(kernels), "SET", 0, 0, KERNELS, "auto, scalar, avx2, avx512 or neon; all give the same bits."},
+    {"--kernels", NULL, KV_OPT_ENUM, AT(kernels), "SET", 0, 0, kv_kernel_names, "auto, scalar, avx2, avx512, amx or neon; all give the same bits."},
     {"--gemm", NULL, KV_OPT_ENUM, AT(gemm), "HOW", 0, 0, GEMMS, "native: quantised weights as they are; blas: float32 through OpenBLAS, the yardstick of quality."},
     {"--attention", NULL, KV_OPT_STRING, AT(attention), "SPEC|@FILE", 0, 0, NULL, "Attention per layer over what the checkpoint says, as in '0-3=full; 4-=window(256)'; a layer trained with full attention computes something else under another variant."},
     {"--dry-run", NULL, KV_OPT_FLAG, AT(dry_run), NULL, 0, 0, NULL, "Only say what memory it would take and whether it fits."},

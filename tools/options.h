@@ -101,6 +101,9 @@ const char *kv_option_instead(const char *word);
 
 /* ---- options that tools share ---------------------------------------------------------------- */
 
+/* What --kernels takes; NULL-terminated. */
+extern const char *const kv_kernel_names[];
+
 typedef struct kv_common {
     const char *model;     /* PATH or NAME; NULL: the default model */
     int n_threads;         /* 0: physical cores */
@@ -109,7 +112,7 @@ typedef struct kv_common {
     int type_k, type_v;    /* kvasir_kv_type */
     int kv_budget_mib;     /* 0: what n_ctx needs */
     const char *attention; /* SPEC or @FILE */
-    int kernels;           /* index in "auto scalar avx2 avx512 neon" */
+    int kernels;           /* index in kv_kernel_names */
     int gemm;              /* kvasir_gemm */
     bool dry_run;
     kv_seed seed;

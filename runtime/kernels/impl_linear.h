@@ -111,13 +111,12 @@ KV_INLINE void fetch_ahead(const kv_pack_format f, const kv_packed *w, const uin
     __builtin_prefetch(scale + scales - 1, 0, 2);
 }
 
-/* KV_DOT_BIASED: a dot starts at the bits of the float KV_DOT_BIAS = 1.5 * 2^23, whose last bit is worth one. Its bits are then those of
+/* Biased (KV_DOT_BIASED): a dot starts at the bits of the float KV_DOT_BIAS = 1.5 * 2^23, whose last bit is worth one. Its bits are then those of
  * KV_DOT_BIAS + dot, and d * dot = fma(those, d, -KV_DOT_BIAS * d) takes one operation, not a conversion and a product: the sum before
  * rounding is exactly d * dot. */
-KV_INLINE vf scaled_dot(vi dot, const kv_q8_block *q)
+KV_INLINE vf scaled_dot(const int biased, vi dot, const kv_q8_block *q)
 {
-    return KV_DOT_BIASED ? vf_fma(vf_as(dot), vf_set1(q->d), vf_set1(q->unbias))
-                         : vf_mul(vf_from_vi(dot), vf_set1(q->d));
+    return biased ? vf_fma(vf_as(dot), vf_set1(q->d), vf_set1(q->unbias)) : vf_mul(vf_from_vi(dot), vf_set1(q->d));
 }
 
 /* -sum(q) and d * sum(q) of sub-block s of block b of a row of nb blocks. */
@@ -218,7 +217,7 @@ KV_INLINE void dot_block(const kv_pack_format f, const int R, const int P, const
                 {
                     /* Not before the groups, where it would cost a chain a register. */
                     if (KV_DOT_CHAIN) dot[r][p] = vi_add(dot[r][p], dot_start(f, neg_of(f, rows[r], nb, b, s)));
-                    acc[r][p] = vf_fma(scale[p], scaled_dot(dot[r][p], &rows[r][b]), acc[r][p]);
+                    acc[r][p] = vf_fma(scale[p], scaled_dot(KV_DOT_BIASED, dot[r][p], &rows[r][b]), acc[r][p]);
                     if (f.has_min) acc[r][p] = vf_fma(min[p], vf_set1(sum_of(f, rows[r], nb, b, s)), acc[r][p]);
                 }
             }
@@ -242,8 +241,7 @@ KV_INLINE void dot_rows_alone(const kv_pack_format f, const kv_packed *w, int pa
         const uint8_t *block = data + (size_t)b * Q8_BLOCK_BYTES;
         if (after) fetch_ahead(f, w, data, b, after);
         const vi dot = vi_dot_rows(block, row_bytes, q[b].q, q[b].neg);
-        const vf scaled = vf_mul(vf_from_vi(dot), vf_set1(q[b].d));
-        acc = vf_fma(vf_load_row_scales(block, row_bytes), scaled, acc);
+        acc = vf_fma(vf_load_row_scales(block, row_bytes), scaled_dot(0, dot, &q[b]), acc);
     }
     store_outputs(w, panel, acc, y + (size_t)row * ldy);
 }

@@ -35,12 +35,10 @@ KV_INLINE void add_dots(const kv_pack_format f, tile_block *t, const int from, c
     {
         const kv_q8_block *q = (const kv_q8_block *)(const void *)(t->at[r / ROWS_PER_ADDRESS] +
                                                                    (size_t)(r % ROWS_PER_ADDRESS) * t->stride);
-        const vf d = vf_set1(q->d);
-        const vf sum = vf_set1(!f.has_min ? 0.0f : f.sub == 32 ? q->s : halves_of(q - b, t->nb, b)->s[s]);
+        const vf sum = vf_set1(f.has_min ? sum_of(f, q - b, t->nb, b, s) : 0.0f);
         KV_UNROLL for (int p = 0; p < 2; p++)
         {
-            const vi dot = vb_load((*dots)[p][r]);
-            const vf scaled = is_biased(f) ? scaled_dot(dot, q) : vf_mul(vf_from_vi(dot), d);
+            const vf scaled = scaled_dot(is_biased(f), vb_load((*dots)[p][r]), q);
             t->sums[r][p] = vf_fma(scale[p], scaled, t->sums[r][p]);
             if (f.has_min) t->sums[r][p] = vf_fma(min[p], sum, t->sums[r][p]);
         }

@@ -64,7 +64,7 @@ static void drop_body(kv_conn *c)
 void kv_conn_free(kv_conn *c)
 {
     kv_server *s = c->server;
-    if (c->http) kv_log_request(c, true);
+    kv_log_request(c, true);
     if (c->job) kv_job_abandon(c);
     drop_body(c);
     TAILQ_REMOVE(c->state == KV_CONN_IDLE ? &s->idle : &s->busy, c, link);
