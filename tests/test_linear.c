@@ -82,7 +82,9 @@ static void run(const stage *s, int n_threads, int row, int n_rows, float *const
         scratch[t] = kv_alloc_aligned(kv_linear_scratch_bytes(N_IN, false));
         assert_non_null(scratch[t]);
     }
-    const kv_compute c = {.kernels = kernels, .pool = pool, .scratch = scratch};
+    kv_tuner tuners[5] = {0};
+    const kv_compute c = {
+        .kernels = kernels, .rival = kv_kernels_rival("auto"), .tuners = tuners, .pool = pool, .scratch = scratch};
     kv_input in = {.x = s->x + (size_t)row * N_IN, .ldx = N_IN, .q8 = {.base = q8}};
     const kv_linear *w[N_JOBS];
     kv_linear_job jobs[N_JOBS];

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 
 /* A borrowed string, not NUL-terminated. */
 typedef struct kv_str {
@@ -32,6 +33,14 @@ static inline size_t kv_min_size(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t kv_max_size(size_t a, size_t b) { return a > b ? a : b; }
 static inline int kv_min_int(int a, int b) { return a < b ? a : b; }
 static inline int kv_max_int(int a, int b) { return a > b ? a : b; }
+
+/* For differences only. */
+static inline uint64_t kv_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 #define KV_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 

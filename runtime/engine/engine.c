@@ -96,6 +96,10 @@ static kvasir_code open_scratch(kvasir_engine *e, kvasir_error *err)
         e->compute.scratch[i] = kv_alloc_aligned(e->compute.scratch_bytes);
         if (!e->compute.scratch[i]) return kv_fail_memory(err, e->compute.scratch_bytes, "scratch memory");
     }
+    if (!e->compute.rival) return KVASIR_OK;
+    e->compute.tuners = kv_alloc_aligned((size_t)n * sizeof *e->compute.tuners);
+    if (!e->compute.tuners) return kv_fail_memory(err, (size_t)n * sizeof *e->compute.tuners, "times of kernels");
+    memset(e->compute.tuners, 0, (size_t)n * sizeof *e->compute.tuners);
     return KVASIR_OK;
 }
 
@@ -132,7 +136,8 @@ static kvasir_code open_parts(kvasir_engine *e, const kvasir_session_params *p, 
     e->n_ctx = (size_t)p->n_ctx;
     e->n_batch = (int)kv_min_size((size_t)p->n_batch, e->n_ctx * (size_t)n_seqs);
     KV_TRY(kv_pool_open(p->n_threads ? p->n_threads : m->n_threads, &e->pool, err));
-    e->compute = (kv_compute){.kernels = m->kernels, .pool = e->pool, .blas = m->use_blas ? &m->blas : NULL};
+    e->compute =
+        (kv_compute){.kernels = m->kernels, .rival = m->rival, .pool = e->pool, .blas = m->use_blas ? &m->blas : NULL};
     KV_TRY(open_scratch(e, err));
     KV_TRY(kv_session_cache(&m->model, p, &e->cache, err));
     open_prefix(e, (size_t)n_seqs);
@@ -178,6 +183,7 @@ void kvasir_engine_close(kvasir_engine *e)
     kv_pool_close(e->pool);
     for (int i = 0; i < n && e->compute.scratch; i++) kv_free(e->compute.scratch[i]);
     kv_free(e->compute.scratch);
+    kv_free(e->compute.tuners);
     for (int i = 0; i < e->n_seqs; i++) {
         kv_seq_deinit(&e->seqs[i].kv);
         kv_free(e->seqs[i].tokens);

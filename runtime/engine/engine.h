@@ -15,7 +15,7 @@ struct kvasir_model {
     kv_model model; /* unless vocab_only */
     bool vocab_only, use_blas;
     kv_blas blas;
-    const kv_kernels *kernels;
+    const kv_kernels *kernels, *rival; /* rival: see kv_kernels_rival */
     int n_threads;
     char *architecture, *name, *attention;
     const char *type_name; /* static: of the mix, or from the table of types */

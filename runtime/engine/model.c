@@ -3,19 +3,11 @@
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/alloc.h"
 #include "engine/engine.h"
 
 kvasir_model_params kvasir_model_params_default(void) { return (kvasir_model_params){.gemm = KVASIR_GEMM_NATIVE}; }
-
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 static kvasir_code copy_string(const kv_gguf *g, const char *key, char **out, kvasir_error *err)
 {
@@ -94,6 +86,7 @@ static kvasir_code open_file(kvasir_model *m, const kvasir_model_params *params,
 static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_model_params *params, kvasir_error *err)
 {
     KV_TRY(kv_kernels_select(params->kernels, &m->kernels, err));
+    m->rival = kv_kernels_rival(params->kernels);
     m->n_threads = params->n_threads > 0 ? params->n_threads : kv_pool_default_threads();
     if (params->n_threads < 0 || params->n_threads > 1024)
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", params->n_threads);
@@ -106,7 +99,7 @@ static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_mo
 kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *params, kvasir_model **out,
                               kvasir_error *err)
 {
-    const double start = now_ms();
+    const uint64_t start = kv_now_ns();
     const kvasir_model_params defaults = kvasir_model_params_default();
     if (!params) params = &defaults;
     kvasir_model *m = kv_calloc(1, sizeof *m);
@@ -118,7 +111,7 @@ kvasir_code kvasir_model_open(const char *path, const kvasir_model_params *param
         kvasir_model_close(m);
         return code;
     }
-    m->load_ms = now_ms() - start;
+    m->load_ms = (double)(kv_now_ns() - start) * 1e-6;
     *out = m;
     return KVASIR_OK;
 }

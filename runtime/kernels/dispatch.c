@@ -53,23 +53,24 @@ static bool runnable_neondot(void) { return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
 static bool runnable_neoni8mm(void) { return runnable_neondot() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM); }
 #endif
 
-/* Best last. One row per instruction set. `option`: the name that --kernels knows it by. */
+/* Best last. One row per instruction set. `option`: the name that --kernels knows it by; `rival`: see kv_kernels_rival. */
 static const struct {
     const char *option;
     const kv_kernels *table;
     bool (*runnable)(void);
+    const kv_kernels *rival;
 } sets[] = {
-    {"scalar", &kv_kernels_scalar, runnable_always},
+    {"scalar", &kv_kernels_scalar, runnable_always, NULL},
 #if defined(__x86_64__)
-    {"avx2", &kv_kernels_avx2, runnable_avx2},
-    {"avxvnni", &kv_kernels_avxvnni, runnable_avxvnni},
-    {"avx512", &kv_kernels_avx512, runnable_avx512},
-    {"amx", &kv_kernels_amx, runnable_amx},
+    {"avx2", &kv_kernels_avx2, runnable_avx2, NULL},
+    {"avxvnni", &kv_kernels_avxvnni, runnable_avxvnni, NULL},
+    {"avx512", &kv_kernels_avx512, runnable_avx512, NULL},
+    {"amx", &kv_kernels_amx, runnable_amx, &kv_kernels_avx512},
 #endif
 #if defined(__aarch64__)
-    {"neon", &kv_kernels_neon, runnable_always},
-    {"neondot", &kv_kernels_neondot, runnable_neondot},
-    {"neoni8mm", &kv_kernels_neoni8mm, runnable_neoni8mm},
+    {"neon", &kv_kernels_neon, runnable_always, NULL},
+    {"neondot", &kv_kernels_neondot, runnable_neondot, NULL},
+    {"neoni8mm", &kv_kernels_neoni8mm, runnable_neoni8mm, NULL},
 #endif
 };
 
@@ -81,14 +82,22 @@ int kv_kernels_available(const kv_kernels *out[8])
     return n;
 }
 
+static bool is_auto(const char *name) { return !name || strcmp(name, "auto") == 0; }
+
+static size_t best_set(void)
+{
+    size_t i = KV_COUNT(sets) - 1;
+    while (!sets[i].runnable()) i--; /* scalar always is */
+    return i;
+}
+
+const kv_kernels *kv_kernels_rival(const char *name) { return is_auto(name) ? sets[best_set()].rival : NULL; }
+
 kvasir_code kv_kernels_select(const char *name, const kv_kernels **out, kvasir_error *err)
 {
-    if (!name || strcmp(name, "auto") == 0) {
-        for (size_t i = KV_COUNT(sets); i-- > 0;)
-            if (sets[i].runnable()) {
-                *out = sets[i].table;
-                return KVASIR_OK;
-            }
+    if (is_auto(name)) {
+        *out = sets[best_set()].table;
+        return KVASIR_OK;
     }
     static const char *const known[] = {"scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "neondot", "neoni8mm"};
     for (size_t i = 0; name && i < KV_COUNT(sets); i++) {

@@ -205,6 +205,9 @@ size_t kv_gemm_scratch_bytes(int n_in);
 
 /* "auto" or NULL: the best that this CPU runs. A name: that one, or ARGUMENT when unknown or not runnable here. */
 kvasir_code kv_kernels_select(const char *name, const kv_kernels **out, kvasir_error *err);
+/* Where that name leaves the choice ("auto" or NULL): the set whose products of many rows may for a while be faster than the chosen one's
+ * (tuner.h). NULL: there is none. */
+const kv_kernels *kv_kernels_rival(const char *name);
 /* All tables that this CPU can run, scalar first; returns how many (for tests). */
 int kv_kernels_available(const kv_kernels *out[8]);
 

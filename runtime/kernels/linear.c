@@ -85,13 +85,26 @@ static void add_bias(const kv_linear_piece *p)
     }
 }
 
+/* By the kernels, or by their rival where that is faster for the moment. */
+static void multiply_quantized(const kv_compute *c, const kv_linear_piece *p, int thread, const uint8_t *after)
+{
+    const kv_packed *w = &p->w->packed;
+    kv_tuned *kind = c->rival ? kv_tuner_kind(&c->tuners[thread], w->type, w->n_in) : NULL;
+    const bool is_timed = kind && p->n_rows >= KV_TUNER_ROWS;
+    const int which = is_timed ? kv_tuned_choose(kind) : kind ? kind->faster : 0;
+    const uint64_t start = is_timed ? kv_now_ns() : 0;
+    (which ? c->rival : c->kernels)
+        ->gemm_q8(w, p->panel, p->n_panels, &p->q8, p->n_rows, p->y, p->ldy, c->scratch[thread], after);
+    if (is_timed)
+        kv_tuned_took(kind, which, (double)(kv_now_ns() - start), (double)w->n_in * 16 * p->n_panels * p->n_rows);
+}
+
 void kv_linear_multiply(const kv_compute *c, const kv_linear_piece *p, int thread, const uint8_t *after)
 {
-    uint8_t *scratch = c->scratch[thread];
     if (c->blas)
-        multiply_blas(c, p, (float *)(void *)scratch);
+        multiply_blas(c, p, (float *)(void *)c->scratch[thread]);
     else if (kv_linear_is_quantized(p->w))
-        c->kernels->gemm_q8(&p->w->packed, p->panel, p->n_panels, &p->q8, p->n_rows, p->y, p->ldy, scratch, after);
+        multiply_quantized(c, p, thread, after);
     else
         c->kernels->gemm_f32(&p->w->packed, p->panel, p->n_panels, p->x, p->ldx, p->n_rows, p->y, p->ldy);
     if (p->w->bias) add_bias(p);

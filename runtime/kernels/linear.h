@@ -9,6 +9,7 @@
 
 #include "base/pool.h"
 #include "kernels/kernels.h"
+#include "kernels/tuner.h"
 
 enum { KV_BLAS_PANELS = 4 }; /* of a work item in blas mode: scratch holds so many, dequantised */
 
@@ -43,6 +44,8 @@ typedef struct kv_observer {
 /* Everything a stage needs; one per session. */
 typedef struct kv_compute {
     const kv_kernels *kernels;
+    const kv_kernels *rival; /* multiplies many rows where it is faster for the moment; NULL: there is none */
+    kv_tuner *tuners;        /* [n_threads] where there is a rival */
     kv_pool *pool;
     const struct kv_blas *blas; /* NULL: native */
     uint8_t **scratch;          /* [n_threads], each scratch_bytes, 64-byte aligned */

@@ -20,7 +20,6 @@
 #include "model/forward.h"
 
 #include <math.h>
-#include <time.h>
 
 #include "base/fmath.h"
 #include "model/norm.h"
@@ -33,17 +32,10 @@ const char *kv_stage_name(kv_stage stage)
     return names[stage];
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 void kv_mark(kv_pass *p, kv_stage stage)
 {
     if (!p->c->stage_ns) return;
-    const uint64_t now = now_ns();
+    const uint64_t now = kv_now_ns();
     p->c->stage_ns[stage] += now - p->mark_ns;
     p->mark_ns = now;
 }
@@ -349,7 +341,7 @@ bool kv_forward(const kv_model *m, const kv_compute *c, const kv_layer_place *pl
 {
     kv_pass p = {.m = m, .c = c, .places = places, .ws = ws, .batch = batch, .n_rows = batch->n_rows};
     p.in.q8.base = ws->q8;
-    if (c->stage_ns) p.mark_ns = now_ns();
+    if (c->stage_ns) p.mark_ns = kv_now_ns();
     kv_each_row(&p, p.n_rows, row_embed);
     kv_mark(&p, KV_STAGE_EMBED);
     for (p.layer = 0; p.layer < (int)m->hp.n_layers; p.layer++) {
