@@ -229,14 +229,18 @@ KVASIR_API const char *kvasir_model_template(const kvasir_model *model);
 
 typedef struct kvasir_session kvasir_session;
 
+enum { KVASIR_DRAFT_MAX = 7 }; /* tokens read ahead at most */
+
 typedef struct kvasir_session_params {
     int n_ctx;     /* tokens the session can hold; 0: what the checkpoint declares */
     int n_threads; /* 0: the model's default */
     int n_batch;   /* rows per prefill chunk (-ub); 0: 512 */
     kvasir_kv_type type_k, type_v;
     size_t kv_budget_bytes; /* most memory that KV pages may take; 0: what n_ctx needs */
+    int n_draft;            /* most tokens that kvasir_session_step reads ahead, up to KVASIR_DRAFT_MAX; 0: none */
 } kvasir_session_params;
 
+/* f16, n_draft KVASIR_DRAFT_MAX, the rest 0. */
 KVASIR_API kvasir_session_params kvasir_session_params_default(void);
 /* Errors: ARGUMENT (types, negative sizes), CONTEXT (n_ctx beyond learned positions), MEMORY. KV pages are allocated as they are filled. */
 KVASIR_API kvasir_code kvasir_session_open(kvasir_model *model, const kvasir_session_params *params,
@@ -262,8 +266,18 @@ typedef bool (*kvasir_progress)(void *user, size_t done, size_t total);
  * Logits of LAST are row 0; of ALL are rows 0..n_tokens-1 (memory n_tokens * n_vocab floats: feed in pieces). */
 KVASIR_API kvasir_code kvasir_session_eval(kvasir_session *session, const kvasir_token *tokens, size_t n_tokens,
                                            kvasir_want want, kvasir_progress progress, void *user, kvasir_error *err);
-/* Logits [n_vocab] of row `row` of the last eval; valid until the next eval. May be modified in place. */
+/* Logits [n_vocab] of row `row` of the last eval (of a step: row 0); valid until the next. May be modified in place. */
 KVASIR_API float *kvasir_session_logits(kvasir_session *session, size_t row);
+/* Appends one token: what eval does with KVASIR_LOGITS_LAST, the same logits to the bit, in less time where a text repeats itself. With
+ * the token it reads ahead those that followed the same tokens before (drafts, below), as far as that is likely to pay; when they are what
+ * is appended next, their logits are there. All that can be asked of the session speaks of the appended tokens only. Errors: as eval. */
+KVASIR_API kvasir_code kvasir_session_step(kvasir_session *session, kvasir_token token, kvasir_progress progress,
+                                           void *user, kvasir_error *err);
+/* What steps have read ahead so far, and how much of it was then appended. */
+typedef struct kvasir_draft_stats {
+    size_t n_drafted, n_accepted; /* tokens */
+} kvasir_draft_stats;
+KVASIR_API kvasir_draft_stats kvasir_session_draft_stats(const kvasir_session *session);
 
 KVASIR_API size_t kvasir_session_n_tokens(const kvasir_session *session);
 KVASIR_API size_t kvasir_session_n_ctx(const kvasir_session *session);
@@ -365,6 +379,30 @@ KVASIR_API size_t kvasir_engine_resume(kvasir_engine *engine, int seq, const kva
  * already.) */
 KVASIR_API void kvasir_engine_retire(kvasir_engine *engine, int seq);
 KVASIR_API kvasir_kv_stats kvasir_engine_kv_stats(const kvasir_engine *engine);
+
+/* ---- drafts -------------------------------------------------------------------------------------- */
+
+/* What kvasir_session_step does for a session, in parts for those who run an engine: what may follow the tokens of a sequence, taken from
+ * what followed the same tokens earlier in it (prompt lookup decoding, Saxena 2023). Evaluate the newest token and the draft in one step
+ * (KVASIR_LOGITS_ALL), sample row by row while what is sampled is what was drafted, rewind to the tokens that count: a draft
+ * ends before its page of the cache does, so that a rewind loses nothing.
+ *
+ * Plain struct, one for each sequence; begins with kvasir_drafter_reset. The fields are its own. */
+enum { KVASIR_DRAFT_MATCH = 8 }; /* tokens of the longest match that is looked for */
+typedef struct kvasir_drafter {
+    float rates[KVASIR_DRAFT_MATCH]; /* how often the token after a match of 1, 2, ... tokens is right */
+    float row_cost, step_ms;         /* what a row more costs in steps of one row; what that step takes */
+    /* The last draft: behind n_tokens tokens, of which n_match were there before. */
+    kvasir_token draft[KVASIR_DRAFT_MAX];
+    size_t n_drafted, n_tokens, n_match;
+} kvasir_drafter;
+KVASIR_API void kvasir_drafter_reset(kvasir_drafter *drafter);
+/* Writes up to `most` tokens (KVASIR_DRAFT_MAX at most) that may follow tokens [n_tokens] and are worth their rows in a step that has n_rows
+ * rows without them (1: the newest token; more with other sequences). Returns how many. Looks at all tokens: linear, some 0.3 ns each. */
+KVASIR_API size_t kvasir_draft(kvasir_drafter *drafter, const kvasir_token *tokens, size_t n_tokens, size_t n_rows,
+                               size_t most, kvasir_token *draft);
+/* A step of n_rows rows took so long: what a row costs is learned. */
+KVASIR_API void kvasir_drafter_took(kvasir_drafter *drafter, size_t n_rows, double ms);
 
 /* ---- making checkpoints ---------------------------------------------------------------------- */
 

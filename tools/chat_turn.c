@@ -119,8 +119,7 @@ static end_reason decode(kv_chat *chat, turn *t)
         if (t->stream.n_written == t->stream.text.len) n_kept = c->n_tokens;
         if (t->n_reply >= limit) return END_LIMIT;
         if (kvasir_session_n_tokens(chat->session) >= n_ctx) return END_CONTEXT;
-        if (kvasir_session_eval(chat->session, &token, 1, KVASIR_LOGITS_LAST, on_progress, NULL, &t->err) !=
-            KVASIR_OK) {
+        if (kvasir_session_step(chat->session, token, on_progress, NULL, &t->err) != KVASIR_OK) {
             return t->err.code == KVASIR_ERR_CANCELLED ? END_INTERRUPTED
                    : t->err.code == KVASIR_ERR_CONTEXT ? END_CONTEXT
                                                        : END_FAILED;

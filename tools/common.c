@@ -202,6 +202,7 @@ kvasir_session_params kv_common_session_params(const kv_common *c)
     params.type_k = (kvasir_kv_type)c->type_k;
     params.type_v = (kvasir_kv_type)c->type_v;
     params.kv_budget_bytes = (size_t)c->kv_budget_mib << 20;
+    params.n_draft = c->n_draft;
     return params;
 }
 

@@ -57,6 +57,8 @@ static const kv_opt SAMPLING_OPTIONS[] = {
     {"--repeat-last-n", NULL, KV_OPT_INT, AT(sampler.repeat_last_n), "N", -1, 1 << 20, NULL, "How many tokens the penalties look back on; 0: off, -1: all."},
     {"--presence-penalty", NULL, KV_OPT_FLOAT, AT(sampler.presence_penalty), "F", -100, 100, NULL, "Subtracted once from the logit of a recent token."},
     {"--frequency-penalty", NULL, KV_OPT_FLOAT, AT(sampler.frequency_penalty), "F", -100, 100, NULL, "Subtracted for every time a recent token occurred."},
+    {"--draft-max", NULL, KV_OPT_INT, AT(n_draft), "N", 0, KVASIR_DRAFT_MAX, NULL, "Most tokens read ahead where the text repeats what it said before: the same reply, sooner; 0: none."},
+    {"--draft", NULL, KV_OPT_INT, AT(n_draft), "N", 0, KVASIR_DRAFT_MAX, NULL, NULL},
     {"--logit-bias", "-l", KV_OPT_BIASES, AT(biases), "TOKEN+BIAS", 0, 0, NULL, "Adds to a token's logit: 42+1.5, 42-1.5, 42-inf forbids it. May be repeated."},
     {0},
 };
@@ -103,6 +105,7 @@ kv_common kv_common_default(void)
     kv_common c = {
         .n_batch = 2048,
         .n_ubatch = 512,
+        .n_draft = KVASIR_DRAFT_MAX,
         .type_k = KVASIR_KV_F16,
         .type_v = KVASIR_KV_F16,
         .gemm = KVASIR_GEMM_NATIVE,

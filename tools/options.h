@@ -111,6 +111,7 @@ typedef struct kv_common {
     int n_batch, n_ubatch; /* -b, -ub; the session's chunk is the smaller */
     int type_k, type_v;    /* kvasir_kv_type */
     int kv_budget_mib;     /* 0: what n_ctx needs */
+    int n_draft;           /* most tokens that a step of decode reads ahead */
     const char *attention; /* SPEC or @FILE */
     int kernels;           /* index in kv_kernel_names */
     int gemm;              /* kvasir_gemm */

@@ -190,7 +190,7 @@ static kvasir_code generate(run_state *s, kvasir_error *err)
         code = add_token(s, token, err);
         if (code != KVASIR_OK) return code;
         if (o->n_predict >= 0 && r->n_tokens == (size_t)o->n_predict) break;
-        code = kvasir_session_eval(s->session, &token, 1, KVASIR_LOGITS_LAST, NULL, NULL, err);
+        code = kvasir_session_step(s->session, token, NULL, NULL, err);
         if (code == KVASIR_ERR_CONTEXT) { /* full: what is there is the answer, and it is said */
             if (!o->common.quiet) fprintf(stderr, "kvasir run: the context is full after %zu tokens\n", r->n_tokens);
             break;
@@ -270,12 +270,14 @@ static int print_json(const run_state *s, int status)
     static const char *const finishes[] = {"length", "stop", "interrupted"};
     const reply *r = &s->reply;
     kvasir_kv_stats kv = kvasir_session_kv_stats(s->session);
+    kvasir_draft_stats draft = kvasir_session_draft_stats(s->session);
     json_t *json = json_pack(
-        "{s:o, s:o, s:o, s:s, s:{s:o, s:I, s:o, s:I, s:o}, s:{s:I, s:I}, s:I}", "prompt_tokens",
+        "{s:o, s:o, s:o, s:s, s:{s:o, s:I, s:o, s:I, s:o, s:I, s:I}, s:{s:I, s:I}, s:I}", "prompt_tokens",
         kv_json_tokens(s->prompt, s->n_prompt), "tokens", kv_json_tokens(r->tokens, r->n_tokens), "text",
         kv_json_text(r->text ? r->text : "", r->text_len), "finish_reason", finishes[r->finish], "timings", "load_ms",
         kv_json_ms(r->load_ms), "prompt_n", (json_int_t)r->prompt_n, "prompt_ms", kv_json_ms(r->prompt_ms),
-        "predicted_n", (json_int_t)r->n_tokens, "predicted_ms", kv_json_ms(r->predicted_ms), "kv", "pages",
+        "predicted_n", (json_int_t)r->n_tokens, "predicted_ms", kv_json_ms(r->predicted_ms), "draft_n", (json_int_t)draft.n_drafted, "draft_n_accepted",
+        (json_int_t)draft.n_accepted, "kv", "pages",
         (json_int_t)kv.pages, "bytes", (json_int_t)kv.bytes, "peak_rss_bytes", (json_int_t)kv_peak_rss_bytes());
     return kv_json_print(TOOL, json, status);
 }

@@ -16,7 +16,8 @@ enum { DEFAULT_BATCH = 512, MAX_BATCH = 1 << 14, MAX_SEQS = 1024 };
 
 kvasir_session_params kvasir_session_params_default(void)
 {
-    return (kvasir_session_params){.type_k = KVASIR_KV_F16, .type_v = KVASIR_KV_F16};
+    return (kvasir_session_params){
+        .type_k = KVASIR_KV_F16, .type_v = KVASIR_KV_F16, .n_draft = KVASIR_DRAFT_MAX};
 }
 
 bool kvasir_kv_type_parse(const char *name, kvasir_kv_type *out)
@@ -55,6 +56,9 @@ kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *p,
     if (p->n_ctx < 0 || p->n_batch < 0 || p->n_batch > MAX_BATCH || p->n_threads < 0 || p->n_threads > 1024)
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "a session needs n_ctx >= 0, n_batch 0 to %d and 0 to 1024 threads",
                        MAX_BATCH);
+    if (p->n_draft < 0 || p->n_draft > KVASIR_DRAFT_MAX)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "a session drafts 0 to %d tokens, not %d", KVASIR_DRAFT_MAX,
+                       p->n_draft);
     const uint32_t n_positions = m->hp.n_positions;
     if (p->n_ctx == 0) p->n_ctx = (int)kv_min_size(m->hp.n_ctx_train, n_positions ? n_positions : 1u << 30);
     if (n_positions && (uint32_t)p->n_ctx > n_positions)
@@ -149,7 +153,7 @@ static kvasir_code open_parts(kvasir_engine *e, const kvasir_session_params *p, 
     e->logit_rows = kv_calloc(rows, sizeof *e->logit_rows);
     e->hidden_rows = kv_calloc(rows, sizeof *e->hidden_rows);
     e->rows_of = kv_calloc((size_t)n_seqs, sizeof *e->rows_of);
-    e->logits_capacity = (size_t)m->model.hp.n_vocab * (size_t)n_seqs;
+    e->logits_capacity = (size_t)m->model.hp.n_vocab * kv_max_size((size_t)n_seqs, 1 + (size_t)p->n_draft);
     e->logits = kv_malloc_array(e->logits_capacity, sizeof *e->logits);
     if (!e->pass_tokens || !e->segments || !e->logit_rows || !e->hidden_rows || !e->rows_of || !e->logits)
         return kv_fail_memory(err, e->logits_capacity * sizeof *e->logits, "logits");

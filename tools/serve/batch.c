@@ -21,13 +21,31 @@ static void add_step(kv_batch_plan *plan, kv_sequence *q, size_t have, size_t n)
 {
     plan->steps[plan->n] =
         (kvasir_step){.seq = q->slot, .tokens = q->tokens + have, .n_tokens = n, .want = kv_sequence_want(q, have, n)};
+    q->n_ahead = 0;
     plan->sequences[plan->n] = q;
     plan->from[plan->n++] = have;
 }
 
-void kv_batch_plan_make(kv_batch_plan *plan, kv_sequence *const *active, size_t n_active, kvasir_engine *engine,
-                        const kv_pace *pace, size_t n_batch, uint64_t turn)
+/* Logits are made for one row a slot, or for one stream and its draft (kvasir_engine_open). */
+static void add_drafts(kv_batch_plan *plan, const kv_batch_limits *limits)
 {
+    const size_t most = limits->n_slots > limits->n_draft ? limits->n_slots : 1 + limits->n_draft;
+    for (size_t i = 0; i < plan->n && plan->n_decode_rows < most; i++) {
+        const size_t left = most - plan->n_decode_rows;
+        const size_t n = kv_sequence_draft(plan->sequences[i], limits->n_ctx, plan->n_decode_rows,
+                                           left < limits->n_draft ? left : limits->n_draft);
+        if (n == 0) continue;
+        plan->steps[i].n_tokens += n;
+        plan->steps[i].tokens = plan->sequences[i]->tokens + plan->from[i]; /* they may have moved */
+        plan->steps[i].want = KVASIR_LOGITS_ALL;
+        plan->n_decode_rows += n;
+    }
+}
+
+void kv_batch_plan_make(kv_batch_plan *plan, kv_sequence *const *active, size_t n_active, kvasir_engine *engine,
+                        const kv_pace *pace, const kv_batch_limits *limits, uint64_t turn)
+{
+    const size_t n_batch = limits->n_batch;
     size_t n_reading = 0;
     plan->n = plan->n_prompt_rows = plan->n_decode_rows = 0;
     for (size_t i = 0; i < n_active; i++) {
@@ -41,6 +59,7 @@ void kv_batch_plan_make(kv_batch_plan *plan, kv_sequence *const *active, size_t 
             plan->n_decode_rows++;
         }
     }
+    if (n_reading == 0) add_drafts(plan, limits);
     size_t left = rows_within(pace, plan->n_decode_rows > 0, n_batch);
     if (left > n_batch - plan->n_decode_rows) left = n_batch - plan->n_decode_rows;
     for (size_t i = 0; i < n_active && n_reading && left; i++) {

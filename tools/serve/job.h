@@ -37,6 +37,7 @@ typedef enum kv_finish { KV_FINISH_NONE, KV_FINISH_STOP, KV_FINISH_LENGTH, KV_FI
 
 typedef struct kv_timings {
     size_t cached_n, prompt_n, predicted_n; /* prompt_n: evaluated, without the cached ones */
+    size_t drafted_n, accepted_n;           /* tokens read ahead; of these, sampled */
     double prompt_ms, predicted_ms, queue_ms;
 } kv_timings;
 

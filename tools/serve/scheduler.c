@@ -68,6 +68,8 @@ static void count_job(kv_scheduler *s, const kv_work *work, bool is_failed, bool
     s->stats.prompt_tokens += t->prompt_n;
     s->stats.cached_tokens += t->cached_n;
     s->stats.predicted_tokens += t->predicted_n;
+    s->stats.drafted_tokens += t->drafted_n;
+    s->stats.accepted_tokens += t->accepted_n;
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -78,7 +80,11 @@ static void fill_timings(kv_work *work)
     const kv_request *r = &work->job->request;
     for (size_t i = 0; i < r->n_prompts; i++) result->n_prompt_tokens += r->prompts[i].n_tokens;
     for (size_t i = 0; i < work->n_sequences; i += (size_t)r->n) t->cached_n += work->sequences[i].n_cached;
-    for (size_t i = 0; i < work->n_sequences; i++) t->predicted_n += work->sequences[i].n_generated;
+    for (size_t i = 0; i < work->n_sequences; i++) {
+        t->predicted_n += work->sequences[i].n_generated;
+        t->drafted_n += work->sequences[i].n_drafted;
+        t->accepted_n += work->sequences[i].n_accepted;
+    }
     t->prompt_n = result->n_prompt_tokens - t->cached_n;
     if (work->started_ms > 0) t->queue_ms = work->started_ms - work->queued_ms;
     if (work->read_ms > 0) {
@@ -283,7 +289,11 @@ static void step(kv_scheduler *s)
 {
     kv_batch_plan *plan = &s->plan;
     kvasir_error err = {0};
-    kv_batch_plan_make(plan, s->active, s->n_active, s->params.engine, &s->pace, (size_t)s->params.n_batch, s->turn++);
+    const kv_batch_limits limits = {.n_batch = (size_t)s->params.n_batch,
+                                    .n_draft = (size_t)s->params.n_draft,
+                                    .n_slots = (size_t)s->params.n_slots,
+                                    .n_ctx = s->params.n_ctx};
+    kv_batch_plan_make(plan, s->active, s->n_active, s->params.engine, &s->pace, &limits, s->turn++);
     if (plan->n == 0) return;
     const double start = kv_now_ms();
     if (kvasir_engine_eval(s->params.engine, plan->steps, plan->n, &err) != KVASIR_OK) {
@@ -302,7 +312,9 @@ static void step(kv_scheduler *s)
         if (!q) continue; /* its job has failed with another of its sequences */
         kv_work *work = q->work;
         post_progress(s, q);
-        kv_advance how = kv_sequence_advance(q, &s->sampling, i, plan->from[i], plan->steps[i].n_tokens, now, &error);
+        if (plan->n_prompt_rows == 0) kvasir_drafter_took(&q->drafter, plan->n_decode_rows, now - start);
+        kv_advance how = kv_sequence_advance(q, &s->sampling, i, plan->from[i], plan->steps[i].n_tokens - q->n_ahead,
+                                             now, &error);
         if (how == KV_HAS_ENDED && q->pooled && !keep_vectors(s, q)) {
             kv_api_fail(&error, 500, "out_of_memory", "out of memory for the embeddings");
             how = KV_HAS_FAILED;

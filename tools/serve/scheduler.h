@@ -26,6 +26,7 @@ typedef struct kv_scheduler_stats {
     uint64_t n_requests, n_cancelled, n_failed, n_preempted;
     uint64_t n_lookups, n_hits; /* sequences that looked for their prompt's beginning; that found some of it */
     uint64_t prompt_tokens, cached_tokens, predicted_tokens, steps;
+    uint64_t drafted_tokens, accepted_tokens; /* read ahead; of these, right */
     double prefill_ms, decode_ms; /* time of steps that read prompts, and of the others */
 } kv_scheduler_stats;
 
@@ -33,7 +34,7 @@ typedef struct kv_scheduler_params {
     kvasir_model *model;
     kvasir_engine *engine;
     kv_mailbox *mailbox;
-    int n_slots, max_queue, n_batch;
+    int n_slots, max_queue, n_batch, n_draft;
     size_t n_ctx;
 } kv_scheduler_params;
 

@@ -34,7 +34,15 @@ void kv_work_free(kv_work *work)
 
 /* ---- one sequence -------------------------------------------------------------------------------- */
 
+static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+
 static const kv_request *request_of(const kv_sequence *q) { return &q->work->job->request; }
+
+static size_t max_tokens_of(const kv_sequence *q)
+{
+    const kv_request *r = request_of(q);
+    return r->max_tokens < 0 ? SIZE_MAX : (size_t)r->max_tokens;
+}
 
 bool kv_sequence_scores_prompt(const kv_sequence *q)
 {
@@ -47,15 +55,21 @@ bool kv_sequence_is_cached(const kv_sequence *q)
     return request_of(q)->cache_prompt && !kv_sequence_scores_prompt(q);
 }
 
+/* Room for n more tokens. */
+static bool reserve_tokens(kv_sequence *q, size_t n)
+{
+    if (q->n_tokens + n <= q->cap_tokens) return true;
+    const size_t cap = q->cap_tokens + q->cap_tokens / 2 + 64;
+    kvasir_token *grown = realloc(q->tokens, cap * sizeof *grown);
+    if (!grown) return false;
+    q->tokens = grown;
+    q->cap_tokens = cap;
+    return true;
+}
+
 static bool push_token(kv_sequence *q, kvasir_token token)
 {
-    if (q->n_tokens == q->cap_tokens) {
-        const size_t cap = q->cap_tokens + q->cap_tokens / 2 + 64;
-        kvasir_token *grown = realloc(q->tokens, cap * sizeof *grown);
-        if (!grown) return false;
-        q->tokens = grown;
-        q->cap_tokens = cap;
-    }
+    if (!reserve_tokens(q, 1)) return false;
     q->tokens[q->n_tokens++] = token;
     return true;
 }
@@ -78,6 +92,7 @@ bool kv_sequence_begin(kv_sequence *q, const kv_sampling *s, kv_api_error *error
     if (!q->tokens) return kv_api_fail_memory(error);
     memcpy(q->tokens, p->tokens, p->n_tokens * sizeof *q->tokens);
     q->n_tokens = p->n_tokens;
+    kvasir_drafter_reset(&q->drafter);
     if (r->kind == KV_KIND_EMBEDDING) {
         q->pooled = calloc((size_t)s->n_embd, sizeof *q->pooled);
         return q->pooled || kv_api_fail_memory(error);
@@ -214,7 +229,7 @@ static kv_advance end_with(kv_sequence *q, kv_finish reason, kv_api_error *error
 static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logits, kv_api_error *error)
 {
     const kv_request *r = request_of(q);
-    const size_t max = r->max_tokens < 0 ? SIZE_MAX : (size_t)r->max_tokens;
+    const size_t max = max_tokens_of(q);
     if (q->n_generated >= max)
         return end_with(q, KV_FINISH_LENGTH, error); /* max_tokens 0: only the prompt was wanted */
     kvasir_constraint *constraint = r->constraints ? r->constraints[q->choice] : NULL;
@@ -248,6 +263,15 @@ static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logi
     return KV_HAS_FAILED;
 }
 
+size_t kv_sequence_draft(kv_sequence *q, size_t n_ctx, size_t n_rows, size_t most)
+{
+    most = min_size(most, min_size(n_ctx - q->n_tokens, max_tokens_of(q) - q->n_generated - 1));
+    if (most > 0 && reserve_tokens(q, KVASIR_DRAFT_MAX))
+        q->n_ahead = kvasir_draft(&q->drafter, q->tokens, q->n_tokens, n_rows, most, q->tokens + q->n_tokens);
+    q->n_drafted += q->n_ahead;
+    return q->n_ahead;
+}
+
 /* Rows in the order of positions and in double: the same sum, however the prompt was cut. */
 static kv_advance pool(kv_sequence *q, const kv_sampling *s, size_t step, size_t from, size_t n)
 {
@@ -262,11 +286,30 @@ static kv_advance pool(kv_sequence *q, const kv_sampling *s, size_t step, size_t
     return is_last ? KV_HAS_ENDED : KV_GOES_ON;
 }
 
+/* Row `row` is of the newest token, those of its draft follow: the next token, and more while what is sampled is what was drafted. What of
+ * the draft was not is taken back. n_tokens: evaluated without the draft. */
+static kv_advance sample_rows(kv_sequence *q, const kv_sampling *s, size_t step, size_t row, size_t n_tokens,
+                              kv_api_error *error)
+{
+    const size_t n_ahead = q->n_ahead;
+    kv_advance how;
+    size_t n_right = 0;
+    q->n_ahead = 0;
+    for (;; n_right++) {
+        const kvasir_token drafted = n_right < n_ahead ? q->tokens[n_tokens + n_right] : -1;
+        how = sample(q, s, kvasir_engine_logits(s->engine, step, row + n_right), error);
+        if (how != KV_GOES_ON || q->tokens[q->n_tokens - 1] != drafted) break;
+    }
+    q->n_accepted += n_right;
+    if (n_right < n_ahead) kvasir_engine_rewind(s->engine, q->slot, n_tokens + n_right);
+    return how;
+}
+
 kv_advance kv_sequence_advance(kv_sequence *q, const kv_sampling *s, size_t step, size_t from, size_t n, double now_ms,
                                kv_api_error *error)
 {
     if (request_of(q)->kind == KV_KIND_EMBEDDING) return pool(q, s, step, from, n);
-    const bool scores = kv_sequence_want(q, from, n) == KVASIR_LOGITS_ALL;
+    const bool scores = kv_sequence_scores_prompt(q) && !q->has_begun;
     if (scores && !score_prompt(q, s, step, from, n)) {
         kv_api_fail_memory(error);
         return KV_HAS_FAILED;
@@ -276,5 +319,5 @@ kv_advance kv_sequence_advance(kv_sequence *q, const kv_sampling *s, size_t step
     q->has_begun = true;
     if (work->read_ms == 0) work->read_ms = now_ms;
     work->last_ms = now_ms;
-    return sample(q, s, kvasir_engine_logits(s->engine, step, scores ? n - 1 : 0), error);
+    return sample_rows(q, s, step, scores ? n - 1 : 0, from + n, error);
 }

@@ -2,6 +2,7 @@
  *
  *     tokens   [ prompt ............ | sampled ... | newest ]
  *     engine   [ evaluated ................ ]^ what is missing is the next step's: a chunk of the prompt, or one token
+ *                                                       and a draft behind it: what of it is not sampled is taken back at once
  *
  * There is no other state: a sequence that lost its pages is in the same position as one that has just begun.
  */
@@ -22,6 +23,9 @@ typedef struct kv_sequence {
     kvasir_token *tokens; /* from the first admission on */
     size_t n_tokens, cap_tokens, n_generated;
     size_t n_cached; /* tokens that the first admission found */
+    kvasir_drafter drafter;
+    size_t n_ahead;               /* tokens behind the newest that the next step reads as a draft */
+    size_t n_drafted, n_accepted; /* all that was read so; what of it was right */
     bool has_begun;  /* its prompt was read once */
     kvasir_sampler *sampler;
     kv_reply reply;
@@ -62,8 +66,11 @@ bool kv_sequence_scores_prompt(const kv_sequence *q);
 /* Whether it begins with pages of others and leaves its own to them. */
 bool kv_sequence_is_cached(const kv_sequence *q);
 
+/* Drafts up to `most` tokens behind the newest, for a step that has n_rows rows without them. Returns how many. */
+size_t kv_sequence_draft(kv_sequence *q, size_t n_ctx, size_t n_rows, size_t most);
+
 typedef enum kv_advance { KV_GOES_ON, KV_HAS_ENDED, KV_HAS_FAILED } kv_advance;
-/* Step `step` of the last eval was this sequence's, n rows from position `from` on: samples, emits events. */
+/* Step `step` of the last eval was this sequence's, n rows from position `from` on, and its draft: samples, emits events. */
 kv_advance kv_sequence_advance(kv_sequence *q, const kv_sampling *s, size_t step, size_t from, size_t n, double now_ms,
                                kv_api_error *error);
 /* Ends it before its time (no room): a last DELTA with this reason. */

@@ -120,6 +120,7 @@ static kvasir_code open_engine(kv_server *s, kvasir_error *err)
     const kv_serve_options *o = s->options;
     kvasir_session_params p = kv_common_session_params(&o->common);
     if (p.n_ctx == 0) p.n_ctx = kvasir_model_get_info(s->model).n_ctx_train;
+    if (o->common.gemm == KVASIR_GEMM_BLAS) p.n_draft = 0; /* its sums depend on the number of rows */
     s->kv_budget_bytes = p.kv_budget_bytes = choose_budget(s, &p);
     kvasir_code code = kv_common_blame_context(kvasir_engine_open(s->model, &p, o->n_parallel, &s->engine, err), err);
     if (code != KVASIR_OK) return code;
@@ -139,6 +140,7 @@ static kvasir_code open_engine(kv_server *s, kvasir_error *err)
                                         .n_slots = o->n_parallel,
                                         .max_queue = o->max_queue,
                                         .n_batch = p.n_batch ? p.n_batch : 512,
+                                        .n_draft = p.n_draft,
                                         .n_ctx = (size_t)p.n_ctx};
     s->views = calloc((size_t)o->n_parallel, sizeof *s->views);
     if (!s->views) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server");
