@@ -67,7 +67,8 @@ size_t kvasir_draft(kvasir_drafter *d, const kvasir_token *tokens, size_t n_toke
     d->n_tokens = n_tokens;
     d->n_match = n_tokens > 1 ? find_match(tokens, n_tokens, &end) : 0;
     if (d->n_match == 0) return 0;
-    most = kv_min_size(most, KV_PAGE - 1 - (n_tokens - 1) % KV_PAGE);
+    const size_t end_of_page = KV_PAGE - 1 - (n_tokens - 1) % KV_PAGE; /* tokens until it is full */
+    most = kv_min_size(most, end_of_page > 0 ? end_of_page - 1 : 0);
     float brings = (float)n_rows, takes = 1 + d->row_cost * (float)(n_rows - 1), is_right = 1;
     for (size_t i = 0; i < KVASIR_DRAFT_MAX; i++) { /* what is behind the end is the draft itself: a period goes on */
         d->draft[i] = end + i < n_tokens ? tokens[end + i] : d->draft[end + i - n_tokens];

@@ -47,8 +47,9 @@ static void settle(kvasir_session *s)
 static kvasir_code eval(kvasir_session *s, const kvasir_step *step, kvasir_progress progress, void *user,
                         kvasir_error *err)
 {
-    s->row = 0;
-    return kv_engine_run(s->engine, step, 1, progress, user, err);
+    KV_TRY(kv_engine_run(s->engine, step, 1, progress, user, err)); /* a failure leaves those of before, or none */
+    s->row = 0, s->is_step = false;
+    return KVASIR_OK;
 }
 
 kvasir_code kvasir_session_eval(kvasir_session *s, const kvasir_token *tokens, size_t n_tokens, kvasir_want want,
@@ -82,8 +83,13 @@ kvasir_code kvasir_session_step(kvasir_session *s, kvasir_token token, kvasir_pr
         n_drafted = kvasir_draft(&s->drafter, all, n + 1, 1, kv_min_size(s->n_draft, room - 1), rows + 1);
     }
     const double start = now_ms();
-    KV_TRY(eval(s, &(kvasir_step){.tokens = rows, .n_tokens = 1 + n_drafted, .want = KVASIR_LOGITS_ALL}, progress, user,
-                err));
+    const kvasir_code code = eval(
+        s, &(kvasir_step){.tokens = rows, .n_tokens = 1 + n_drafted, .want = KVASIR_LOGITS_ALL}, progress, user, err);
+    if (code != KVASIR_OK) {
+        kvasir_engine_rewind(s->engine, 0, n); /* passes that were through when it was cancelled */
+        return code;
+    }
+    s->is_step = true;
     kvasir_drafter_took(&s->drafter, 1 + n_drafted, now_ms() - start);
     s->n_ahead = n_drafted;
     s->stats.n_drafted += n_drafted;
@@ -94,8 +100,8 @@ kvasir_draft_stats kvasir_session_draft_stats(const kvasir_session *s) { return 
 
 float *kvasir_session_logits(kvasir_session *s, size_t row)
 {
-    /* Rows of a draft are not yet the session's. */
-    return s->n_ahead > 0 && row > 0 ? NULL : kvasir_engine_logits(s->engine, 0, s->row + row);
+    /* Rows of a draft are not the session's. */
+    return s->is_step && row > 0 ? NULL : kvasir_engine_logits(s->engine, 0, s->row + row);
 }
 
 size_t kvasir_session_n_ctx(const kvasir_session *s) { return s->engine->n_ctx; }
