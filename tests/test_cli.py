@@ -375,7 +375,7 @@ def run_continues_as_transformers_does():
 def run_json_has_the_promised_shape():
     r = tiny("run", "--tokens", "1,2,3", "-n", "4", "-o", "json", *GREEDY).json()
     assert list(r) == ["prompt_tokens", "tokens", "text", "finish_reason", "timings", "kv", "peak_rss_bytes"]
-    assert list(r["timings"]) == ["load_ms", "prompt_n", "prompt_ms", "predicted_n", "predicted_ms"]
+    assert list(r["timings"]) == ["load_ms", "prompt_n", "prompt_ms", "predicted_n", "predicted_ms", "draft_n", "draft_n_accepted"]
     assert list(r["kv"]) == ["pages", "bytes"]
     assert r["finish_reason"] == "length" and len(r["tokens"]) == 4
     assert (r["timings"]["prompt_n"], r["timings"]["predicted_n"]) == (3, 4)
