@@ -5,8 +5,6 @@
  *
  *     step(x)   x was drafted: row 1 is its logits, nothing is computed
  *     step(u)   u was not: the engine is rewound to the appended tokens, and evaluates u (with another draft) */
-#include <time.h>
-
 #include "base/alloc.h"
 #include "engine/engine.h"
 
@@ -59,11 +57,16 @@ kvasir_code kvasir_session_eval(kvasir_session *s, const kvasir_token *tokens, s
     return eval(s, &(kvasir_step){.tokens = tokens, .n_tokens = n_tokens, .want = want}, progress, user, err);
 }
 
-static double now_ms(void)
+/* Tokens of a draft behind position n: in the context, and so that window layers give no page back for it. */
+static size_t most_drafted(const kvasir_session *s, size_t n)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+    const kv_cache *c = &s->engine->cache;
+    size_t most = kv_min_size(s->n_draft, s->engine->n_ctx - n - 1);
+    for (int g = 0; g < c->n_groups; g++) {
+        const size_t first = kv_group_first_kept(&c->groups[g], n + 1);
+        while (most > 0 && kv_group_first_kept(&c->groups[g], n + 1 + most) != first) most--;
+    }
+    return most;
 }
 
 kvasir_code kvasir_session_step(kvasir_session *s, kvasir_token token, kvasir_progress progress, void *user,
@@ -77,12 +80,11 @@ kvasir_code kvasir_session_step(kvasir_session *s, kvasir_token token, kvasir_pr
     }
     settle(s);
     size_t n_drafted = 0;
-    const size_t room = s->engine->n_ctx - n;
-    if (s->n_draft > 0 && room > 0) {
+    if (s->n_draft > 0 && n < s->engine->n_ctx) {
         all[n] = token;
-        n_drafted = kvasir_draft(&s->drafter, all, n + 1, 1, kv_min_size(s->n_draft, room - 1), rows + 1);
+        n_drafted = kvasir_draft(&s->drafter, all, n + 1, 1, most_drafted(s, n), rows + 1);
     }
-    const double start = now_ms();
+    const uint64_t start = kv_now_ns();
     const kvasir_code code = eval(
         s, &(kvasir_step){.tokens = rows, .n_tokens = 1 + n_drafted, .want = KVASIR_LOGITS_ALL}, progress, user, err);
     if (code != KVASIR_OK) {
@@ -90,7 +92,7 @@ kvasir_code kvasir_session_step(kvasir_session *s, kvasir_token token, kvasir_pr
         return code;
     }
     s->is_step = true;
-    kvasir_drafter_took(&s->drafter, 1 + n_drafted, now_ms() - start);
+    kvasir_drafter_took(&s->drafter, 1 + n_drafted, (double)(kv_now_ns() - start) * 1e-6);
     s->n_ahead = n_drafted;
     s->stats.n_drafted += n_drafted;
     return KVASIR_OK;
