@@ -7,6 +7,7 @@
  *     model   = kvasir_model_open(path)          session = kvasir_session_open(model)
  *     tokens  = kvasir_tokenize(model, text)     kvasir_session_eval(session, tokens)
  *     next    = kvasir_sampler_sample(sampler, kvasir_session_logits(session, 0))
+ *     and again after kvasir_session_step(session, next)
  *
  * Errors: every function that can fail returns a kvasir_code and, when `err` is not NULL, writes one
  * line of text there. On failure no out-parameter is changed and nothing is left to free. The library
