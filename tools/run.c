@@ -276,8 +276,8 @@ static int print_json(const run_state *s, int status)
         kv_json_tokens(s->prompt, s->n_prompt), "tokens", kv_json_tokens(r->tokens, r->n_tokens), "text",
         kv_json_text(r->text ? r->text : "", r->text_len), "finish_reason", finishes[r->finish], "timings", "load_ms",
         kv_json_ms(r->load_ms), "prompt_n", (json_int_t)r->prompt_n, "prompt_ms", kv_json_ms(r->prompt_ms),
-        "predicted_n", (json_int_t)r->n_tokens, "predicted_ms", kv_json_ms(r->predicted_ms), "draft_n", (json_int_t)draft.n_drafted, "draft_n_accepted",
-        (json_int_t)draft.n_accepted, "kv", "pages",
+        "predicted_n", (json_int_t)r->n_tokens, "predicted_ms", kv_json_ms(r->predicted_ms), "draft_n",
+        (json_int_t)draft.n_drafted, "draft_n_accepted", (json_int_t)draft.n_accepted, "kv", "pages",
         (json_int_t)kv.pages, "bytes", (json_int_t)kv.bytes, "peak_rss_bytes", (json_int_t)kv_peak_rss_bytes());
     return kv_json_print(TOOL, json, status);
 }
@@ -287,12 +287,14 @@ static int finish_output(const run_state *s)
     const reply *r = &s->reply;
     int status = r->finish == FINISH_INTERRUPTED ? KV_EXIT_INTERRUPTED : KV_EXIT_OK;
     bool is_text = s->options->common.output == KV_OUTPUT_TEXT;
+    const kvasir_draft_stats draft = kvasir_session_draft_stats(s->session);
     if (is_text && !r->ends_line && kv_term_is_terminal(stdout))
         putchar('\n'); /* a pipe gets the text and nothing else */
     if (is_text) kv_tool_flush();
     if (s->options->common.verbose && !s->options->common.quiet)
-        fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; reply %zu tokens, %.1f tokens/s\n", r->prompt_n,
-                (double)r->prompt_n / r->prompt_ms * 1e3, r->n_tokens, (double)r->n_tokens / r->predicted_ms * 1e3);
+        fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; reply %zu tokens, %.1f tokens/s (%zu of %zu drafted came)\n",
+                r->prompt_n, (double)r->prompt_n / r->prompt_ms * 1e3, r->n_tokens,
+                (double)r->n_tokens / r->predicted_ms * 1e3, draft.n_accepted, draft.n_drafted);
     return is_text ? kv_tool_finish(TOOL, status) : print_json(s, status);
 }
 

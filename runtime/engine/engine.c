@@ -16,8 +16,7 @@ enum { DEFAULT_BATCH = 512, MAX_BATCH = 1 << 14, MAX_SEQS = 1024 };
 
 kvasir_session_params kvasir_session_params_default(void)
 {
-    return (kvasir_session_params){
-        .type_k = KVASIR_KV_F16, .type_v = KVASIR_KV_F16, .n_draft = KVASIR_DRAFT_MAX};
+    return (kvasir_session_params){.type_k = KVASIR_KV_F16, .type_v = KVASIR_KV_F16, .n_draft = KVASIR_DRAFT_MAX};
 }
 
 bool kvasir_kv_type_parse(const char *name, kvasir_kv_type *out)

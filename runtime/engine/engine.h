@@ -77,11 +77,11 @@ struct kvasir_imatrix {
 
 struct kvasir_session {
     kvasir_engine *engine;
-    size_t n_draft;         /* most tokens read ahead */
+    size_t n_draft; /* most tokens read ahead */
     kvasir_drafter drafter;
-    size_t n_ahead;         /* tokens that the engine has and the session not yet */
-    size_t row;             /* of the last eval's logits: that of the newest token */
-    bool is_step;           /* the last eval was a step's */
+    size_t n_ahead; /* tokens that the engine has and the session not yet */
+    size_t row;     /* of the last eval's logits: that of the newest token */
+    bool is_step;   /* the last eval was a step's */
     kvasir_draft_stats stats;
 };
 

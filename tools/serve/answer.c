@@ -99,11 +99,12 @@ static double per_second(size_t n, double ms) { return ms > 0 ? (double)n * 1e3 
 static json_t *timings(const kv_answer *a)
 {
     const kv_timings *t = &a->job->result.timings;
-    return json_pack("{s:I, s:I, s:o, s:f, s:I, s:o, s:f, s:I, s:I, s:o}", "cache_n", (json_int_t)t->cached_n, "prompt_n",
-                     (json_int_t)t->prompt_n, "prompt_ms", kv_json_ms(t->prompt_ms), "prompt_per_second",
+    return json_pack("{s:I, s:I, s:o, s:f, s:I, s:o, s:f, s:I, s:I, s:o}", "cache_n", (json_int_t)t->cached_n,
+                     "prompt_n", (json_int_t)t->prompt_n, "prompt_ms", kv_json_ms(t->prompt_ms), "prompt_per_second",
                      per_second(t->prompt_n, t->prompt_ms), "predicted_n", (json_int_t)t->predicted_n, "predicted_ms",
                      kv_json_ms(t->predicted_ms), "predicted_per_second", per_second(t->predicted_n, t->predicted_ms),
-                     "draft_n", (json_int_t)t->drafted_n, "draft_n_accepted", (json_int_t)t->accepted_n, "queue_ms", kv_json_ms(t->queue_ms));
+                     "draft_n", (json_int_t)t->drafted_n, "draft_n_accepted", (json_int_t)t->accepted_n, "queue_ms",
+                     kv_json_ms(t->queue_ms));
 }
 
 /* The log-probabilities of the next tokens of a choice; null when they were not asked for. */

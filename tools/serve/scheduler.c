@@ -313,8 +313,8 @@ static void step(kv_scheduler *s)
         kv_work *work = q->work;
         post_progress(s, q);
         if (plan->n_prompt_rows == 0) kvasir_drafter_took(&q->drafter, plan->n_decode_rows, now - start);
-        kv_advance how = kv_sequence_advance(q, &s->sampling, i, plan->from[i], plan->steps[i].n_tokens - q->n_ahead,
-                                             now, &error);
+        kv_advance how =
+            kv_sequence_advance(q, &s->sampling, i, plan->from[i], plan->steps[i].n_tokens - q->n_ahead, now, &error);
         if (how == KV_HAS_ENDED && q->pooled && !keep_vectors(s, q)) {
             kv_api_fail(&error, 500, "out_of_memory", "out of memory for the embeddings");
             how = KV_HAS_FAILED;

@@ -27,7 +27,7 @@ typedef struct kv_scheduler_stats {
     uint64_t n_lookups, n_hits; /* sequences that looked for their prompt's beginning; that found some of it */
     uint64_t prompt_tokens, cached_tokens, predicted_tokens, steps;
     uint64_t drafted_tokens, accepted_tokens; /* read ahead; of these, right */
-    double prefill_ms, decode_ms; /* time of steps that read prompts, and of the others */
+    double prefill_ms, decode_ms;             /* time of steps that read prompts, and of the others */
 } kv_scheduler_stats;
 
 typedef struct kv_scheduler_params {

@@ -26,7 +26,7 @@ typedef struct kv_sequence {
     kvasir_drafter drafter;
     size_t n_ahead;               /* tokens behind the newest that the next step reads as a draft */
     size_t n_drafted, n_accepted; /* all that was read so; what of it was right */
-    bool has_begun;  /* its prompt was read once */
+    bool has_begun;               /* its prompt was read once */
     kvasir_sampler *sampler;
     kv_reply reply;
     double *pooled;            /* embeddings: sum over the rows so far, [n_embd] */
