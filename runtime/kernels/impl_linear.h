@@ -330,24 +330,40 @@ EXPANDED_CASE(rows_5_sub16, 5, 16, false)
 EXPANDED_CASE(rows_6_sub16, 6, 16, false)
 EXPANDED_CASE(rows_5_min_sub16, 5, 16, true)
 
+/* Most rows that read a panel directly. Turning file rows costs as much as some rows of products: they are turned once, or expanded. Tiles
+ * take no fewer rows than theirs. */
+KV_INLINE int direct_limit(const kv_pack_format f)
+{
+    return !f.as_rows ? KV_DIRECT_LIMIT : KV_DOT_TILES ? KV_DOT_ROWS - 1 : KV_DIRECT_ROWS;
+}
+
 KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int panel, int n_panels, const kv_q8 *x,
                               int n_rows, float *y, size_t ldy, uint8_t *scratch, const uint8_t *after)
 {
     const int bits = code_bits(f);
-    if (n_rows <= KV_DIRECT_LIMIT) {
+    if (n_rows <= direct_limit(f)) {
         for (int p = panel; p < panel + n_panels; p++) {
             /* Without a word about what comes after, the next panel in memory. */
             const uint8_t *next =
                 p + 1 < panel + n_panels || !after ? w->data + (size_t)(p + 1) * w->panel_bytes : after;
             int r0 = 0;
-#define DIRECT(R)                                                                                                      \
+#define DIRECT(R) dot_block(f, (R), 1, 1, w, p, NULL, x, r0, y, ldy, r0 == 0 ? next : NULL), r0 += (R)
+#define DIRECT_ALL(R)                                                                                                  \
     if (KV_DIRECT_ROWS >= (R))                                                                                         \
-        for (; r0 + (R) <= n_rows; r0 += (R)) dot_block(f, (R), 1, 1, w, p, NULL, x, r0, y, ldy, r0 == 0 ? next : NULL)
-            DIRECT(8);
-            DIRECT(4);
-            DIRECT(2);
+        while (r0 + (R) <= n_rows) DIRECT(R)
+#define DIRECT_REST(R)                                                                                                 \
+    if (KV_DIRECT_ROWS > (R) && r0 + (R) == n_rows) DIRECT(R)
+            DIRECT_ALL(8);
+            DIRECT_REST(7);
+            DIRECT_REST(6);
+            DIRECT_REST(5);
+            DIRECT_ALL(4);
+            DIRECT_REST(3);
+            DIRECT_ALL(2);
             for (; f.as_rows && r0 < n_rows; r0++) dot_rows_alone(f, w, p, x, r0, y, ldy, r0 == 0 ? next : NULL);
-            DIRECT(1);
+            DIRECT_ALL(1);
+#undef DIRECT_REST
+#undef DIRECT_ALL
 #undef DIRECT
         }
         return;
