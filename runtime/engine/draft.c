@@ -77,7 +77,7 @@ size_t kvasir_draft(kvasir_drafter *d, const kvasir_token *tokens, size_t n_toke
         brings += is_right, takes += d->row_cost, n++;
     }
     d->n_drafted = KVASIR_DRAFT_MAX;
-    memcpy(draft, d->draft, n * sizeof *draft);
+    if (n > 0) memcpy(draft, d->draft, n * sizeof *draft); /* with `most` 0 it may be NULL */
     return n;
 }
 
