@@ -399,7 +399,7 @@ typedef struct kvasir_drafter {
 } kvasir_drafter;
 KVASIR_API void kvasir_drafter_reset(kvasir_drafter *drafter);
 /* Writes up to `most` tokens (KVASIR_DRAFT_MAX at most) that may follow tokens [n_tokens] and are worth their rows in a step that has n_rows
- * rows without them (1: the newest token; more with other sequences). Returns how many. Looks at all tokens: linear, some 0.3 ns each. */
+ * rows without them (1: the newest token; more with other sequences). Returns how many. Looks at all tokens: linear, a nanosecond each. */
 KVASIR_API size_t kvasir_draft(kvasir_drafter *drafter, const kvasir_token *tokens, size_t n_tokens, size_t n_rows,
                                size_t most, kvasir_token *draft);
 /* A step of n_rows rows took so long: what a row costs is learned. */

@@ -47,6 +47,7 @@ static size_t find_match(const kvasir_token *tokens, size_t n_tokens, size_t *en
     size_t best = 0;
     for (size_t at = n_tokens - 1; at > best && best < KVASIR_DRAFT_MATCH; at--) {
         size_t n = 0;
+        if (tokens[at - 1 - best] != tokens[n_tokens - 1 - best]) continue; /* no longer match ends here */
         while (n < at && n < KVASIR_DRAFT_MATCH && tokens[at - 1 - n] == tokens[n_tokens - 1 - n]) n++;
         if (n > best) best = n, *end = at;
     }
