@@ -115,13 +115,6 @@ class Both:
         return a
 
 
-def metrics_when_idle(server):
-    while True:
-        m = server.metrics()
-        if m["kvasir_requests_running"] == 0 and m["kvasir_requests_waiting"] == 0:
-            return m
-
-
 def a_server_says_the_same_with_drafts():
     with Both() as both:
         alone_and_counted(both)
@@ -134,7 +127,7 @@ def a_server_says_the_same_with_drafts():
 def alone_and_counted(both):
     answers = [both.same(40), both.same(32, temperature=0.8, seed=3), both.same(32, repeat_penalty=1.3)]
     assert drafts_of(answers[0])[1] > 0, answers[0]["timings"]
-    m = metrics_when_idle(both.drafting)
+    m = both.drafting.settled()
     for name, i in (("kvasir_drafted_tokens_total", 0), ("kvasir_accepted_tokens_total", 1)):
         assert m[name] == sum(drafts_of(a)[i] for a in answers), (name, m[name])
         assert both.plain.metrics()[name] == 0
@@ -143,7 +136,7 @@ def alone_and_counted(both):
 def what_a_prompt_leaves_behind_is_what_was_said(both):
     first = both.same(100, cache_prompt=True)
     assert drafts_of(first)[1] > 0
-    pages = [{k: v for k, v in metrics_when_idle(s).items() if k in ("kvasir_kv_pages", "kvasir_kv_cached_pages")} for s in (both.drafting, both.plain)]
+    pages = [{k: v for k, v in s.settled().items() if k in ("kvasir_kv_pages", "kvasir_kv_cached_pages")} for s in (both.drafting, both.plain)]
     assert pages[0] == pages[1], pages
     text = CODE + first["choices"][0]["text"] + "\n\nAnd once more:\n\n"
     again = both.same(30, prompt=text, cache_prompt=True)

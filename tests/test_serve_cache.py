@@ -29,14 +29,6 @@ def cached(answer):
     return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
 
 
-def settled(server):
-    """The metrics after the last step is published: nobody is in a slot."""
-    while True:
-        m = server.metrics()
-        if m["kvasir_requests_running"] == 0 and m["kvasir_requests_waiting"] == 0:
-            return m
-
-
 def read_since(server, before):
     return server.metrics()["kvasir_prompt_tokens_total"] - before["kvasir_prompt_tokens_total"]
 
@@ -50,11 +42,11 @@ def a_prefix_of_2000_tokens_is_read_once(server):
     assert [cached(a) for a in answers] == [0, 2000, 2000, 2000], [cached(a) for a in answers]
     assert [a["timings"]["prompt_n"] for a in answers] == [2005, 5, 5, 5]
     assert read_since(server, before) == 2000 + 4 * 5
-    before = settled(server)
+    before = server.settled()
     answers = parallel([lambda i=i: complete(server, at_once + [20 + i] * 5) for i in range(4)])
     # Who comes second may begin before the first has read its last chunk: it waits for all but less than a page of the prefix.
     assert read_since(server, before) < 2000 + 4 * (5 + 64), read_since(server, before)
-    after = settled(server)
+    after = server.settled()
     assert after["kvasir_prefix_lookups_total"] - before["kvasir_prefix_lookups_total"] == 4
     assert after["kvasir_prefix_hits_total"] - before["kvasir_prefix_hits_total"] == 3
     assert complete(server, at_once + [23] * 5, cache_prompt=False)["choices"] == answers[3]["choices"]
@@ -62,14 +54,14 @@ def a_prefix_of_2000_tokens_is_read_once(server):
 
 def choices_share_their_prompt(server):
     prompt = words(3, 640)
-    before = settled(server)
+    before = server.settled()
     answer = complete(server, prompt, n=4, max_tokens=8)
-    after = settled(server)
+    after = server.settled()
     assert answer["timings"]["prompt_n"] == 640
     # Ten full pages, and for each choice one of what it says.
     assert after["kvasir_kv_pages"] - before["kvasir_kv_pages"] <= 10 + 4
     alone = complete(server, prompt, n=4, max_tokens=8, cache_prompt=False)
-    assert alone["choices"] == answer["choices"] and settled(server)["kvasir_kv_pages"] == after["kvasir_kv_pages"]
+    assert alone["choices"] == answer["choices"] and server.settled()["kvasir_kv_pages"] == after["kvasir_kv_pages"]
 
 
 def a_busy_sequence_shares_what_its_windows_have_left(server):
@@ -112,7 +104,7 @@ def conversations_outlive_their_slots(server):
 def with_server(test, path, *options):
     with Server(*options, model=path) as server:
         test(server)
-        m = settled(server)  # nobody holds a page but the cache
+        m = server.settled()  # nobody holds a page but the cache
         assert m["kvasir_kv_pages"] == m["kvasir_kv_cached_pages"] > 0 and m["kvasir_kv_bytes"] == m["kvasir_kv_cached_bytes"]
 
 
@@ -154,8 +146,8 @@ def what_was_not_used_for_longest_goes_first():
     # A page of the tiny Llama: 4 layers x 2 tensors x 64 tokens x n_kv_heads x 16 dimensions x 2 bytes.
     with Server("--parallel", "2", "--kv-budget", "1", model=TINY) as server:
         complete(server, words(50, 64), 2)
-        assert settled(server)["kvasir_kv_budget_bytes"] == 1 << 20
-        page = settled(server)["kvasir_kv_bytes"] / settled(server)["kvasir_kv_pages"]
+        assert server.settled()["kvasir_kv_budget_bytes"] == 1 << 20
+        page = server.settled()["kvasir_kv_bytes"] / server.settled()["kvasir_kv_pages"]
         budget = 1 << 20
         n = int(budget / page)  # pages
         assert 10 < n < 200, n
@@ -164,7 +156,7 @@ def what_was_not_used_for_longest_goes_first():
         for i, text in enumerate(texts):
             complete(server, text, 2)
             complete(server, texts[0], 2)  # stays in use
-            m = settled(server)
+            m = server.settled()
             assert m["kvasir_kv_bytes"] <= budget and m["kvasir_kv_peak_bytes"] <= budget, m
         assert m["kvasir_kv_evicted_pages_total"] > 0 and m["kvasir_preemptions_total"] == 0
         assert cached(complete(server, texts[0], 2)) == 249 and cached(complete(server, texts[-1], 2)) == 249
@@ -176,7 +168,7 @@ def what_was_not_used_for_longest_goes_first():
         both = parallel([lambda b=b: complete(server, b, 200) for b in bodies])
         for body, was in zip(bodies, both):
             assert complete(server, body, 200, cache_prompt=False)["choices"] == was["choices"]
-        m = settled(server)
+        m = server.settled()
         assert m["kvasir_kv_peak_bytes"] <= budget and m["kvasir_kv_pages"] == m["kvasir_kv_cached_pages"]
 
 
@@ -191,9 +183,9 @@ def who_leaves_early_leaves_no_page_behind():
                 s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
                 s.recv(200 + rng.randrange(3000))
         parallel([lambda i=i: hang_up(i) for i in range(24)])
-        m = settled(server)
+        m = server.settled()
         while m["kvasir_connections"] > 1: # not even read yet, or not seen to be gone
-            m = settled(server)
+            m = server.settled()
         assert m["kvasir_requests_cancelled_total"] > 0 and m["kvasir_kv_pages"] == m["kvasir_kv_cached_pages"] > 0, m
         text = prefix + [1, 2, 3]
         assert complete(server, text, 20)["choices"] == complete(server, text, 20, cache_prompt=False)["choices"]

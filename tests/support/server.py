@@ -121,6 +121,13 @@ class Server:
     def metrics(self):
         return {k: float(v) for k, v in re.findall(r"^(kvasir_\w+) (\S+)$", self.get("/metrics"), re.M)}
 
+    def settled(self):
+        """The metrics after the last step is published: nobody is in a slot."""
+        while True:
+            m = self.metrics()
+            if m["kvasir_requests_running"] == 0 and m["kvasir_requests_waiting"] == 0:
+                return m
+
     def is_healthy(self):
         for kind in ("tcp", "unix"):
             if self.request("GET", "/health", kind=kind).status != 200:

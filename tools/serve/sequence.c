@@ -309,7 +309,7 @@ kv_advance kv_sequence_advance(kv_sequence *q, const kv_sampling *s, size_t step
                                kv_api_error *error)
 {
     if (request_of(q)->kind == KV_KIND_EMBEDDING) return pool(q, s, step, from, n);
-    const bool scores = kv_sequence_scores_prompt(q) && !q->has_begun;
+    const bool scores = kv_sequence_want(q, from, n) == KVASIR_LOGITS_ALL;
     if (scores && !score_prompt(q, s, step, from, n)) {
         kv_api_fail_memory(error);
         return KV_HAS_FAILED;
