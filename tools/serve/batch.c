@@ -51,7 +51,7 @@ void kv_batch_plan_make(kv_batch_plan *plan, kv_sequence *const *active, size_t 
     for (size_t i = 0; i < n_active; i++) {
         kv_sequence *q = active[i];
         const size_t have = kvasir_engine_n_tokens(engine, q->slot);
-        if (atomic_load_explicit(&q->work->job->paused, memory_order_relaxed)) continue;
+        if (kv_job_waits(q->work->job)) continue;
         if (q->n_tokens - have > 1 || !q->has_begun) {
             n_reading++;
         } else {
@@ -65,7 +65,7 @@ void kv_batch_plan_make(kv_batch_plan *plan, kv_sequence *const *active, size_t 
     for (size_t i = 0; i < n_active && n_reading && left; i++) {
         kv_sequence *q = active[(i + turn) % n_active];
         const size_t have = kvasir_engine_n_tokens(engine, q->slot), missing = q->n_tokens - have;
-        if (atomic_load_explicit(&q->work->job->paused, memory_order_relaxed)) continue;
+        if (kv_job_waits(q->work->job)) continue;
         if (missing == 1 && q->has_begun) continue;
         size_t n = left / n_reading > MIN_ROWS ? left / n_reading : left < MIN_ROWS ? left : MIN_ROWS;
         if (n > missing) n = missing;
@@ -81,6 +81,7 @@ void kv_pace_learn(kv_pace *pace, const kv_batch_plan *plan, double ms)
 {
     const double weight = 0.25;
     if (plan->n_prompt_rows == 0) {
+        if (plan->n_decode_rows > plan->n) return; /* with drafts, which no step has that reads a prompt */
         pace->decode_ms += pace->decode_ms == 0 ? ms : weight * (ms - pace->decode_ms);
         return;
     }

@@ -33,7 +33,7 @@ typedef struct kv_batch_limits {
     size_t n_slots, n_ctx;
 } kv_batch_limits;
 
-/* Plans a step over the active sequences; `turn` rotates who is first. Jobs that are paused stay out. */
+/* Plans a step over the active sequences; `turn` rotates who is first. Jobs that wait (kv_job_waits) stay out. */
 void kv_batch_plan_make(kv_batch_plan *plan, kv_sequence *const *active, size_t n_active, kvasir_engine *engine,
                         const kv_pace *pace, const kv_batch_limits *limits, uint64_t turn);
 /* A step took `ms`. */

@@ -30,6 +30,7 @@ void kv_mailbox_wake(kv_mailbox *box)
 void kv_job_post(kv_job *job, kv_event *event, bool wake)
 {
     kv_mailbox *box = job->mailbox;
+    atomic_fetch_add_explicit(&job->n_posted, 1, memory_order_relaxed);
     pthread_mutex_lock(&box->lock);
     *(job->first ? &job->last->next : &job->first) = event;
     job->last = event;

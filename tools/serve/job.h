@@ -77,6 +77,7 @@ typedef struct kv_job {
     size_t body_len;
     kv_request request; /* from ACCEPTED on; nobody changes it then */
     atomic_bool cancelled, paused;
+    atomic_size_t n_posted; /* events that the loop has not delivered yet */
     kv_mailbox *mailbox;
     kv_result result;
     kv_event end; /* part of the job, so that END never fails for want of memory */
@@ -98,6 +99,14 @@ struct kv_mailbox {
     kv_job *first, *last;
     int wake_fd;
 };
+
+/* Whether its reader is behind, or the loop that writes to it: its sequences wait meanwhile. */
+enum { KV_MOST_POSTED = 256 };
+static inline bool kv_job_waits(const kv_job *job)
+{
+    return atomic_load_explicit(&job->paused, memory_order_relaxed) ||
+           atomic_load_explicit(&job->n_posted, memory_order_relaxed) > KV_MOST_POSTED;
+}
 
 bool kv_mailbox_init(kv_mailbox *box);
 void kv_mailbox_deinit(kv_mailbox *box);

@@ -134,14 +134,18 @@ void kv_jobs_deliver(kv_server *s)
     (void)n;
     while ((job = kv_mailbox_take(&s->mailbox, &events))) {
         bool is_over = false;
-        for (kv_event *e = events, *next; e; e = next) {
+        size_t n_delivered = 0;
+        for (kv_event *e = events, *next; e; e = next, n_delivered++) {
             next = e->next;
             is_over = e->kind == KV_EVENT_END;
             deliver(s, job, e);
             kv_event_free(e);
         }
-        if (!is_over) continue;
-        kv_job_free(job);
-        s->n_jobs--;
+        if (is_over) {
+            kv_job_free(job);
+            s->n_jobs--;
+        } else if (atomic_fetch_sub(&job->n_posted, n_delivered) > KV_MOST_POSTED) {
+            kv_scheduler_wake(s->scheduler);
+        }
     }
 }

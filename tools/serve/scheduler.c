@@ -381,7 +381,7 @@ static bool has_nothing_to_do(const kv_scheduler *s)
 {
     if (s->n_active == 0) return s->works == NULL;
     for (size_t i = 0; i < s->n_active; i++)
-        if (!atomic_load_explicit(&s->active[i]->work->job->paused, memory_order_relaxed)) return false;
+        if (!kv_job_waits(s->active[i]->work->job)) return false;
     return true;
 }
 
