@@ -539,6 +539,21 @@ def a_request_that_waits_is_not_cut_for_silent_connections():
                 x.close()
 
 
+def whoever_has_just_connected_is_not_cut_in_a_rush():
+    """The server finds a connection that has not asked yet, and 400 newer ones, at once; it can hold 192."""
+    for kind, other in (KINDS, KINDS[::-1]):
+        with Server(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))) as s:
+            s.process.send_signal(signal.SIGSTOP)
+            c = s.connect(kind)
+            held = [s.connect(other) for _ in range(400)]
+            s.process.send_signal(signal.SIGCONT)
+            time.sleep(0.03)  # it is granted 0.2
+            c.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert read_response(c).status == 200, kind
+            for x in held:
+                x.close()
+
+
 def cpu_of(pid):
     with open(f"/proc/{pid}/stat") as f:
         fields = f.read().rsplit(")", 1)[1].split()
@@ -699,6 +714,7 @@ TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusa
          hostile_json_is_400_with_the_path, parameters_out_of_range_are_400_and_named, a_prompt_longer_than_the_context_is_400_with_both_numbers,
          foreign_pages_are_403, keys_and_cors_as_configured, fifteen_hundred_idle_connections_and_a_limit_of_descriptors,
          a_request_that_waits_is_not_cut_for_silent_connections,
+         whoever_has_just_connected_is_not_cut_in_a_rush,
          a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event,
          a_signal_while_the_model_loads_ends_the_server_at_once, a_folder_that_somebody_has_locked_stops_no_server,
          a_socket_that_cannot_listen_is_no_leftover,

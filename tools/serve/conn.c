@@ -28,6 +28,7 @@ enum {
     MAX_INPUT = 256 << 10, /* unread bytes of a connection */
     MAX_LINGER = 64 << 20,
     MAX_PASSED_OVER = 64, /* connections that are asked whether they are silent, when one must go */
+    GRACE_MS = 200,       /* so long it may be: a client needs a moment between connecting and asking */
 };
 static const size_t MAX_ALL_BODIES = (size_t)512 << 20;
 
@@ -50,6 +51,7 @@ static void set_state(kv_conn *c, kv_conn_state state)
     if (state == KV_CONN_IDLE) {
         TAILQ_REMOVE(&s->busy, c, link);
         TAILQ_INSERT_TAIL(&s->idle, c, link);
+        c->idle_ms = kv_now_ms();
     }
 }
 
@@ -350,24 +352,32 @@ static bool has_unread(const kv_conn *c)
            (ioctl(bufferevent_getfd(c->bev), FIONREAD, &n) == 0 && n > 0);
 }
 
-/* When descriptors run out, the connection that has been silent for longest makes room. */
-static void make_room(kv_server *s)
+/* When descriptors run out, the connection that has been silent for longest makes room. NULL: none is silent. */
+static kv_conn *longest_silent(const kv_server *s)
 {
-    if (s->n_conns < s->max_conns) return;
     kv_conn *c = TAILQ_FIRST(&s->idle);
     for (int i = 0; i < MAX_PASSED_OVER && c && has_unread(c); i++) c = TAILQ_NEXT(c, link);
-    if (c) kv_conn_free(c);
+    return c;
+}
+
+int kv_conns_full_ms(const kv_server *s)
+{
+    const kv_conn *c = s->n_conns < s->max_conns ? NULL : longest_silent(s);
+    const double left = c ? c->idle_ms + GRACE_MS - kv_now_ms() : 0;
+    return left > 0 ? (int)left + 1 : 0;
 }
 
 void kv_conn_open(kv_server *server, evutil_socket_t fd, bool is_unix, bool is_loopback)
 {
-    make_room(server);
-    kv_conn *c = server->n_conns < server->max_conns ? calloc(1, sizeof *c) : NULL;
+    kv_conn *c = server->n_conns < server->max_conns ? NULL : longest_silent(server);
+    if (c) kv_conn_free(c);
+    c = server->n_conns < server->max_conns ? calloc(1, sizeof *c) : NULL;
     if (!c) {
         evutil_closesocket(fd);
         return;
     }
-    *c = (kv_conn){.server = server, .is_unix = is_unix, .is_loopback_tcp = !is_unix && is_loopback};
+    *c = (kv_conn){
+        .server = server, .is_unix = is_unix, .is_loopback_tcp = !is_unix && is_loopback, .idle_ms = kv_now_ms()};
     evutil_make_socket_nonblocking(fd);
     if (!is_unix) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     TAILQ_INSERT_TAIL(&server->idle, c, link);

@@ -5,7 +5,8 @@
  *
  * The socket file has mode 0600 from its first moment (umask), and is removed only while it is still ours (inode). When accept finds no
  * descriptor left, a reserved one is given up for a moment to take the connection off the queue and close it: otherwise
- * the loop would spin on a socket that stays readable.
+ * the loop would spin on a socket that stays readable. While there is no room and nobody has been silent for long, new connections wait
+ * in the system's queue: in a rush, whoever has just connected would be cut before its request is there.
  */
 #include "tools/serve/listen.h"
 
@@ -273,11 +274,35 @@ kvasir_code kv_listen_open(kv_server *s, kvasir_error *err)
 
 /* ---- accepting ------------------------------------------------------------------------------------------------- */
 
+static void enable_all(const kv_server *s, bool enabled)
+{
+    for (const kv_listener *l = s->listeners; l; l = l->next)
+        if (l->ev && enabled)
+            evconnlistener_enable(l->ev);
+        else if (l->ev)
+            evconnlistener_disable(l->ev);
+}
+
+/* Accepts nothing while kv_conns_full_ms says so. */
+static void rest_while_full(kv_server *s)
+{
+    const int ms = kv_conns_full_ms(s);
+    const struct timeval t = {.tv_usec = ms * 1000L};
+    enable_all(s, ms == 0 || !s->accept_again || evtimer_add(s->accept_again, &t) != 0);
+}
+
+static void on_accept_again(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what;
+    rest_while_full(user);
+}
+
 static void on_accept(struct evconnlistener *ev, evutil_socket_t fd, struct sockaddr *address, int len, void *user)
 {
     (void)ev, (void)address, (void)len;
     kv_listener *l = user;
     kv_conn_open(l->server, fd, l->is_unix, l->is_loopback);
+    rest_while_full(l->server);
 }
 
 static void on_error(struct evconnlistener *ev, void *user)
@@ -293,6 +318,7 @@ static void on_error(struct evconnlistener *ev, void *user)
 
 void kv_listen_start(kv_server *s)
 {
+    s->accept_again = evtimer_new(s->base, on_accept_again, s);
     for (kv_listener *l = s->listeners; l; l = l->next) {
         if (l->fd < 0) continue;
         l->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -321,4 +347,6 @@ void kv_listen_close(kv_server *s)
         free(l);
     }
     s->listeners = NULL;
+    if (s->accept_again) event_free(s->accept_again);
+    s->accept_again = NULL;
 }

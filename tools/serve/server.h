@@ -49,7 +49,7 @@ typedef struct kv_conn {
     size_t body_counted; /* bytes of the server's body budget */
     size_t n_lingered;
     size_t unsent_bytes; /* as unsent.c has counted them */
-    double last_write_ms;
+    double last_write_ms, idle_ms; /* idle_ms: since when, while it is */
     struct {
         double begin_ms;
         int status; /* of the response's head; 0: none yet */
@@ -70,6 +70,7 @@ struct kv_server {
     kv_serve_options *options;
     struct event_base *base;
     struct kv_listener *listeners; /* listen.c */
+    struct event *accept_again;    /* listen.c: after a rest */
     struct kv_conn_list idle, busy;
     size_t n_conns, max_conns, body_bytes; /* body_bytes: held by all connections */
     kv_unsent unsent;
@@ -107,8 +108,10 @@ enum {
     KV_LOW_OUTPUT = 32 << 10,  /* and goes on */
 };
 
-/* Takes the socket over. */
+/* Takes the socket over. When there is no room, the connection that has been silent for longest makes it. */
 void kv_conn_open(kv_server *server, evutil_socket_t fd, bool is_unix, bool is_loopback);
+/* How long until a connection should be opened again: while there is no room, and who is silent has not been so for long. */
+int kv_conns_full_ms(const kv_server *server);
 void kv_conn_free(kv_conn *conn);
 /* Closes the connections that are between requests; with `all`, every one. */
 void kv_conns_close(kv_server *server, bool all);
