@@ -70,6 +70,15 @@ void kv_settle_huge(void *ptr, size_t bytes)
     if (bytes >= 2 * HUGE_PAGE) madvise(ptr, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
 }
 
+void kv_touch(void *ptr, size_t bytes)
+{
+    enum {
+        POPULATE_WRITE = 23
+    }; /* MADV_POPULATE_WRITE of Linux 5.14, newer than the headers that we may be built with */
+    const uintptr_t begin = (uintptr_t)ptr / ALIGN_PAGE * ALIGN_PAGE, end = (uintptr_t)ptr + bytes;
+    if (bytes >= MANY_PAGES) madvise((void *)begin, end - begin, POPULATE_WRITE);
+}
+
 void kv_free(void *ptr) { free(ptr); }
 
 /* What the library hands out through `char **` comes from the functions above. */

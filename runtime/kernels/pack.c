@@ -1,7 +1,7 @@
 /* pack.c - file blocks -> interleaved panels; see pack.h for the picture.
  *
- * Per 32-block: `unpack` turns one row's block into 32 unsigned codes (and its scales), `interleave` spreads the codes of a row
- * over the panel's planes. Types whose file order is already right (Q4_0, Q4_1, Q8_0) copy 32 bits at a time. */
+ * Per 32-block: `unpack` turns one row's block into 32 unsigned codes (and its scales), four to a word, `interleave` spreads the words
+ * of a row over the panel's planes. Types whose file order is already right (Q4_0, Q4_1, Q8_0) copy words. */
 #include "kernels/kernels.h"
 
 #include <string.h>
@@ -93,98 +93,102 @@ kv_packed kv_key_panel(const void *page, int d_k)
     return w;
 }
 
-/* ---- codes ------------------------------------------------------------------------------------ */
+/* ---- codes: four to a word, as the kernels take them ------------------------------------------------------ */
 
-static void store_word(uint8_t *line, uint32_t word) { memcpy(line, &word, sizeof word); }
+enum { M1 = 0x01010101, M2 = 0x03030303, M4 = 0x0f0f0f0f };
 
-/* Two bits of each byte, from bit `from` on, of the four k-groups c[0..3], side by side. */
-static uint32_t four_groups(const uint32_t *c, int from)
-{
-    uint32_t word = 0;
-    for (int j = 0; j < 4; j++) word |= (c[j] >> from & 0x03030303u) << (2 * j);
-    return word;
-}
-
-/* codes [32] of one row -> the planes of its block, a k-group of four codes at a time. */
-static void interleave(const kv_pack_format *f, const uint8_t *codes, uint8_t *block, int row)
-{
-    uint8_t *line = block + 4 * row;
-    uint32_t c[8];
-    memcpy(c, codes, sizeof c);
-    for (int j = 0; j < 8 && f->lo_bits == 8; j++) store_word(line + 64 * j, c[j]);
-    for (int l = 0; l < 4 && f->lo_bits == 4; l++)
-        store_word(line + 64 * l, (c[l] & 0x0f0f0f0fu) | (c[l + 4] & 0x0f0f0f0fu) << 4);
-    for (int l = 0; l < 2 && f->lo_bits == 2; l++) store_word(line + 64 * l, four_groups(c + 4 * l, 0));
-    line += 64 * f->lo_bits;
-    if (f->hi_bits == 1) {
-        uint32_t word = 0;
-        for (int j = 0; j < 8; j++) word |= (c[j] >> f->lo_bits & 0x01010101u) << j;
-        store_word(line, word);
-    }
-    for (int l = 0; l < 2 && f->hi_bits == 2; l++) store_word(line + 64 * l, four_groups(c + 4 * l, f->lo_bits));
-}
-
-static void interleave_words(const uint8_t *words, int n, uint8_t *block, int row, uint32_t flip)
-{
-    for (int j = 0; j < n; j++) {
-        uint32_t x;
-        memcpy(&x, words + 4 * j, 4);
-        x ^= flip;
-        memcpy(block + 64 * j + 4 * row, &x, 4);
-    }
-}
-
-/* ---- types with one scale per 32 ---------------------------------------------------------------- */
-
-static uint32_t load_u32(const uint8_t *p)
+static inline uint32_t load_word(const uint8_t *p)
 {
     uint32_t x;
-    memcpy(&x, p, 4);
+    memcpy(&x, p, sizeof x);
     return x;
 }
 
-static void codes_5bit(const uint8_t *qs, uint32_t high, uint8_t *codes)
+static inline void store_word(uint8_t *p, uint32_t x) { memcpy(p, &x, sizeof x); }
+
+/* Words of a file whose order is right already, one to each line of the block. */
+static inline void copy_words(const uint8_t *words, int n, uint32_t flip, uint8_t *line)
 {
-    for (int i = 0; i < 16; i++) {
-        codes[i] = (uint8_t)((qs[i] & 15) | ((high >> i & 1) << 4));
-        codes[16 + i] = (uint8_t)((qs[i] >> 4) | ((high >> (16 + i) & 1) << 4));
+    for (int l = 0; l < n; l++) store_word(line + 64 * l, load_word(words + 4 * l) ^ flip);
+}
+
+/* Two bits of each byte, from bit `from` on, of the four k-groups c[0..3], side by side. */
+static inline uint32_t four_groups(const uint32_t *c, int from)
+{
+    uint32_t word = 0;
+    for (int j = 0; j < 4; j++) word |= (c[j] >> from & M2) << (2 * j);
+    return word;
+}
+
+/* The k-groups c[8] of one row -> its words of the block's lines; `line` is the first one's. The format is a constant where it is called. */
+static inline void interleave(const kv_pack_format *f, const uint32_t *c, uint8_t *line)
+{
+    if (f->lo_bits == 4)
+        for (int l = 0; l < 4; l++) store_word(line + 64 * l, (c[l] & M4) | (c[l + 4] & M4) << 4);
+    if (f->lo_bits == 2)
+        for (int l = 0; l < 2; l++) store_word(line + 64 * l, four_groups(c + 4 * l, 0));
+    line += 64 * f->lo_bits;
+    if (f->hi_bits == 1) {
+        uint32_t word = 0;
+        for (int j = 0; j < 8; j++) word |= (c[j] >> f->lo_bits & M1) << j;
+        store_word(line, word);
+    }
+    if (f->hi_bits == 2)
+        for (int l = 0; l < 2; l++) store_word(line + 64 * l, four_groups(c + 4 * l, f->lo_bits));
+}
+
+/* Low nibbles of `n` words to c[0..n), high ones to c[n..2n). */
+static inline void unpack_nibbles(const uint8_t *qs, int n, uint32_t *c)
+{
+    for (int j = 0; j < n; j++) {
+        const uint32_t q = load_word(qs + 4 * j);
+        c[j] = q & M4;
+        c[n + j] = q >> 4 & M4;
     }
 }
 
-/* One file block of `type` at src -> codes into `block`, d and m. */
-static void pack_small(const kv_pack_format *f, kv_type type, const uint8_t *src, uint8_t *block, int row, uint16_t *d,
-                       uint16_t *m)
+/* ---- types with one scale per 32: 32 inputs of one row ----------------------------------------------------- */
+
+static inline void unpack_5bit(const uint8_t *qs, const uint8_t *high, uint32_t *c)
 {
-    uint8_t codes[32];
+    const uint32_t bits = load_word(high);
+    unpack_nibbles(qs, 4, c);
+    /* Four bits to the fifth of four bytes: the product has copies of them 7 bits apart. */
+    for (int j = 0; j < 8; j++) c[j] |= ((bits >> (4 * j) & 15) * 0x00204081u & M1) << 4;
+}
+
+/* 2^(e-127) / 2, because the table holds doubled values: exactly a bfloat16, subnormal for e < 2. */
+static uint16_t mxfp4_scale(unsigned e) { return e >= 2 ? (uint16_t)((e - 1) << 7) : (uint16_t)(0x20u << e); }
+
+/* One file block -> its words of the block's lines, and its scales. */
+static inline void pack_small(kv_type type, const uint8_t *src, uint8_t *line, uint16_t *d, uint16_t *m)
+{
+    uint32_t c[8];
     memcpy(d, src, 2);
+    if (formats[type].has_min) memcpy(m, src + 2, 2);
     switch (type) {
     case KV_TYPE_Q4_0:
     case KV_TYPE_IQ4_NL:
-        interleave_words(src + 2, 4, block, row, 0);
+        copy_words(src + 2, 4, 0, line);
         return;
-    case KV_TYPE_MXFP4: {
-        /* 2^(e-127) / 2, because the table holds doubled values: exactly a bfloat16, subnormal for e < 2. */
-        unsigned e = src[0];
-        *d = e >= 2 ? (uint16_t)((e - 1) << 7) : (uint16_t)(0x20u << (e + 0));
-        interleave_words(src + 1, 4, block, row, 0);
-        return;
-    }
     case KV_TYPE_Q4_1:
-        memcpy(m, src + 2, 2);
-        interleave_words(src + 4, 4, block, row, 0);
+        copy_words(src + 4, 4, 0, line);
+        return;
+    case KV_TYPE_MXFP4:
+        *d = mxfp4_scale(src[0]);
+        copy_words(src + 1, 4, 0, line);
         return;
     case KV_TYPE_Q8_0:
-        interleave_words(src + 2, 8, block, row, 0x80808080u);
+        copy_words(src + 2, 8, 0x80808080u, line);
         return;
     case KV_TYPE_Q5_0:
-        codes_5bit(src + 6, load_u32(src + 2), codes);
+        unpack_5bit(src + 6, src + 2, c);
         break;
     default: /* Q5_1 */
-        memcpy(m, src + 2, 2);
-        codes_5bit(src + 8, load_u32(src + 4), codes);
+        unpack_5bit(src + 8, src + 4, c);
         break;
     }
-    interleave(f, codes, block, row);
+    interleave(&formats[type], c, line);
 }
 
 /* ---- super-blocks of 256 ------------------------------------------------------------------------- */
@@ -192,7 +196,7 @@ static void pack_small(const kv_pack_format *f, kv_type type, const uint8_t *src
 typedef struct super_block {
     uint16_t d, dmin;
     uint8_t sc[16], mn[16]; /* sc holds int8 for signed types */
-    uint8_t codes[256];
+    uint32_t codes[64];
 } super_block;
 
 /* The 12 bytes of Q4_K/Q5_K: 8 six-bit scales and 8 six-bit minima. */
@@ -206,16 +210,17 @@ static void scales_6bit(const uint8_t *s, uint8_t *sc, uint8_t *mn)
     }
 }
 
-static void unpack_q2_k(const kv_block_q2_K *b, super_block *out)
+static inline void unpack_q2_k(const kv_block_q2_K *b, super_block *out)
 {
     out->d = b->d, out->dmin = b->dmin;
     for (int i = 0; i < 16; i++) out->sc[i] = b->scales[i] & 15, out->mn[i] = b->scales[i] >> 4;
     for (int h = 0; h < 2; h++)
         for (int s = 0; s < 4; s++)
-            for (int i = 0; i < 32; i++) out->codes[128 * h + 32 * s + i] = b->qs[32 * h + i] >> (2 * s) & 3;
+            for (int j = 0; j < 8; j++)
+                out->codes[32 * h + 8 * s + j] = load_word(b->qs + 32 * h + 4 * j) >> (2 * s) & M2;
 }
 
-static void unpack_q3_k(const kv_block_q3_K *b, super_block *out)
+static inline void unpack_q3_k(const kv_block_q3_K *b, super_block *out)
 {
     out->d = b->d, out->dmin = 0;
     for (int i = 0; i < 16; i++) {
@@ -225,63 +230,50 @@ static void unpack_q3_k(const kv_block_q3_K *b, super_block *out)
     }
     for (int h = 0; h < 2; h++)
         for (int s = 0; s < 4; s++)
-            for (int i = 0; i < 32; i++)
-                out->codes[128 * h + 32 * s + i] =
-                    (uint8_t)((b->qs[32 * h + i] >> (2 * s) & 3) | ((b->hmask[i] >> (4 * h + s) & 1) << 2));
+            for (int j = 0; j < 8; j++)
+                out->codes[32 * h + 8 * s + j] = (load_word(b->qs + 32 * h + 4 * j) >> (2 * s) & M2) |
+                                                 (load_word(b->hmask + 4 * j) >> (4 * h + s) & M1) << 2;
 }
 
-static void unpack_q4_k(const kv_block_q4_K *b, super_block *out)
+static inline void unpack_q4_k(const kv_block_q4_K *b, super_block *out)
 {
     out->d = b->d, out->dmin = b->dmin;
     scales_6bit(b->scales, out->sc, out->mn);
-    for (int c = 0; c < 4; c++)
-        for (int i = 0; i < 32; i++) {
-            out->codes[64 * c + i] = b->qs[32 * c + i] & 15;
-            out->codes[64 * c + 32 + i] = b->qs[32 * c + i] >> 4;
-        }
+    for (int i = 0; i < 4; i++) unpack_nibbles(b->qs + 32 * i, 8, out->codes + 16 * i);
 }
 
-static void unpack_q5_k(const kv_block_q5_K *b, super_block *out)
+static inline void unpack_q5_k(const kv_block_q5_K *b, super_block *out)
 {
     out->d = b->d, out->dmin = b->dmin;
     scales_6bit(b->scales, out->sc, out->mn);
-    for (int c = 0; c < 4; c++)
-        for (int i = 0; i < 32; i++) {
-            out->codes[64 * c + i] = (uint8_t)((b->qs[32 * c + i] & 15) | ((b->qh[i] >> (2 * c) & 1) << 4));
-            out->codes[64 * c + 32 + i] = (uint8_t)((b->qs[32 * c + i] >> 4) | ((b->qh[i] >> (2 * c + 1) & 1) << 4));
-        }
+    for (int i = 0; i < 4; i++) unpack_nibbles(b->qs + 32 * i, 8, out->codes + 16 * i);
+    for (int s = 0; s < 8; s++)
+        for (int j = 0; j < 8; j++) out->codes[8 * s + j] |= (load_word(b->qh + 4 * j) >> s & M1) << 4;
 }
 
-static void unpack_q6_k(const kv_block_q6_K *b, super_block *out)
+static inline void unpack_q6_k(const kv_block_q6_K *b, super_block *out)
 {
     out->d = b->d, out->dmin = 0;
     memcpy(out->sc, b->scales, 16);
     for (int h = 0; h < 2; h++) {
-        const uint8_t *ql = b->ql + 64 * h, *qh = b->qh + 32 * h;
-        uint8_t *c = out->codes + 128 * h;
-        for (int i = 0; i < 32; i++) {
-            c[i] = (uint8_t)((ql[i] & 15) | (qh[i] & 3) << 4);
-            c[32 + i] = (uint8_t)((ql[32 + i] & 15) | (qh[i] >> 2 & 3) << 4);
-            c[64 + i] = (uint8_t)((ql[i] >> 4) | (qh[i] >> 4 & 3) << 4);
-            c[96 + i] = (uint8_t)((ql[32 + i] >> 4) | (qh[i] >> 6 & 3) << 4);
-        }
+        uint32_t *c = out->codes + 32 * h;
+        unpack_nibbles(b->ql + 64 * h, 16, c);
+        for (int s = 0; s < 4; s++)
+            for (int j = 0; j < 8; j++) c[8 * s + j] |= (load_word(b->qh + 32 * h + 4 * j) >> (2 * s) & M2) << 4;
     }
 }
 
-static void unpack_iq4_xs(const kv_block_iq4_xs *b, super_block *out)
+static inline void unpack_iq4_xs(const kv_block_iq4_xs *b, super_block *out)
 {
     out->d = b->d, out->dmin = 0;
     for (int s = 0; s < 8; s++) {
         int low = b->scales_l[s / 2] >> (4 * (s % 2)) & 15, high = b->scales_h >> (2 * s) & 3;
         out->sc[s] = (uint8_t)(int8_t)((low | high << 4) - 32);
-        for (int i = 0; i < 16; i++) {
-            out->codes[32 * s + i] = b->qs[16 * s + i] & 15;
-            out->codes[32 * s + 16 + i] = b->qs[16 * s + i] >> 4;
-        }
+        unpack_nibbles(b->qs + 16 * s, 4, out->codes + 8 * s);
     }
 }
 
-static void unpack_super(kv_type type, const uint8_t *src, super_block *out)
+static inline void unpack_super(kv_type type, const uint8_t *src, super_block *out)
 {
     union {
         kv_block_q2_K q2;
@@ -291,77 +283,124 @@ static void unpack_super(kv_type type, const uint8_t *src, super_block *out)
         kv_block_q6_K q6;
         kv_block_iq4_xs iq4;
     } b;
-    memcpy(&b, src, (size_t)kv_type_get(type)->block_bytes);
     switch (type) {
     case KV_TYPE_Q2_K:
+        memcpy(&b, src, sizeof b.q2);
         unpack_q2_k(&b.q2, out);
         break;
     case KV_TYPE_Q3_K:
+        memcpy(&b, src, sizeof b.q3);
         unpack_q3_k(&b.q3, out);
         break;
     case KV_TYPE_Q4_K:
+        memcpy(&b, src, sizeof b.q4);
         unpack_q4_k(&b.q4, out);
         break;
     case KV_TYPE_Q5_K:
+        memcpy(&b, src, sizeof b.q5);
         unpack_q5_k(&b.q5, out);
         break;
     case KV_TYPE_Q6_K:
+        memcpy(&b, src, sizeof b.q6);
         unpack_q6_k(&b.q6, out);
         break;
     default:
+        memcpy(&b, src, sizeof b.iq4);
         unpack_iq4_xs(&b.iq4, out);
         break;
     }
 }
 
-/* ---- panels --------------------------------------------------------------------------------------- */
+/* ---- panels: strip by strip, so that what 16 rows write lies in L1 until it is whole ------------------------- */
+
+/* Up to 16 rows of the file and the panel that they become. */
+typedef struct strip {
+    const uint8_t *rows;
+    size_t row_bytes;
+    int n_rows, n_in;
+    uint8_t *codes, *scales;
+} strip;
 
 static void store_u16(uint8_t *p, uint16_t x) { memcpy(p, &x, 2); }
 
-static void pack_row_small(const kv_packed *w, const uint8_t *src, uint8_t *panel, int row)
+static inline __attribute__((always_inline)) void pack_strips_small(kv_type type, size_t file_block, const strip *p)
 {
-    const kv_pack_format *f = w->format;
-    const size_t file_block = (size_t)kv_type_get(w->type)->block_bytes, block_bytes = (size_t)kv_pack_block_bytes(f);
-    const size_t scale_step = kv_pack_small_scale_bytes(f);
-    uint8_t *scales = panel + w->scales_at;
-    for (int b = 0; b < w->n_in / 32; b++) {
-        uint16_t d = 0, m = 0;
-        pack_small(f, w->type, src + (size_t)b * file_block, panel + (size_t)b * block_bytes, row, &d, &m);
-        store_u16(scales + (size_t)b * scale_step + 2 * (size_t)row, d);
-        if (f->has_min) store_u16(scales + (size_t)b * scale_step + 32 + 2 * (size_t)row, m);
-    }
-}
-
-static void pack_row_super(const kv_packed *w, const uint8_t *src, uint8_t *panel, int row)
-{
-    const kv_pack_format *f = w->format;
-    const size_t file_block = (size_t)kv_type_get(w->type)->block_bytes, block_bytes = (size_t)kv_pack_block_bytes(f);
-    const size_t sub_step = f->has_min ? 32 : 16;
-    uint8_t *scales = panel + w->scales_at;
-    super_block s;
-    for (int b = 0; b < w->n_in / 256; b++) {
-        unpack_super(w->type, src + (size_t)b * file_block, &s);
-        for (int c = 0; c < 8; c++) interleave(f, s.codes + 32 * c, panel + (size_t)(8 * b + c) * block_bytes, row);
-        store_u16(scales + 2 * row, s.d);
-        if (f->has_min) store_u16(scales + 32 + 2 * row, s.dmin ^ 0x8000); /* the minimum is subtracted */
-        uint8_t *sub = scales + (f->has_min ? 64 : 32);
-        for (int g = 0; g < 256 / f->sub; g++) {
-            sub[(size_t)g * sub_step + (size_t)row] = s.sc[g];
-            if (f->has_min) sub[(size_t)g * sub_step + 16 + (size_t)row] = s.mn[g];
+    const kv_pack_format *f = &formats[type];
+    const size_t block_bytes = (size_t)kv_pack_block_bytes(f), scale_step = kv_pack_small_scale_bytes(f);
+    for (size_t b = 0; b < (size_t)p->n_in / 32; b++)
+        for (int r = 0; r < p->n_rows; r++) {
+            uint16_t d, m = 0;
+            uint8_t *scales = p->scales + b * scale_step + 2 * r;
+            pack_small(type, p->rows + (size_t)r * p->row_bytes + b * file_block, p->codes + b * block_bytes + 4 * r,
+                       &d, &m);
+            store_u16(scales, d);
+            if (f->has_min) store_u16(scales + 32, m);
         }
-        scales += kv_pack_super_scale_bytes(f);
-    }
 }
 
-static void pack_row_float(const kv_packed *w, const uint8_t *src, uint8_t *panel, int row)
+static inline __attribute__((always_inline)) void pack_strips_super(kv_type type, size_t file_block, const strip *p)
 {
-    const int n = w->n_in;
-    if (w->type == KV_TYPE_F32) {
-        for (int k = 0; k < n; k++) memcpy(panel + ((size_t)k * 16 + (size_t)row) * 4, src + (size_t)k * 4, 4);
-    } else {
-        for (int k = 0; k < n; k++) memcpy(panel + ((size_t)k * 16 + (size_t)row) * 2, src + (size_t)k * 2, 2);
+    const kv_pack_format *f = &formats[type];
+    const size_t block_bytes = (size_t)kv_pack_block_bytes(f), sub_step = f->has_min ? 32 : 16;
+    super_block s;
+    for (size_t b = 0; b < (size_t)p->n_in / 256; b++)
+        for (int r = 0; r < p->n_rows; r++) {
+            uint8_t *scales = p->scales + b * kv_pack_super_scale_bytes(f), *sub = scales + (f->has_min ? 64 : 32) + r;
+            unpack_super(type, p->rows + (size_t)r * p->row_bytes + b * file_block, &s);
+            for (size_t c = 0; c < 8; c++) interleave(f, s.codes + 8 * c, p->codes + (8 * b + c) * block_bytes + 4 * r);
+            store_u16(scales + 2 * r, s.d);
+            if (f->has_min) store_u16(scales + 32 + 2 * r, s.dmin ^ 0x8000); /* the minimum is subtracted */
+            for (size_t g = 0; g < 256u / (unsigned)f->sub; g++) {
+                sub[g * sub_step] = s.sc[g];
+                if (f->has_min) sub[g * sub_step + 16] = s.mn[g];
+            }
+        }
+}
+
+static inline __attribute__((always_inline)) void pack_strips_float(size_t size, const strip *p)
+{
+    const size_t n = (size_t)p->n_in,
+                 line = 64 / size; /* of a row: what follows each other there lies 16 rows apart in the panel */
+    for (size_t k0 = 0; k0 < n; k0 += line)
+        for (size_t r = 0; r < (size_t)p->n_rows; r++) {
+            const uint8_t *src = p->rows + r * p->row_bytes + k0 * size;
+            uint8_t *dst = p->codes + (k0 * 16 + r) * size;
+            for (size_t k = kv_min_size(line, n - k0); k > 0; k--, src += size, dst += 16 * size)
+                memcpy(dst, src, size);
+        }
+}
+
+/* clang-format off */
+/* One copy of the loops for each type, so that what a format says is a constant in them. */
+static void pack_strips(kv_type type, const strip *p)
+{
+    switch (type) {
+#define SMALL(t, block) case KV_TYPE_##t: pack_strips_small(KV_TYPE_##t, sizeof(block), p); break;
+#define SUPER(t, block) case KV_TYPE_##t: pack_strips_super(KV_TYPE_##t, sizeof(block), p); break;
+        SMALL(Q4_0, kv_block_q4_0)
+        SMALL(Q4_1, kv_block_q4_1)
+        SMALL(Q5_0, kv_block_q5_0)
+        SMALL(Q5_1, kv_block_q5_1)
+        SMALL(Q8_0, kv_block_q8_0)
+        SMALL(IQ4_NL, kv_block_iq4_nl)
+        SMALL(MXFP4, kv_block_mxfp4)
+        SUPER(Q2_K, kv_block_q2_K)
+        SUPER(Q3_K, kv_block_q3_K)
+        SUPER(Q4_K, kv_block_q4_K)
+        SUPER(Q5_K, kv_block_q5_K)
+        SUPER(Q6_K, kv_block_q6_K)
+        SUPER(IQ4_XS, kv_block_iq4_xs)
+#undef SMALL
+#undef SUPER
+    case KV_TYPE_F32:
+        pack_strips_float(4, p);
+        break;
+    default: /* F16, BF16 */
+        pack_strips_float(2, p);
+        break;
     }
 }
+/* clang-format on */
 
 void kv_pack_panels(const kv_packed *w, const void *rows, int panel, int n_panels)
 {
@@ -369,15 +408,14 @@ void kv_pack_panels(const kv_packed *w, const void *rows, int panel, int n_panel
     const size_t row_bytes = (size_t)w->n_in / (size_t)info->block_size * (size_t)info->block_bytes;
     for (int p = panel; p < panel + n_panels; p++) {
         uint8_t *dst = w->data + (size_t)p * w->panel_bytes;
-        if (16 * (p + 1) > w->n_out) memset(dst, 0, w->panel_bytes);
-        for (int r = 0; r < 16 && 16 * p + r < w->n_out; r++) {
-            const uint8_t *src = (const uint8_t *)rows + (size_t)(16 * p + r) * row_bytes;
-            if (w->format->lo_bits == 0)
-                pack_row_float(w, src, dst, r);
-            else if (w->format->super)
-                pack_row_super(w, src, dst, r);
-            else
-                pack_row_small(w, src, dst, r);
-        }
+        const int n_rows = kv_min_int(16, w->n_out - 16 * p);
+        const strip s = {.rows = (const uint8_t *)rows + 16 * (size_t)p * row_bytes,
+                         .row_bytes = row_bytes,
+                         .n_rows = n_rows,
+                         .n_in = w->n_in,
+                         .codes = dst,
+                         .scales = dst + w->scales_at};
+        if (n_rows < 16) memset(dst, 0, w->panel_bytes);
+        pack_strips(w->type, &s);
     }
 }

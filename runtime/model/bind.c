@@ -1,6 +1,7 @@
 /* bind.c - see bind.h. A tensor that no row of the table takes is an error: running without it would be silently wrong. */
 #include "model/bind.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "base/alloc.h"
@@ -428,13 +429,14 @@ static void place_matrix(void *ctx, const kv_linear *w)
     p->next += kv_packed_bytes(&w->packed);
 }
 
-enum { PACK_PANELS = 16 };
+enum { PACK_PANELS = 16, DROP_BYTES = 16 << 20 };
 
 struct pack_job {
     const kv_linear **matrices;
     int *first_item; /* [n + 1] */
     int n;
     const kv_mapped *map;
+    atomic_size_t n_packed; /* bytes of the file */
 };
 
 static void collect(void *ctx, const kv_linear *w)
@@ -468,16 +470,19 @@ static const kv_linear *panels_of(const struct pack_job *job, int item, int *pan
 
 static void pack_item(void *ctx, int item, int thread)
 {
-    const struct pack_job *job = ctx;
+    struct pack_job *job = ctx;
     const uint8_t *rows;
     size_t n_bytes;
     int panel, n;
     const kv_linear *w = panels_of(job, item, &panel, &n, &rows, &n_bytes);
     (void)thread;
     if (w->packed.format->as_rows) return;
+    kv_touch(w->packed.data + (size_t)panel * w->packed.panel_bytes, (size_t)n * w->packed.panel_bytes);
     kv_pack_panels(&w->packed, w->rows, panel, n);
-    /* Given back piece by piece, so that file and panels never stand in memory together. */
-    kv_map_drop(job->map, rows, n_bytes);
+    /* The file's pages are given back, so that file and panels never stand in memory together; all at once and seldom, since the other
+     * threads are interrupted for it. What they just read is mapped again. */
+    const size_t before = atomic_fetch_add_explicit(&job->n_packed, n_bytes, memory_order_relaxed);
+    if (before / DROP_BYTES != (before + n_bytes) / DROP_BYTES) kv_map_drop(job->map, job->map->data, job->map->size);
 }
 
 /* Matrices read where they lie: all their pages mapped now, by all threads, not by faults of the first pass. */
@@ -509,7 +514,6 @@ kvasir_code kv_bound_pack(kv_bound *bound, const kv_hparams *hp, const kv_gguf *
         kv_bound_each(bound, hp, place_matrix, &place);
         kv_bound_each(bound, hp, collect, &job);
         kv_pool_run(pool, job.first_item[job.n], pack_item, &job);
-        /* A fault maps its neighbours too (up to 64 KiB of them): what other threads had given back by then. */
         kv_map_drop(job.map, job.map->data, job.map->size);
         kv_pool_run(pool, job.first_item[job.n], fill_item, &job);
         kv_settle_huge(bound->panels, total);
