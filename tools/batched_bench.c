@@ -166,6 +166,8 @@ static kvasir_code run_all(batched_state *s, kvasir_error *err)
              "| -----: | -----: | ---: | -----: | -------: | -------: | -------: | -------: | -------: | -------: |");
     kvasir_step warm = {0, s->tokens, s->n_ctx < WARM_UP_TOKENS ? (size_t)s->n_ctx : WARM_UP_TOKENS,
                         KVASIR_LOGITS_LAST};
+    while (kvasir_model_settle(s->model)) {
+    }
     kvasir_code code = kvasir_engine_eval(s->engine, &warm, 1, err);
     for (int i = 0; i < o->prompts.n; i++)
         for (int j = 0; j < o->gens.n; j++)

@@ -283,6 +283,8 @@ static kvasir_code open_variant(bench_state *s, const char *path, const char *ke
     free(attention_text);
     if (code == KVASIR_OK) code = kv_common_open_session(c, s->model, &s->session, err);
     if (code != KVASIR_OK) return code;
+    while (kvasir_model_settle(s->model)) { /* what a long reply sees is measured */
+    }
     s->is_blas = is_blas;
     s->i_test = 0;
     const kv_bench_limits before = s->setup.limits;

@@ -335,6 +335,7 @@ static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n
         return fail_cancelled(w, err);
     }
     for (int i = 0; i < batch.n_segments; i++) commit(e, &e->seqs[first[i].seq], (size_t)e->segments[i].n_rows);
+    kv_panels_after_pass(&e->model->model.bound, e->pool);
     at->logit_row += (size_t)batch.n_logit_rows;
     at->hidden_row += (size_t)batch.n_hidden_rows;
     return KVASIR_OK;

@@ -7,6 +7,7 @@
 #include "cache/prefix.h"
 #include "constraint/trie.h"
 #include "model/forward.h"
+#include "model/panels.h"
 #include "text/vocab.h"
 
 struct kvasir_model {

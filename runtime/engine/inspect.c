@@ -265,7 +265,7 @@ static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, con
                               : mp && mp->n_threads > 0 ? mp->n_threads
                                                         : kv_pool_default_threads();
         if (p.kv_budget_bytes) e->kv_bytes = kv_min_size(e->kv_bytes, p.kv_budget_bytes);
-        e->weight_bytes = blas ? kv_gguf_mapping(g)->size : kv_bound_weight_bytes(&m.bound, &m.hp);
+        e->weight_bytes = blas ? kv_gguf_mapping(g)->size : kv_panels_bytes(&m.bound, &m.hp);
         e->compute_bytes = kv_workspace_bytes(&m, p.n_batch, 1, (size_t)p.n_ctx) +
                            (size_t)m.hp.n_vocab * sizeof(float) +
                            (size_t)n_threads * kv_forward_scratch_bytes(&m, blas, (size_t)p.n_ctx) +

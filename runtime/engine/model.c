@@ -64,10 +64,12 @@ static kvasir_code pack_weights(kvasir_model *m, kvasir_error *err)
 {
     kv_pool *pool = NULL;
     KV_TRY(kv_pool_open(m->n_threads, &pool, err));
-    kvasir_code code = kv_bound_pack(&m->model.bound, &m->model.hp, m->gguf, pool, err);
+    kvasir_code code = kv_panels_make(&m->model.bound, &m->model.hp, m->gguf, pool, err);
     kv_pool_close(pool);
     return code;
 }
+
+bool kvasir_model_settle(const kvasir_model *m) { return kv_panels_settle(&m->model.bound, m->n_threads); }
 
 static kvasir_code open_file(kvasir_model *m, const kvasir_model_params *params, kvasir_error *err)
 {

@@ -88,7 +88,7 @@ static void add_bias(const kv_linear_piece *p)
 /* By the kernels, or by their rival where that is faster for the moment. */
 static void multiply_quantized(const kv_compute *c, const kv_linear_piece *p, int thread, const uint8_t *after)
 {
-    const kv_packed *w = &p->w->packed;
+    const kv_packed *w = kv_linear_panels(p->w, p->panel + p->n_panels);
     kv_tuned *kind = c->rival ? kv_tuner_kind(&c->tuners[thread], w->type, w->n_in) : NULL;
     const bool is_timed = kind && p->n_rows >= KV_TUNER_ROWS;
     const int which = is_timed ? kv_tuned_choose(kind) : kind ? kind->faster : 0;
@@ -144,7 +144,8 @@ static kv_linear_piece piece_of(const struct run *run, int item)
 static const uint8_t *item_data(const struct run *run, int item)
 {
     const kv_linear_piece p = piece_of(run, item);
-    return p.w->packed.data + (size_t)p.panel * p.w->packed.panel_bytes;
+    const kv_packed *w = kv_linear_panels(p.w, p.panel + p.n_panels);
+    return w->data + (size_t)p.panel * w->panel_bytes;
 }
 
 static void run_item(void *ctx, int item, int thread)

@@ -7,6 +7,8 @@
 #ifndef KV_KERNELS_LINEAR_H
 #define KV_KERNELS_LINEAR_H
 
+#include <stdatomic.h>
+
 #include "base/pool.h"
 #include "kernels/kernels.h"
 #include "kernels/tuner.h"
@@ -18,7 +20,16 @@ typedef struct kv_linear {
     size_t row_bytes;
     kv_packed packed;  /* no panels in blas mode */
     const float *bias; /* [n_out] or NULL; added by kv_linear_run */
+    /* Of a matrix that is read where it lies: panels that are made while others multiply, and how many there are by now. */
+    kv_packed later;
+    atomic_int n_later;
 } kv_linear;
+
+/* Where panels [.., end) of the matrix are: all of them in the file, or all of them made. */
+static inline const kv_packed *kv_linear_panels(const kv_linear *w, int end)
+{
+    return atomic_load_explicit(&w->n_later, memory_order_acquire) >= end ? &w->later : &w->packed;
+}
 
 /* Rows that go into a matrix. q8 is filled by kv_linear_prepare when some matrix of the stage is quantised. */
 typedef struct kv_input {

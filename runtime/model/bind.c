@@ -1,7 +1,6 @@
 /* bind.c - see bind.h. A tensor that no row of the table takes is an error: running without it would be silently wrong. */
 #include "model/bind.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 
 #include "base/alloc.h"
@@ -319,21 +318,6 @@ static kvasir_code fail_unknown(binder *b)
     return kv_fail(b->err, KVASIR_ERR_FORMAT, "the file holds a tensor twice");
 }
 
-/* Packing takes about a second per GB, and what is packed is decoded a tenth faster: less than this is packed, however it is stored. */
-enum { IN_PLACE_BYTES = 256 << 20 };
-
-static void add_in_place(void *ctx, const kv_linear *w)
-{
-    kv_packed p = w->packed;
-    if (kv_packed_in_place(&p, w->rows)) *(size_t *)ctx += (size_t)p.n_out * w->row_bytes;
-}
-
-static void put_in_place(void *ctx, const kv_linear *w)
-{
-    (void)ctx;
-    kv_packed_in_place(&((kv_linear *)w)->packed, w->rows);
-}
-
 kvasir_code kv_bind(const kv_gguf *gguf, const kv_arch *arch, const kv_hparams *hp, kv_bound *out, kvasir_error *err)
 {
     kv_bound bound = {0};
@@ -346,9 +330,6 @@ kvasir_code kv_bind(const kv_gguf *gguf, const kv_arch *arch, const kv_hparams *
         kv_bound_deinit(&bound);
         return code;
     }
-    size_t in_place = 0;
-    kv_bound_each(&bound, hp, add_in_place, &in_place);
-    if (in_place >= IN_PLACE_BYTES) kv_bound_each(&bound, hp, put_in_place, NULL);
     *out = bound;
     return KVASIR_OK;
 }
@@ -358,7 +339,7 @@ void kv_bound_deinit(kv_bound *bound)
     for (size_t i = 0; i < bound->n_owned; i++) kv_free(bound->owned[i]);
     kv_free(bound->owned);
     kv_free(bound->w.layers);
-    kv_free(bound->panels);
+    kv_panels_deinit(&bound->panels);
     *bound = (kv_bound){0};
 }
 
@@ -386,139 +367,4 @@ void kv_bound_each(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void 
         each_of_stack(&l->moe.down, fn, ctx);
     }
     fn(ctx, &bound->w.output);
-}
-
-/* ---- packing ------------------------------------------------------------------------------------------ */
-
-static void add_packed_bytes(void *ctx, const kv_linear *w) { *(size_t *)ctx += kv_packed_bytes(&w->packed); }
-
-size_t kv_bound_packed_bytes(const kv_bound *bound, const kv_hparams *hp)
-{
-    size_t total = 0;
-    kv_bound_each(bound, hp, add_packed_bytes, &total);
-    return total;
-}
-
-static void add_weight_bytes(void *ctx, const kv_linear *w)
-{
-    *(size_t *)ctx += w->packed.format->as_rows ? (size_t)w->packed.n_out * w->row_bytes : kv_packed_bytes(&w->packed);
-}
-
-size_t kv_bound_weight_bytes(const kv_bound *bound, const kv_hparams *hp)
-{
-    size_t total = 0;
-    kv_bound_each(bound, hp, add_weight_bytes, &total);
-    return total;
-}
-
-static void count_matrix(void *ctx, const kv_linear *w)
-{
-    (void)w;
-    ++*(size_t *)ctx;
-}
-
-struct place {
-    uint8_t *next;
-};
-
-static void place_matrix(void *ctx, const kv_linear *w)
-{
-    struct place *p = ctx;
-    if (w->packed.format->as_rows) return;
-    ((kv_linear *)w)->packed.data = p->next;
-    p->next += kv_packed_bytes(&w->packed);
-}
-
-enum { PACK_PANELS = 16, DROP_BYTES = 16 << 20 };
-
-struct pack_job {
-    const kv_linear **matrices;
-    int *first_item; /* [n + 1] */
-    int n;
-    const kv_mapped *map;
-    atomic_size_t n_packed; /* bytes of the file */
-};
-
-static void collect(void *ctx, const kv_linear *w)
-{
-    struct pack_job *job = ctx;
-    job->matrices[job->n] = w;
-    job->first_item[job->n + 1] = job->first_item[job->n] + (w->packed.n_panels + PACK_PANELS - 1) / PACK_PANELS;
-    job->n++;
-}
-
-/* The panels of an item, and the bytes [*rows, + *n_bytes) of the file that they are made of. */
-static const kv_linear *panels_of(const struct pack_job *job, int item, int *panel, int *n, const uint8_t **rows,
-                                  size_t *n_bytes)
-{
-    int lo = 0, hi = job->n;
-    while (hi - lo > 1) {
-        int mid = (lo + hi) / 2;
-        if (job->first_item[mid] <= item)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    const kv_linear *w = job->matrices[lo];
-    *panel = (item - job->first_item[lo]) * PACK_PANELS;
-    *n = kv_min_int(PACK_PANELS, w->packed.n_panels - *panel);
-    const size_t first = 16 * (size_t)*panel, end = kv_min_size(first + 16 * (size_t)*n, (size_t)w->packed.n_out);
-    *rows = w->rows + first * w->row_bytes;
-    *n_bytes = (end - first) * w->row_bytes;
-    return w;
-}
-
-static void pack_item(void *ctx, int item, int thread)
-{
-    struct pack_job *job = ctx;
-    const uint8_t *rows;
-    size_t n_bytes;
-    int panel, n;
-    const kv_linear *w = panels_of(job, item, &panel, &n, &rows, &n_bytes);
-    (void)thread;
-    if (w->packed.format->as_rows) return;
-    kv_touch(w->packed.data + (size_t)panel * w->packed.panel_bytes, (size_t)n * w->packed.panel_bytes);
-    kv_pack_panels(&w->packed, w->rows, panel, n);
-    /* The file's pages are given back, so that file and panels never stand in memory together; all at once and seldom, since the other
-     * threads are interrupted for it. What they just read is mapped again. */
-    const size_t before = atomic_fetch_add_explicit(&job->n_packed, n_bytes, memory_order_relaxed);
-    if (before / DROP_BYTES != (before + n_bytes) / DROP_BYTES) kv_map_drop(job->map, job->map->data, job->map->size);
-}
-
-/* Matrices read where they lie: all their pages mapped now, by all threads, not by faults of the first pass. */
-static void fill_item(void *ctx, int item, int thread)
-{
-    const struct pack_job *job = ctx;
-    const uint8_t *rows;
-    size_t n_bytes;
-    int panel, n;
-    (void)thread;
-    if (panels_of(job, item, &panel, &n, &rows, &n_bytes)->packed.format->as_rows) kv_map_fill(job->map, rows, n_bytes);
-}
-
-kvasir_code kv_bound_pack(kv_bound *bound, const kv_hparams *hp, const kv_gguf *gguf, kv_pool *pool, kvasir_error *err)
-{
-    size_t n_max = 0;
-    kv_bound_each(bound, hp, count_matrix, &n_max);
-    const size_t total = kv_bound_packed_bytes(bound, hp);
-    struct pack_job job = {.map = kv_gguf_mapping(gguf)};
-    bound->panels = kv_alloc_huge(total);
-    job.matrices = kv_calloc(n_max, sizeof *job.matrices);
-    job.first_item = kv_calloc(n_max + 1, sizeof *job.first_item);
-    kvasir_code code = KVASIR_OK;
-    if (!bound->panels || !job.matrices || !job.first_item) {
-        code = kv_fail_memory(err, total, "the packed weights");
-    } else {
-        bound->panel_bytes = total;
-        struct place place = {bound->panels};
-        kv_bound_each(bound, hp, place_matrix, &place);
-        kv_bound_each(bound, hp, collect, &job);
-        kv_pool_run(pool, job.first_item[job.n], pack_item, &job);
-        kv_map_drop(job.map, job.map->data, job.map->size);
-        kv_pool_run(pool, job.first_item[job.n], fill_item, &job);
-        kv_settle_huge(bound->panels, total);
-    }
-    kv_free(job.matrices);
-    kv_free(job.first_item);
-    return code;
 }

@@ -385,13 +385,27 @@ static bool has_nothing_to_do(const kv_scheduler *s)
     return true;
 }
 
+/* With the lock held. */
+static bool may_wait(const kv_scheduler *s)
+{
+    return !s->inbox && !s->is_closing && !s->is_woken && has_nothing_to_do(s);
+}
+
+/* With the lock held, which it gives up meanwhile: what is to be done when nobody waits, a part of it, or else waits. */
+static void idle(kv_scheduler *s)
+{
+    pthread_mutex_unlock(&s->lock);
+    const bool was_useful = kvasir_model_settle(s->params.model);
+    pthread_mutex_lock(&s->lock);
+    if (!was_useful && may_wait(s)) pthread_cond_wait(&s->changed, &s->lock);
+}
+
 /* Waits for something to do and takes the inbox. False: the thread shall end. */
 static bool take_inbox(kv_scheduler *s)
 {
     pthread_mutex_lock(&s->lock);
     publish(s);
-    while (!s->inbox && !s->is_closing && !s->is_woken && has_nothing_to_do(s))
-        pthread_cond_wait(&s->changed, &s->lock);
+    while (may_wait(s)) idle(s);
     s->is_woken = false;
     if (s->inbox) {
         *s->works_end = s->inbox;
