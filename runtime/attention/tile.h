@@ -9,7 +9,7 @@
 #include "attention/attend.h"
 #include "attention/select.h"
 
-enum { KV_WIDEN_ROWS = 16 }; /* more rows than this are worth a page widened to float32 once */
+enum { KV_WIDEN_ROWS = 24 }; /* more rows than this are worth a page widened to float32 once */
 
 /* One layer's attention over a batch, as every item sees it. */
 typedef struct kv_attend_job {

@@ -104,10 +104,35 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const int ahe
     }
 }
 
+/* Rows of the next block, of `left`: as few blocks as there can be, and those even. Each of them loads (and widens) all of B. */
+KV_INLINE int fma_block_rows(int left)
+{
+    const int n_blocks = (left + KV_FMA_ROWS - 1) / KV_FMA_ROWS;
+    return (left + n_blocks - 1) / n_blocks;
+}
+
+/* clang-format off */
+/* CALL(R) with R a constant, for r rows, 1 <= r <= KV_FMA_ROWS. */
+#define FMA_BY_ROWS(r, CALL)                               \
+    switch (r) {                                           \
+    case 1:                        CALL(1); break;         \
+    case 2:                        CALL(2); break;         \
+    case 3:                        CALL(3); break;         \
+    case 4:                        CALL(4); break;         \
+    case 5:  if (KV_FMA_ROWS >= 5) CALL(5); break;         \
+    case 6:  if (KV_FMA_ROWS >= 6) CALL(6); break;         \
+    case 7:  if (KV_FMA_ROWS >= 7) CALL(7); break;         \
+    default: if (KV_FMA_ROWS >= 8) CALL(8); break;         \
+    }
+/* clang-format on */
+
 KV_INLINE void fma_rows(const int V, const int type, const fma_args *g, int n_rows, int v0)
 {
 #define FMA(R) fma_block(R, V, type, 0, g, r0, v0)
-    ROWS_LOOP(KV_FMA_ROWS, KV_FMA_ROWS / 2, FMA);
+    for (int r0 = 0, r; r0 < n_rows; r0 += r) {
+        r = fma_block_rows(n_rows - r0);
+        FMA_BY_ROWS(r, FMA);
+    }
 #undef FMA
 }
 
@@ -117,9 +142,6 @@ KV_INLINE void fma_all(const int type, const fma_args *g, int n_rows, int n_vec)
     for (; v + KV_FMA_VECS <= n_vec; v += KV_FMA_VECS) fma_rows(KV_FMA_VECS, type, g, n_rows, v);
     for (; v < n_vec; v++) fma_rows(1, type, g, n_rows, v);
 }
-
-/* Rows that a pass over memory is shared by when what comes next is fetched in step with the arithmetic. */
-enum { AHEAD_ROWS = 4 };
 
 KV_INLINE void fma_ahead_rows(const int R, const int type, const fma_args *g, int n_vec)
 {
@@ -132,20 +154,11 @@ KV_INLINE void fma_ahead_rows(const int R, const int type, const fma_args *g, in
 
 KV_INLINE int fma_ahead_any(const int type, const fma_args *g, int n_rows, int n_vec)
 {
-    switch (n_rows) {
-    case 1:
-        fma_ahead_rows(1, type, g, n_vec);
-        return 1;
-    case 2:
-        fma_ahead_rows(2, type, g, n_vec);
-        return 2;
-    case 3:
-        fma_ahead_rows(3, type, g, n_vec);
-        return 3;
-    default:
-        fma_ahead_rows(AHEAD_ROWS, type, g, n_vec);
-        return AHEAD_ROWS;
-    }
+    const int r = fma_block_rows(n_rows);
+#define FMA(R) fma_ahead_rows(R, type, g, n_vec)
+    FMA_BY_ROWS(r, FMA);
+#undef FMA
+    return r;
 }
 
 /* The first rows, with g->ahead fetched meanwhile; how many they are. A burst of prefetches before the work fills the core's miss buffers
