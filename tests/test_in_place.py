@@ -7,6 +7,7 @@ That a product in place has the bits of a packed one is check_kernel_products.c'
 """
 import json
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -76,6 +77,19 @@ def packing_between_passes_changes_no_bit():
     assert logits("-ub", 1, n=120, at=at) == logits("-ub", 512, n=120, at=at)
 
 
+def without_memory_for_panels_they_stay_mapped():
+    """As much address space as the file, what a process needs beside it, and half of the panels."""
+    args = [KVASIR, "run", "-q", "-m", MANY, "--tokens", "300,301,302", "-n", "120", "-c", "256", "--temp", "0", "--ignore-eos", "-t", "2", "-o", "json"]
+    size = os.path.getsize(MANY)
+    limit = size + size // 2 + (200 << 20)
+    tokens = []
+    for preexec in (None, lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))):
+        done = subprocess.run(args, capture_output=True, text=True, preexec_fn=preexec)
+        assert done.returncode == 0, done.stderr
+        tokens.append(json.loads(done.stdout)["tokens"])
+    assert len(tokens[0]) == 120 and tokens[0] == tokens[1]
+
+
 def float_weights_say_the_same():
     text = os.path.join(FOLDER.name, "text.txt")
     with open(text, "w") as f:
@@ -88,4 +102,5 @@ def float_weights_say_the_same():
 if __name__ == "__main__":
     with FOLDER:
         run_tests([many_are_mapped_until_they_are_packed, kernel_sets_and_chunks_change_no_bit,
-                   packing_between_passes_changes_no_bit, float_weights_say_the_same], [])
+                   packing_between_passes_changes_no_bit, without_memory_for_panels_they_stay_mapped,
+                   float_weights_say_the_same], [])

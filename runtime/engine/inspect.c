@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "base/alloc.h"
+#include "base/memory.h"
 #include "engine/engine.h"
 #include "engine/json.h"
 #include "text/utf8.h"
@@ -215,39 +216,6 @@ kvasir_code kvasir_inspect(const char *path, const char *attention, bool with_te
 
 /* ---- estimate ----------------------------------------------------------------------------------------- */
 
-/* The number on the line "<key> <kB>" of /proc/meminfo, in bytes; 0 when absent. */
-static size_t meminfo(const char *key)
-{
-    FILE *f = fopen("/proc/meminfo", "re");
-    char line[160];
-    size_t bytes = 0;
-    while (f && fgets(line, sizeof line, f)) {
-        unsigned long long kib;
-        if (strncmp(line, key, strlen(key)) == 0 && sscanf(line + strlen(key), " %llu", &kib) == 1)
-            bytes = (size_t)kib << 10;
-    }
-    if (f) fclose(f);
-    return bytes;
-}
-
-static bool read_number(const char *path, unsigned long long *out)
-{
-    FILE *f = fopen(path, "re");
-    const bool ok = f && fscanf(f, "%llu", out) == 1;
-    if (f) fclose(f);
-    return ok;
-}
-
-/* What is free now, and no more than the cgroup (v2) leaves. */
-static size_t available_bytes(void)
-{
-    size_t bytes = meminfo("MemAvailable:");
-    unsigned long long max, used;
-    if (read_number("/sys/fs/cgroup/memory.max", &max) && read_number("/sys/fs/cgroup/memory.current", &used))
-        bytes = kv_min_size(bytes, max > used ? (size_t)(max - used) : 0);
-    return bytes;
-}
-
 static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, const kvasir_session_params *sp,
                             kvasir_estimate *e, kvasir_error *err)
 {
@@ -271,7 +239,7 @@ static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, con
                            (size_t)n_threads * kv_forward_scratch_bytes(&m, blas, (size_t)p.n_ctx) +
                            (size_t)p.n_ctx * sizeof(kvasir_token);
         e->total_bytes = e->weight_bytes + e->kv_bytes + e->compute_bytes;
-        e->available_bytes = available_bytes();
+        e->available_bytes = kv_memory_available();
         kv_cache_deinit(&cache);
     }
     kv_model_deinit(&m);

@@ -12,6 +12,7 @@
 #include <pthread.h>
 
 #include "base/alloc.h"
+#include "base/memory.h"
 
 enum {
     IN_PLACE_BYTES = 256 << 20, /* less than this is packed at load, whatever it is */
@@ -229,9 +230,11 @@ static size_t pack_next(struct kv_later *l, kv_pool *pool, size_t bytes)
     return (size_t)p.n * w->later.panel_bytes;
 }
 
-/* Without memory for the panels everything stays as it is, which works. */
+/* Without memory for the panels everything stays as it is, which works: pages of the file can be taken away and read again, panels cannot,
+ * so they shall leave a quarter of their size to others. */
 static bool begin(struct kv_later *l)
 {
+    if (kv_memory_available() < l->bytes + l->bytes / 4) return false;
     l->memory = kv_alloc_huge(l->bytes);
     uint8_t *next = l->memory;
     for (int i = 0; l->memory && i < l->n; i++) {
