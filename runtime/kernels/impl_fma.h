@@ -46,6 +46,7 @@ typedef struct fma_args {
     bool add;             /* continue from what C holds */
     const float *rescale; /* [n_rows], or NULL: continue from what C holds times this */
     const uint8_t *ahead; /* NULL, or what is asked for meanwhile: as many bytes as B has (few rows only) */
+    bool from_memory;     /* B is read once, from end to end: what follows in it is asked for (few rows only) */
 } fma_args;
 
 /* Asks for what g->ahead has for step `at` of the whole product, a step being V vectors: lines of its two halves in turn, so that the
@@ -68,12 +69,21 @@ KV_INLINE void fma_fetch(const int step_bytes, const uint8_t *next, size_t half,
     }
 }
 
-/* ahead: 0, or vectors of the whole product, in whose course g->ahead is fetched. */
+/* The same of B itself, each vector a stream: some KiB ahead of where it is read, as hardware does it too late. */
+enum { OF_MEMORY = -1, OWN_AHEAD_BYTES = 8192 };
+KV_INLINE void fma_fetch_own(const int V, const size_t elem, const uint8_t *w, size_t v_bytes, int k)
+{
+    if (elem == 2 && k % 2 != 0) return; /* a line for every other step */
+    KV_UNROLL for (int v = 0; v < V; v++) __builtin_prefetch(w + (size_t)v * v_bytes + OWN_AHEAD_BYTES / V, 0, 3);
+}
+
+/* ahead: 0; or vectors of the whole product, in whose course g->ahead is fetched; or OF_MEMORY. */
 KV_INLINE void fma_block(const int R, const int V, const int type, const int ahead, const fma_args *g, int r0, int v0)
 {
     const size_t elem = type == KV_ELEM_F32 ? 4 : 2;
     const int step_bytes = V * 16 * (int)elem, n_k = g->n_k;
-    const size_t half = ahead ? (size_t)ahead * (size_t)n_k * 8 * elem : 0, at = ahead ? (size_t)(v0 / V * n_k) : 0;
+    const size_t half = ahead > 0 ? (size_t)ahead * (size_t)n_k * 8 * elem : 0,
+                 at = ahead > 0 ? (size_t)(v0 / V * n_k) : 0;
     vf acc[MAX_R][MAX_P];
     float *c = g->c + (size_t)r0 * g->ldc + 16 * (size_t)v0;
     KV_UNROLL for (int r = 0; r < R; r++)
@@ -90,7 +100,8 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const int ahe
     const size_t k_bytes = g->k_step * elem, v_step = g->v_step, lda = g->lda;
     for (int k = 0; k < n_k; k++, w += k_bytes) {
         vf b[MAX_P];
-        if (ahead) fma_fetch(step_bytes, g->ahead, half, at + (size_t)k);
+        if (ahead > 0) fma_fetch(step_bytes, g->ahead, half, at + (size_t)k);
+        if (ahead == OF_MEMORY) fma_fetch_own(V, elem, w, v_step * elem, k);
         KV_UNROLL for (int v = 0; v < V; v++) b[v] = load_elem(type, w, (size_t)v * v_step);
         KV_UNROLL for (int r = 0; r < R; r++)
         {
@@ -126,21 +137,29 @@ KV_INLINE int fma_block_rows(int left)
     }
 /* clang-format on */
 
-KV_INLINE void fma_rows(const int V, const int type, const fma_args *g, int n_rows, int v0)
+/* ahead: of the first rows; the others find B in the cache. */
+KV_INLINE void fma_rows(const int V, const int type, const int ahead, const fma_args *g, int n_rows, int v0)
 {
-#define FMA(R) fma_block(R, V, type, 0, g, r0, v0)
-    for (int r0 = 0, r; r0 < n_rows; r0 += r) {
+    int r0 = 0, r = fma_block_rows(n_rows);
+#define FMA_FIRST(R) fma_block(R, V, type, ahead, g, 0, v0)
+#define FMA(R)       fma_block(R, V, type, 0, g, r0, v0)
+    if (ahead) {
+        FMA_BY_ROWS(r, FMA_FIRST);
+        r0 = r;
+    }
+    for (; r0 < n_rows; r0 += r) {
         r = fma_block_rows(n_rows - r0);
         FMA_BY_ROWS(r, FMA);
     }
 #undef FMA
+#undef FMA_FIRST
 }
 
-KV_INLINE void fma_all(const int type, const fma_args *g, int n_rows, int n_vec)
+KV_INLINE void fma_all(const int type, const int ahead, const fma_args *g, int n_rows, int n_vec)
 {
     int v = 0;
-    for (; v + KV_FMA_VECS <= n_vec; v += KV_FMA_VECS) fma_rows(KV_FMA_VECS, type, g, n_rows, v);
-    for (; v < n_vec; v++) fma_rows(1, type, g, n_rows, v);
+    for (; v + KV_FMA_VECS <= n_vec; v += KV_FMA_VECS) fma_rows(KV_FMA_VECS, type, ahead, g, n_rows, v);
+    for (; v < n_vec; v++) fma_rows(1, type, ahead, g, n_rows, v);
 }
 
 KV_INLINE void fma_ahead_rows(const int R, const int type, const fma_args *g, int n_vec)
@@ -172,15 +191,25 @@ static __attribute__((noinline)) int fma_ahead(kv_elem type, const fma_args *g, 
 
 static __attribute__((noinline)) void fma_f32(const fma_args *g, int n_rows, int n_vec)
 {
-    fma_all(KV_ELEM_F32, g, n_rows, n_vec);
+    fma_all(KV_ELEM_F32, 0, g, n_rows, n_vec);
 }
 static __attribute__((noinline)) void fma_f16(const fma_args *g, int n_rows, int n_vec)
 {
-    fma_all(KV_ELEM_F16, g, n_rows, n_vec);
+    fma_all(KV_ELEM_F16, 0, g, n_rows, n_vec);
 }
 static __attribute__((noinline)) void fma_bf16(const fma_args *g, int n_rows, int n_vec)
 {
-    fma_all(KV_ELEM_BF16, g, n_rows, n_vec);
+    fma_all(KV_ELEM_BF16, 0, g, n_rows, n_vec);
+}
+
+static __attribute__((noinline)) void fma_from_memory(kv_elem type, const fma_args *g, int n_rows, int n_vec)
+{
+    if (type == KV_ELEM_F32)
+        fma_all(KV_ELEM_F32, OF_MEMORY, g, n_rows, n_vec);
+    else if (type == KV_ELEM_F16)
+        fma_all(KV_ELEM_F16, OF_MEMORY, g, n_rows, n_vec);
+    else
+        fma_all(KV_ELEM_BF16, OF_MEMORY, g, n_rows, n_vec);
 }
 
 static void fma_any(kv_elem type, const fma_args *args, int n_rows, int n_vec)
@@ -190,7 +219,9 @@ static void fma_any(kv_elem type, const fma_args *args, int n_rows, int n_vec)
     g.a += (size_t)done * g.lda, g.c += (size_t)done * g.ldc;
     if (g.rescale) g.rescale += done;
     if (done == n_rows) return;
-    if (type == KV_ELEM_F32)
+    if (g.from_memory)
+        fma_from_memory(type, &g, n_rows, n_vec);
+    else if (type == KV_ELEM_F32)
         fma_f32(&g, n_rows - done, n_vec);
     else if (type == KV_ELEM_F16)
         fma_f16(&g, n_rows - done, n_vec);
@@ -203,7 +234,7 @@ static void impl_gemm_f32(const kv_packed *w, int panel, int n_panels, const flo
 {
     const kv_elem type = w->type == KV_TYPE_F32 ? KV_ELEM_F32 : w->type == KV_TYPE_F16 ? KV_ELEM_F16 : KV_ELEM_BF16;
     const size_t panel_elems = w->panel_bytes / kv_elem_bytes(type);
-    fma_args g = {.a = x, .lda = ldx, .k_step = 16, .v_step = panel_elems, .n_k = w->n_in};
+    fma_args g = {.a = x, .lda = ldx, .k_step = 16, .v_step = panel_elems, .n_k = w->n_in, .from_memory = true};
     const int whole = w->n_out / 16; /* panels that are complete */
     int n = whole - panel < n_panels ? whole - panel : n_panels;
     if (n > 0) {
