@@ -209,7 +209,7 @@ static void a_row_does_not_depend_on_its_company(void **state)
     for (int t = 0; t < ORACLE_N_TYPES; t++)
         for (int i = 0; i < ORACLE_ROUNDS(8, 2); i++) {
             product p =
-                product_make(&rng, oracle_types[t], oracle_int(&rng, 1, 50), oracle_int(&rng, 2, 40), ORACLE_ORDINARY);
+                product_make(&rng, oracle_types[t], oracle_int(&rng, 1, 50), oracle_int(&rng, 2, 80), ORACLE_ORDINARY);
             for (int k = 0; k < n_tables; k++) {
                 oracle_guard all = product_run(&p, tables[k], 0, p.n_rows);
                 /* Consecutive runs of random length: a row meets every place in a block of rows. */

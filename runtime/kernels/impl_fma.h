@@ -34,6 +34,8 @@ KV_INLINE vf load_elem(const int type, const void *base, size_t idx)
     return vf_load_bf16((const uint16_t *)base + idx);
 }
 
+static void impl_to_f32(kv_elem type, const void *src, float *dst, int n);
+
 /* B: vector v of step k starts at element k * k_step + v * v_step. C: vector v of row r at c + r * ldc + 16 * v. */
 typedef struct fma_args {
     const float *a;
@@ -229,6 +231,29 @@ static void fma_any(kv_elem type, const fma_args *args, int n_rows, int n_vec)
         fma_bf16(&g, n_rows - done, n_vec);
 }
 
+/* Many rows of 16-bit weights: of KV_FMA_VECS panels at a time a chunk of inputs is widened, which stays in L1 while all rows pass over it; their
+ * sums go on from where the chunk before left them. */
+enum { CHUNK = 96, FEW_ROWS = 48 };
+static void fma_chunks(kv_elem type, const fma_args *args, int n_rows, int n_vec)
+{
+    float chunk[KV_FMA_VECS * CHUNK * 16];
+    const size_t elem = kv_elem_bytes(type);
+    fma_args g = *args;
+    g.b = chunk, g.v_step = CHUNK * 16, g.from_memory = false;
+    for (int v = 0, n; v < n_vec; v += n) {
+        n = n_vec - v < KV_FMA_VECS ? n_vec - v : KV_FMA_VECS;
+        g.c = args->c + 16 * (size_t)v;
+        for (int k = 0; k < args->n_k; k += CHUNK) {
+            g.n_k = args->n_k - k < CHUNK ? args->n_k - k : CHUNK;
+            g.a = args->a + k, g.add = k > 0;
+            for (int i = 0; i < n; i++)
+                impl_to_f32(type, (const uint8_t *)args->b + ((size_t)(v + i) * args->v_step + (size_t)k * 16) * elem,
+                            chunk + (size_t)i * CHUNK * 16, g.n_k * 16);
+            fma_f32(&g, n_rows, n);
+        }
+    }
+}
+
 static void impl_gemm_f32(const kv_packed *w, int panel, int n_panels, const float *x, size_t ldx, int n_rows, float *y,
                           size_t ldy)
 {
@@ -241,7 +266,10 @@ static void impl_gemm_f32(const kv_packed *w, int panel, int n_panels, const flo
         g.b = w->data + (size_t)panel * w->panel_bytes;
         g.c = y + 16 * (size_t)panel;
         g.ldc = ldy;
-        fma_any(type, &g, n_rows, n);
+        if (n_rows > FEW_ROWS && type != KV_ELEM_F32)
+            fma_chunks(type, &g, n_rows, n);
+        else
+            fma_any(type, &g, n_rows, n);
     }
     if (panel + n_panels > whole) {
         /* The cut panel goes through a small buffer, so that nothing beyond n_out is written. */

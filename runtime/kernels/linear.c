@@ -171,10 +171,11 @@ void kv_linear_run(const kv_compute *c, const kv_linear_job *jobs, int n_jobs, c
         kv_observe(c, jobs[j].w, in->x, in->ldx, n_rows);
         total += jobs[j].w->packed.n_panels;
     }
-    /* About eight items a thread, so that a slow core does not hold up the stage; a multiple of four panels keeps pairs whole. Many rows
-     * keep a pair busy for tens of microseconds: it is an item then, and the stage ends with less waiting. */
-    const int per_item = total / (8 * kv_pool_n_threads(c->pool)), most = n_rows > MANY_ROWS ? 2 : 64;
-    run.panels_per_item = c->blas ? KV_BLAS_PANELS : kv_min_int(most, kv_max_int(2, per_item / 4 * 4));
+    /* About eight items a thread, so that a slow core does not hold up the stage; a multiple of four panels keeps blocks whole. Many rows
+     * keep a block of panels busy for tens of microseconds: it is an item then, and the stage ends with less waiting. */
+    const int block = kv_linear_is_quantized(jobs[0].w) ? 2 : 4, per_item = total / (8 * kv_pool_n_threads(c->pool)),
+              most = n_rows > MANY_ROWS ? block : 64;
+    run.panels_per_item = c->blas ? KV_BLAS_PANELS : kv_min_int(most, kv_max_int(block, per_item / 4 * 4));
     for (int j = 0; j < n_jobs; j++)
         run.first_item[j + 1] =
             run.first_item[j] + (jobs[j].w->packed.n_panels + run.panels_per_item - 1) / run.panels_per_item;
