@@ -4,8 +4,8 @@
  *                        -n N   N single-token steps behind d tokens, rewound, again ...                    (decode)
  *                        -pg P,G both after each other
  *
- * Random token ids from a fixed seed, a short warm-up, the median of -r repeats. No sampling. bench_limit.c says what a test could
- * have taken at best.
+ * Random token ids from a fixed seed, weights settled (kvasir_model_settle), a short warm-up, the median of -r repeats. No sampling.
+ * bench_limit.c says what a test could have taken at best.
  *
  * Several --attention, --kernels all and --gemm both make several variants of this, one after the other, each with its model opened anew:
  *     blas (when asked, first, so that the others have its times to be compared with)  ->  each kernel set that this CPU runs

@@ -48,7 +48,7 @@ typedef struct fma_args {
     bool add;             /* continue from what C holds */
     const float *rescale; /* [n_rows], or NULL: continue from what C holds times this */
     const uint8_t *ahead; /* NULL, or what is asked for meanwhile: as many bytes as B has (few rows only) */
-    bool from_memory;     /* B is read once, from end to end: what follows in it is asked for (few rows only) */
+    bool from_memory;     /* B comes from there, and is read from end to end: the first rows ask for what follows in it */
 } fma_args;
 
 /* Asks for what g->ahead has for step `at` of the whole product, a step being V vectors: lines of its two halves in turn, so that the
@@ -222,7 +222,7 @@ static void fma_any(kv_elem type, const fma_args *args, int n_rows, int n_vec)
     if (g.rescale) g.rescale += done;
     if (done == n_rows) return;
     if (g.from_memory)
-        fma_from_memory(type, &g, n_rows, n_vec);
+        fma_from_memory(type, &g, n_rows - done, n_vec);
     else if (type == KV_ELEM_F32)
         fma_f32(&g, n_rows - done, n_vec);
     else if (type == KV_ELEM_F16)
