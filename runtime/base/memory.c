@@ -10,13 +10,12 @@
 
 enum { MAX_PATH = 1024 };
 
-/* How each version of control groups says which one a process is in, what it may use, what it uses, and what of that are cached files. */
+/* How each version of control groups says which one a process is in (behind the number of a line of /proc/self/cgroup), what it may use, what it uses, and what of that are cached files. */
 typedef struct hierarchy {
-    const char *mine; /* a line of /proc/self/cgroup has the path behind it */
-    const char *root, *max, *used, *files[2];
+    const char *mine, *root, *max, *used, *files[2];
 } hierarchy;
 static const hierarchy versions[] = {
-    {"0::", "/sys/fs/cgroup", "memory.max", "memory.current", {"inactive_file ", "active_file "}},
+    {"::", "/sys/fs/cgroup", "memory.max", "memory.current", {"inactive_file ", "active_file "}},
     {":memory:",
      "/sys/fs/cgroup/memory",
      "memory.limit_in_bytes",
@@ -24,16 +23,20 @@ static const hierarchy versions[] = {
      {"total_inactive_file ", "total_active_file "}},
 };
 
-/* What follows `key` on the first line that has it. */
+/* What follows `key` on the first line that begins with it; numbers before a key that begins with ':' are passed over. */
 static bool find_line(const char *path, const char *key, char *rest, size_t cap)
 {
     FILE *f = fopen(path, "re");
     char line[MAX_PATH];
-    const char *at = NULL;
-    while (f && !at && fgets(line, sizeof line, f)) at = strstr(line, key);
+    bool found = false;
+    while (f && !found && fgets(line, sizeof line, f)) {
+        const char *at = line + (key[0] == ':' ? strspn(line, "0123456789") : 0);
+        found = strncmp(at, key, strlen(key)) == 0;
+        at += strlen(key);
+        if (found) snprintf(rest, cap, "%.*s", (int)strcspn(at, "\n"), at);
+    }
     if (f) fclose(f);
-    if (at) snprintf(rest, cap, "%.*s", (int)strcspn(at + strlen(key), "\n"), at + strlen(key));
-    return at;
+    return found;
 }
 
 /* 0 when there is none. */
