@@ -525,33 +525,31 @@ def fifteen_hundred_idle_connections_and_a_limit_of_descriptors():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def a_request_that_waits_is_not_cut_for_silent_connections():
-    """The server stands still, so that the request and 400 newer connections wait for it at once; it can hold 192."""
+def answered_in_a_rush(asks_before):
+    """The server stands still, so that it finds a connection and 400 newer ones at once; it can hold 192."""
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     for kind, other in (KINDS, KINDS[::-1]):
         with Server(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))) as s:
             s.process.send_signal(signal.SIGSTOP)
             c = s.connect(kind)
-            c.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            if asks_before:
+                c.sendall(request)
             held = [s.connect(other) for _ in range(400)]
             s.process.send_signal(signal.SIGCONT)
+            if not asks_before:
+                time.sleep(0.03)  # it is granted 0.2
+                c.sendall(request)
             assert read_response(c).status == 200, kind
             for x in held:
                 x.close()
+
+
+def a_request_that_waits_is_not_cut_for_silent_connections():
+    answered_in_a_rush(True)
 
 
 def whoever_has_just_connected_is_not_cut_in_a_rush():
-    """The server finds a connection that has not asked yet, and 400 newer ones, at once; it can hold 192."""
-    for kind, other in (KINDS, KINDS[::-1]):
-        with Server(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))) as s:
-            s.process.send_signal(signal.SIGSTOP)
-            c = s.connect(kind)
-            held = [s.connect(other) for _ in range(400)]
-            s.process.send_signal(signal.SIGCONT)
-            time.sleep(0.03)  # it is granted 0.2
-            c.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert read_response(c).status == 200, kind
-            for x in held:
-                x.close()
+    answered_in_a_rush(False)
 
 
 def cpu_of(pid):

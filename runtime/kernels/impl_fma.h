@@ -17,16 +17,6 @@
 /* Arrays of registers need constant sizes to become registers: the largest block there is. */
 enum { MAX_R = 8, MAX_P = 4 };
 
-/* Rows in blocks of BIG, then SMALL, then single ones. */
-#define ROWS_LOOP(BIG, SMALL, CALL)                                                                                    \
-    do {                                                                                                               \
-        int r0 = 0;                                                                                                    \
-        for (; r0 + (BIG) <= n_rows; r0 += (BIG)) CALL(BIG);                                                           \
-        if ((SMALL) > 1)                                                                                               \
-            for (; r0 + (SMALL) <= n_rows; r0 += (SMALL)) CALL(SMALL);                                                 \
-        for (; r0 < n_rows; r0++) CALL(1);                                                                             \
-    } while (0)
-
 KV_INLINE vf load_elem(const int type, const void *base, size_t idx)
 {
     if (type == KV_ELEM_F32) return vf_load((const float *)base + idx);
@@ -48,7 +38,7 @@ typedef struct fma_args {
     bool add;             /* continue from what C holds */
     const float *rescale; /* [n_rows], or NULL: continue from what C holds times this */
     const uint8_t *ahead; /* NULL, or what is asked for meanwhile: as many bytes as B has (few rows only) */
-    bool from_memory;     /* B comes from there, and is read from end to end: the first rows ask for what follows in it */
+    bool from_memory; /* B comes from there, and is read from end to end: the first rows ask for what follows in it */
 } fma_args;
 
 /* Asks for what g->ahead has for step `at` of the whole product, a step being V vectors: lines of its two halves in turn, so that the
@@ -239,7 +229,7 @@ static void fma_chunks(kv_elem type, const fma_args *args, int n_rows, int n_vec
     float chunk[KV_FMA_VECS * CHUNK * 16];
     const size_t elem = kv_elem_bytes(type);
     fma_args g = *args;
-    g.b = chunk, g.v_step = CHUNK * 16, g.from_memory = false;
+    g.b = chunk, g.v_step = CHUNK * 16;
     for (int v = 0, n; v < n_vec; v += n) {
         n = n_vec - v < KV_FMA_VECS ? n_vec - v : KV_FMA_VECS;
         g.c = args->c + 16 * (size_t)v;

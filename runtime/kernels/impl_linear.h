@@ -297,6 +297,16 @@ KV_INLINE void fetch_share(fetch *f)
 #include "kernels/impl_tiles.h"
 #endif
 
+/* Rows in blocks of BIG, then SMALL, then single ones. */
+#define ROWS_LOOP(BIG, SMALL, CALL)                                                                                    \
+    do {                                                                                                               \
+        int r0 = 0;                                                                                                    \
+        for (; r0 + (BIG) <= n_rows; r0 += (BIG)) CALL(BIG);                                                           \
+        if ((SMALL) > 1)                                                                                               \
+            for (; r0 + (SMALL) <= n_rows; r0 += (SMALL)) CALL(SMALL);                                                 \
+        for (; r0 < n_rows; r0++) CALL(1);                                                                             \
+    } while (0)
+
 /* Rows over expanded panels; compiled once per shape of scales and width of codes (up to BITS), not per type. */
 KV_INLINE void run_expanded(const kv_pack_format f, const kv_packed *w, int panel, int n, const expanded *ex,
                             const kv_q8 *x, int n_rows, float *y, size_t ldy, fetch *next)

@@ -35,9 +35,7 @@ struct kv_later {
 
 /* ---- sizes, and what is read where it lies --------------------------------------------------------------- */
 
-static size_t panel_bytes(const kv_linear *w) { return w->packed.panel_bytes * (size_t)w->packed.n_panels; }
-
-static void add_bytes(void *ctx, const kv_linear *w) { *(size_t *)ctx += panel_bytes(w); }
+static void add_bytes(void *ctx, const kv_linear *w) { *(size_t *)ctx += kv_packed_bytes(&w->packed); }
 
 size_t kv_panels_bytes(const kv_bound *bound, const kv_hparams *hp)
 {
@@ -90,8 +88,6 @@ static void collect(void *ctx, const kv_linear *w)
     job->first_item[job->n + 1] = job->first_item[job->n] + (w->packed.n_panels + PACK_PANELS - 1) / PACK_PANELS;
     job->n++;
 }
-
-static void add_packed_bytes(void *ctx, const kv_linear *w) { *(size_t *)ctx += kv_packed_bytes(&w->packed); }
 
 static void place_matrix(void *ctx, const kv_linear *w)
 {
@@ -180,10 +176,10 @@ static kvasir_code open_later(kv_bound *bound, struct pack_job *job, kvasir_erro
 
 kvasir_code kv_panels_make(kv_bound *bound, const kv_hparams *hp, const kv_gguf *gguf, kv_pool *pool, kvasir_error *err)
 {
-    size_t n_max = 0, total = 0;
+    size_t n_max = 0;
     choose_places(bound, hp);
     kv_bound_each(bound, hp, count_matrix, &n_max);
-    kv_bound_each(bound, hp, add_packed_bytes, &total);
+    const size_t total = kv_panels_bytes(bound, hp); /* without those that are read where they lie */
     struct pack_job job = {.map = kv_gguf_mapping(gguf)};
     bound->panels.memory = kv_alloc_huge(total);
     job.matrices = kv_calloc(n_max, sizeof *job.matrices);

@@ -4,7 +4,7 @@
 
 #include "model/bind.h"
 
-/* Bytes of weights in memory once all is packed, from the shapes alone; rows that are read in the file take as much. */
+/* Bytes that packing takes, from the shapes alone: before kv_panels_make of all matrices (rows that are read in the file take as much). */
 size_t kv_panels_bytes(const kv_bound *bound, const kv_hparams *hp);
 /* Packs the matrices in parallel and gives the file's pages back. Those that can be read where they lie wait for kv_panels_settle, if there
  * are many of them. Errors: MEMORY. */

@@ -352,9 +352,10 @@ static bool has_unread(const kv_conn *c)
            (ioctl(bufferevent_getfd(c->bev), FIONREAD, &n) == 0 && n > 0);
 }
 
-/* When descriptors run out, the connection that has been silent for longest makes room. NULL: none is silent. */
-static kv_conn *longest_silent(const kv_server *s)
+/* When descriptors run out, the connection that has been silent for longest makes room. NULL: there is room, or nobody is silent. */
+static kv_conn *who_must_go(const kv_server *s)
 {
+    if (s->n_conns < s->max_conns) return NULL;
     kv_conn *c = TAILQ_FIRST(&s->idle);
     for (int i = 0; i < MAX_PASSED_OVER && c && has_unread(c); i++) c = TAILQ_NEXT(c, link);
     return c;
@@ -362,14 +363,14 @@ static kv_conn *longest_silent(const kv_server *s)
 
 int kv_conns_full_ms(const kv_server *s)
 {
-    const kv_conn *c = s->n_conns < s->max_conns ? NULL : longest_silent(s);
+    const kv_conn *c = who_must_go(s);
     const double left = c ? c->idle_ms + GRACE_MS - kv_now_ms() : 0;
     return left > 0 ? (int)left + 1 : 0;
 }
 
 void kv_conn_open(kv_server *server, evutil_socket_t fd, bool is_unix, bool is_loopback)
 {
-    kv_conn *c = server->n_conns < server->max_conns ? NULL : longest_silent(server);
+    kv_conn *c = who_must_go(server);
     if (c) kv_conn_free(c);
     c = server->n_conns < server->max_conns ? calloc(1, sizeof *c) : NULL;
     if (!c) {
