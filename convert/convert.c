@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "base/alloc.h"
+#include "base/cores.h"
 #include "base/pool.h"
 #include "convert/hf.h"
 #include "convert/recipe.h"
@@ -150,7 +151,7 @@ kvasir_code kvasir_convert(const char *hf_dir, const char *out, const kvasir_con
     kvasir_code code = find_type(j.params->type, &j.type, err);
     if (code == KVASIR_OK) code = load(&j, err);
     if (code == KVASIR_OK)
-        code = kv_pool_open(j.params->n_threads ? j.params->n_threads : kv_pool_default_threads(), &j.pool, err);
+        code = kv_pool_open(j.params->n_threads ? j.params->n_threads : kv_cores(), &j.pool, err);
     if (code == KVASIR_OK) code = write_file(&j, out, err);
     kv_pool_close(j.pool);
     kv_hf_plan_free(j.plan);

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "base/alloc.h"
+#include "base/cores.h"
 #include "convert/recipe.h"
 
 enum { PIECE_BYTES = 8 << 20, ITEM_WEIGHTS = 1 << 15 };
@@ -343,7 +344,7 @@ static kvasir_code prepare(job *j, const char *in, kvasir_error *err)
     j->plans = kv_calloc(kv_gguf_n_tensors(j->gguf) + 1, sizeof *j->plans);
     if (!j->plans) return kv_fail_memory(err, kv_gguf_n_tensors(j->gguf) * sizeof *j->plans, "the plan");
     make_plan(j);
-    return kv_pool_open(p->n_threads > 0 ? p->n_threads : kv_pool_default_threads(), &j->pool, err);
+    return kv_pool_open(p->n_threads > 0 ? p->n_threads : kv_cores(), &j->pool, err);
 }
 
 /* Replacing the original with what is left of it would be the end of the better of the two. */

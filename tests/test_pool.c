@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "base/cores.h"
 #include "base/pool.h"
 #include "base/util.h"
 #include "oracle_core.h"
@@ -250,7 +251,7 @@ static void more_threads_than_cores_finish_on_one_cpu(void **state)
     for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; cpu++)
         if (CPU_ISSET(cpu, &all)) CPU_SET(cpu, &one);
     assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0); /* threads started from here on inherit it */
-    assert_int_equal(kv_pool_default_threads(), 1);
+    assert_int_equal(kv_cores(), 1);
     const double start = seconds();
     const int n_jobs = ORACLE_ROUNDS(20000, 4000);
     run_stages(4, n_jobs);
@@ -293,7 +294,7 @@ static void senseless_numbers_of_threads_are_refused(void **state)
         assert_null(pool);
         assert_non_null(strstr(err.message, "threads"));
     }
-    assert_in_range(kv_pool_default_threads(), 1, 64);
+    assert_in_range(kv_cores(), 1, 64);
 }
 
 int main(void)

@@ -4,7 +4,11 @@
 
 #include <stddef.h>
 
-/* Bytes: what the system has free or can free by giving cached files up, and no more than the process's control group leaves. */
+#include "base/cgroup.h"
+
+/* Bytes: what the system has free or can free by giving cached files up, and no more than the process's control groups leave. */
 size_t kv_memory_available(void);
+/* What those leave; SIZE_MAX: they limit nothing. */
+size_t kv_memory_of_cgroups(const kv_cgroup_files *files);
 
 #endif

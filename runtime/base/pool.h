@@ -23,7 +23,5 @@ void kv_pool_close(kv_pool *pool);
 int kv_pool_n_threads(const kv_pool *pool);
 /* Runs fn for items 0..n_items-1 and returns when all are done. Not reentrant; one caller at a time. */
 void kv_pool_run(kv_pool *pool, int n_items, kv_pool_fn fn, void *ctx);
-/* Cores that this process may use: affinity mask, cgroup CPU quota, SMT siblings counted once. */
-int kv_pool_default_threads(void);
 
 #endif

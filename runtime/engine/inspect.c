@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "base/alloc.h"
+#include "base/cores.h"
 #include "base/memory.h"
 #include "engine/engine.h"
 #include "engine/json.h"
@@ -231,7 +232,7 @@ static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, con
         const bool blas = mp && mp->gemm == KVASIR_GEMM_BLAS;
         const int n_threads = p.n_threads               ? p.n_threads
                               : mp && mp->n_threads > 0 ? mp->n_threads
-                                                        : kv_pool_default_threads();
+                                                        : kv_cores();
         if (p.kv_budget_bytes) e->kv_bytes = kv_min_size(e->kv_bytes, p.kv_budget_bytes);
         e->weight_bytes = blas ? kv_gguf_mapping(g)->size : kv_panels_bytes(&m.bound, &m.hp);
         e->compute_bytes = kv_workspace_bytes(&m, p.n_batch, 1, (size_t)p.n_ctx) +

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/alloc.h"
+#include "base/cores.h"
 #include "engine/engine.h"
 
 kvasir_model_params kvasir_model_params_default(void) { return (kvasir_model_params){.gemm = KVASIR_GEMM_NATIVE}; }
@@ -89,7 +90,7 @@ static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_mo
 {
     KV_TRY(kv_kernels_select(params->kernels, &m->kernels, err));
     m->rival = kv_kernels_rival(params->kernels);
-    m->n_threads = params->n_threads > 0 ? params->n_threads : kv_pool_default_threads();
+    m->n_threads = params->n_threads > 0 ? params->n_threads : kv_cores();
     if (params->n_threads < 0 || params->n_threads > 1024)
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", params->n_threads);
     m->use_blas = params->gemm == KVASIR_GEMM_BLAS && !m->vocab_only;
