@@ -33,8 +33,7 @@ typedef struct bench_options {
 
 static const char *const FORMATS[] = {"md", "csv", "json", "jsonl", NULL}; /* in the order of kv_bench_format */
 
-static const char *const KERNELS[] = {"auto", "scalar",  "avx2",     "avxvnni", "avx512", "amx",
-                                      "neon", "neondot", "neoni8mm", "all",     NULL};
+static const char *const KERNELS[] = {KV_KERNEL_NAMES, "all", NULL};
 static const char *const GEMMS[] = {"native", "blas", "both", NULL}; /* the first two in the order of kvasir_gemm */
 enum { KERNELS_ALL = sizeof KERNELS / sizeof *KERNELS - 2, GEMM_BOTH = 2 }; /* indices in these lists */
 

@@ -10,7 +10,7 @@
 
 #include "tools/options.h"
 
-const char *const kv_kernel_names[] = {"auto", "scalar", "avx2", "avx512", "amx", "neon", NULL};
+const char *const kv_kernel_names[] = {KV_KERNEL_NAMES, NULL};
 
 #define AT(field) offsetof(kv_common, field)
 
@@ -27,7 +27,7 @@ static const kv_opt MODEL_OPTIONS[] = {
 
 static const kv_opt LOAD_OPTIONS[] = {
     {"--threads", "-t", KV_OPT_INT, AT(n_threads), "N", 1, 1024, NULL, "Threads; default: physical cores."},
-    {"--kernels", NULL, KV_OPT_ENUM, AT(kernels), "SET", 0, 0, kv_kernel_names, "auto, scalar, avx2, avx512, amx or neon; all give the same bits."},
+    {"--kernels", NULL, KV_OPT_ENUM, AT(kernels), "SET", 0, 0, kv_kernel_names, "auto, scalar, avx2, avxvnni, avx512, amx, neon, neondot or neoni8mm; all give the same bits."},
     {"--gemm", NULL, KV_OPT_ENUM, AT(gemm), "HOW", 0, 0, GEMMS, "native: quantised weights as they are; blas: float32 through OpenBLAS, the yardstick of quality."},
     {"--attention", NULL, KV_OPT_STRING, AT(attention), "SPEC|@FILE", 0, 0, NULL, "Attention per layer over what the checkpoint says, as in '0-3=full; 4-=window(256)'; a layer trained with full attention computes something else under another variant."},
     {"--dry-run", NULL, KV_OPT_FLAG, AT(dry_run), NULL, 0, 0, NULL, "Only say what memory it would take and whether it fits."},

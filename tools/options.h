@@ -101,8 +101,9 @@ const char *kv_option_instead(const char *word);
 
 /* ---- options that tools share ---------------------------------------------------------------- */
 
-/* What --kernels takes; NULL-terminated. */
-extern const char *const kv_kernel_names[];
+/* What --kernels takes. */
+#define KV_KERNEL_NAMES "auto", "scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "neondot", "neoni8mm"
+extern const char *const kv_kernel_names[]; /* those, NULL-terminated */
 
 typedef struct kv_common {
     const char *model;     /* PATH or NAME; NULL: the default model */

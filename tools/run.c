@@ -282,19 +282,24 @@ static int print_json(const run_state *s, int status)
     return kv_json_print(TOOL, json, status);
 }
 
+static void print_speeds(const reply *r, kvasir_draft_stats draft)
+{
+    fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; reply %zu tokens, %.1f tokens/s", r->prompt_n,
+            (double)r->prompt_n / r->prompt_ms * 1e3, r->n_tokens, (double)r->n_tokens / r->predicted_ms * 1e3);
+    if (draft.n_drafted > 0) fprintf(stderr, " (%zu of %zu drafted came)", draft.n_accepted, draft.n_drafted);
+    fputc('\n', stderr);
+}
+
 static int finish_output(const run_state *s)
 {
     const reply *r = &s->reply;
     int status = r->finish == FINISH_INTERRUPTED ? KV_EXIT_INTERRUPTED : KV_EXIT_OK;
     bool is_text = s->options->common.output == KV_OUTPUT_TEXT;
-    const kvasir_draft_stats draft = kvasir_session_draft_stats(s->session);
     if (is_text && !r->ends_line && kv_term_is_terminal(stdout))
         putchar('\n'); /* a pipe gets the text and nothing else */
     if (is_text) kv_tool_flush();
     if (s->options->common.verbose && !s->options->common.quiet)
-        fprintf(stderr, "prompt %zu tokens, %.1f tokens/s; reply %zu tokens, %.1f tokens/s (%zu of %zu drafted came)\n",
-                r->prompt_n, (double)r->prompt_n / r->prompt_ms * 1e3, r->n_tokens,
-                (double)r->n_tokens / r->predicted_ms * 1e3, draft.n_accepted, draft.n_drafted);
+        print_speeds(r, kvasir_session_draft_stats(s->session));
     return is_text ? kv_tool_finish(TOOL, status) : print_json(s, status);
 }
 
