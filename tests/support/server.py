@@ -37,8 +37,9 @@ class Server:
         self.path = os.path.join(self.folder.name, "s.sock")
         listen = ["--listen", "unix:" + self.path, "--listen", "127.0.0.1:0"] if listen is None else listen
         self.log = open(os.path.join(self.folder.name, "log"), "w+")
+        # What was freed is overwritten, so that whoever still reads it reads nonsense.
         self.process = subprocess.Popen([KVASIR, "serve", "-m", model, *listen, *args], stderr=self.log, stdin=subprocess.DEVNULL,
-                                        preexec_fn=preexec_fn)
+                                        preexec_fn=preexec_fn, env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0"})
         self.port = None
         if wait:
             self.wait_ready(sum(a == "--listen" for a in listen))

@@ -36,7 +36,6 @@ static void add_drafts(kv_batch_plan *plan, const kv_batch_limits *limits)
                                            left < limits->n_draft ? left : limits->n_draft);
         if (n == 0) continue;
         plan->steps[i].n_tokens += n;
-        plan->steps[i].tokens = plan->sequences[i]->tokens + plan->from[i]; /* they may have moved */
         plan->steps[i].want = KVASIR_LOGITS_ALL;
         plan->n_decode_rows += n;
     }

@@ -7,6 +7,8 @@
 
 #include "tools/logprob.h"
 
+enum { TOKENS_MORE = 64 }; /* for which there is room at first, a draft's among them */
+
 kv_work *kv_work_new(kv_job *job, double now_ms)
 {
     const kv_request *r = &job->request;
@@ -55,21 +57,16 @@ bool kv_sequence_is_cached(const kv_sequence *q)
     return request_of(q)->cache_prompt && !kv_sequence_scores_prompt(q);
 }
 
-/* Room for n more tokens. */
-static bool reserve_tokens(kv_sequence *q, size_t n)
-{
-    if (q->n_tokens + n <= q->cap_tokens) return true;
-    const size_t cap = q->cap_tokens + q->cap_tokens / 2 + 64;
-    kvasir_token *grown = realloc(q->tokens, cap * sizeof *grown);
-    if (!grown) return false;
-    q->tokens = grown;
-    q->cap_tokens = cap;
-    return true;
-}
-
+/* There is room for a draft behind it afterwards: the tokens stay where they are while a step that reads them is planned and evaluated. */
 static bool push_token(kv_sequence *q, kvasir_token token)
 {
-    if (!reserve_tokens(q, 1)) return false;
+    if (q->n_tokens + 1 + KVASIR_DRAFT_MAX > q->cap_tokens) {
+        const size_t cap = q->cap_tokens + q->cap_tokens / 2 + TOKENS_MORE;
+        kvasir_token *grown = realloc(q->tokens, cap * sizeof *grown);
+        if (!grown) return false;
+        q->tokens = grown;
+        q->cap_tokens = cap;
+    }
     q->tokens[q->n_tokens++] = token;
     return true;
 }
@@ -87,7 +84,7 @@ bool kv_sequence_begin(kv_sequence *q, const kv_sampling *s, kv_api_error *error
     const kv_prompt *p = q->prompt;
     const kv_request *r = request_of(q);
     kvasir_error err = {0};
-    q->cap_tokens = p->n_tokens + 64;
+    q->cap_tokens = p->n_tokens + TOKENS_MORE;
     q->tokens = malloc(q->cap_tokens * sizeof *q->tokens);
     if (!q->tokens) return kv_api_fail_memory(error);
     memcpy(q->tokens, p->tokens, p->n_tokens * sizeof *q->tokens);
@@ -266,8 +263,7 @@ static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logi
 size_t kv_sequence_draft(kv_sequence *q, size_t n_ctx, size_t n_rows, size_t most)
 {
     most = min_size(most, min_size(n_ctx - q->n_tokens, max_tokens_of(q) - q->n_generated - 1));
-    if (most > 0 && reserve_tokens(q, KVASIR_DRAFT_MAX))
-        q->n_ahead = kvasir_draft(&q->drafter, q->tokens, q->n_tokens, n_rows, most, q->tokens + q->n_tokens);
+    if (most > 0) q->n_ahead = kvasir_draft(&q->drafter, q->tokens, q->n_tokens, n_rows, most, q->tokens + q->n_tokens);
     q->n_drafted += q->n_ahead;
     return q->n_ahead;
 }
