@@ -107,41 +107,42 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const int ahe
     }
 }
 
-/* Rows of the next block, of `left`: as few blocks as there can be, and those even. Each of them loads (and widens) all of B. */
-KV_INLINE int fma_block_rows(int left)
+/* Rows of the next block, of `left`: as few blocks of at most `most` as there can be, and those even. Each of them loads (and widens) all of B,
+ * and one of few rows waits for its own sums. */
+KV_INLINE int even_rows(const int most, int left)
 {
-    const int n_blocks = (left + KV_FMA_ROWS - 1) / KV_FMA_ROWS;
+    const int n_blocks = (left + most - 1) / most;
     return (left + n_blocks - 1) / n_blocks;
 }
 
 /* clang-format off */
-/* CALL(R) with R a constant, for r rows, 1 <= r <= KV_FMA_ROWS. */
-#define FMA_BY_ROWS(r, CALL)                               \
-    switch (r) {                                           \
-    case 1:                        CALL(1); break;         \
-    case 2:                        CALL(2); break;         \
-    case 3:                        CALL(3); break;         \
-    case 4:                        CALL(4); break;         \
-    case 5:  if (KV_FMA_ROWS >= 5) CALL(5); break;         \
-    case 6:  if (KV_FMA_ROWS >= 6) CALL(6); break;         \
-    case 7:  if (KV_FMA_ROWS >= 7) CALL(7); break;         \
-    default: if (KV_FMA_ROWS >= 8) CALL(8); break;         \
+/* CALL(R) with R a constant, for r rows, 1 <= r <= MOST. */
+#define BY_ROWS(MOST, r, CALL)                      \
+    switch (r) {                                    \
+    case 1:                   CALL(1); break;       \
+    case 2:  if ((MOST) >= 2) CALL(2); break;       \
+    case 3:  if ((MOST) >= 3) CALL(3); break;       \
+    case 4:  if ((MOST) >= 4) CALL(4); break;       \
+    case 5:  if ((MOST) >= 5) CALL(5); break;       \
+    case 6:  if ((MOST) >= 6) CALL(6); break;       \
+    case 7:  if ((MOST) >= 7) CALL(7); break;       \
+    default: if ((MOST) >= 8) CALL(8); break;       \
     }
 /* clang-format on */
 
 /* ahead: of the first rows; the others find B in the cache. */
 KV_INLINE void fma_rows(const int V, const int type, const int ahead, const fma_args *g, int n_rows, int v0)
 {
-    int r0 = 0, r = fma_block_rows(n_rows);
+    int r0 = 0, r = even_rows(KV_FMA_ROWS, n_rows);
 #define FMA_FIRST(R) fma_block(R, V, type, ahead, g, 0, v0)
 #define FMA(R)       fma_block(R, V, type, 0, g, r0, v0)
     if (ahead) {
-        FMA_BY_ROWS(r, FMA_FIRST);
+        BY_ROWS(KV_FMA_ROWS, r, FMA_FIRST);
         r0 = r;
     }
     for (; r0 < n_rows; r0 += r) {
-        r = fma_block_rows(n_rows - r0);
-        FMA_BY_ROWS(r, FMA);
+        r = even_rows(KV_FMA_ROWS, n_rows - r0);
+        BY_ROWS(KV_FMA_ROWS, r, FMA);
     }
 #undef FMA
 #undef FMA_FIRST
@@ -165,9 +166,9 @@ KV_INLINE void fma_ahead_rows(const int R, const int type, const fma_args *g, in
 
 KV_INLINE int fma_ahead_any(const int type, const fma_args *g, int n_rows, int n_vec)
 {
-    const int r = fma_block_rows(n_rows);
+    const int r = even_rows(KV_FMA_ROWS, n_rows);
 #define FMA(R) fma_ahead_rows(R, type, g, n_vec)
-    FMA_BY_ROWS(r, FMA);
+    BY_ROWS(KV_FMA_ROWS, r, FMA);
 #undef FMA
     return r;
 }

@@ -6,7 +6,7 @@
  *     acc  = fma(min_g, d_x * sum(q_g), acc)               types with minima only
  *
  * Few rows read the packed panel directly (it passes through registers once); many rows first expand a pair of panels to bytes and
- * float scales in scratch (L1/L2), then run over it in blocks of KV_DOT_ROWS rows. Same operations, same bits. Included after
+ * float scales in scratch (L1/L2), then run over it in even blocks of up to KV_DOT_ROWS rows. Same operations, same bits. Included after
  * impl_fma.h. */
 
 /* ---- expanding one 32-block ------------------------------------------------------------------------ */
@@ -297,16 +297,6 @@ KV_INLINE void fetch_share(fetch *f)
 #include "kernels/impl_tiles.h"
 #endif
 
-/* Rows in blocks of BIG, then SMALL, then single ones. */
-#define ROWS_LOOP(BIG, SMALL, CALL)                                                                                    \
-    do {                                                                                                               \
-        int r0 = 0;                                                                                                    \
-        for (; r0 + (BIG) <= n_rows; r0 += (BIG)) CALL(BIG);                                                           \
-        if ((SMALL) > 1)                                                                                               \
-            for (; r0 + (SMALL) <= n_rows; r0 += (SMALL)) CALL(SMALL);                                                 \
-        for (; r0 < n_rows; r0++) CALL(1);                                                                             \
-    } while (0)
-
 /* Rows over expanded panels; compiled once per shape of scales and width of codes (up to BITS), not per type. */
 KV_INLINE void run_expanded(const kv_pack_format f, const kv_packed *w, int panel, int n, const expanded *ex,
                             const kv_q8 *x, int n_rows, float *y, size_t ldy, fetch *next)
@@ -314,15 +304,19 @@ KV_INLINE void run_expanded(const kv_pack_format f, const kv_packed *w, int pane
 #if KV_DOT_TILES
     run_tiles(f, w, panel, n, ex, x, n_rows, y, ldy, next);
 #else
-    if (KV_DOT_PANELS > 1 && n == KV_DOT_PANELS) {
-#define PAIR(R) dot_block(f, R, KV_DOT_PANELS, 0, w, panel, ex, x, r0, y, ldy, NULL), fetch_share(next)
-        ROWS_LOOP(KV_DOT_ROWS, KV_DOT_ROWS_SMALL, PAIR);
-#undef PAIR
-        return;
+#define PAIR(R)   dot_block(f, R, KV_DOT_PANELS, 0, w, panel, ex, x, r0, y, ldy, NULL)
+#define SINGLE(R) dot_block(f, R, 1, 0, w, panel, ex, x, r0, y, ldy, NULL)
+    const int most = f.sub == 16 ? KV_DOT_ROWS_16 : KV_DOT_ROWS;
+    for (int r0 = 0, r; r0 < n_rows; r0 += r) {
+        r = even_rows(most, n_rows - r0);
+        if (KV_DOT_PANELS > 1 && n == KV_DOT_PANELS)
+            BY_ROWS(most, r, PAIR)
+        else
+            BY_ROWS(most, r, SINGLE)
+        fetch_share(next);
     }
-#define SINGLE(R) dot_block(f, R, 1, 0, w, panel, ex, x, r0, y, ldy, NULL), fetch_share(next)
-    ROWS_LOOP(KV_DOT_ROWS, 1, SINGLE);
 #undef SINGLE
+#undef PAIR
 #endif
 }
 

@@ -9,18 +9,18 @@
 #include "kernels/simd_x86.h"
 
 /* 32 registers: 24 accumulators + 4 operands of the float block; 6 x 2 integer and 6 x 2 float ones of the dot block. */
-#define KV_FMA_ROWS       6
-#define KV_FMA_VECS       4
-#define KV_DOT_ROWS       6
-#define KV_DOT_ROWS_SMALL 2
-#define KV_DOT_PANELS     2
-#define KV_DIRECT_ROWS    8
-#define KV_DIRECT_LIMIT   20 /* more rows than this are worth an expanded panel */
-#define KV_DOT_CHAIN      0
-#define KV_DOT_BIASED     1
-#define KV_WIDE_SIGNED    0
-#define KV_MAX_ABS_OF_16  1
-#define KV_DOT_TILES      0
+#define KV_FMA_ROWS      6
+#define KV_FMA_VECS      4
+#define KV_DOT_ROWS      6
+#define KV_DOT_ROWS_16   6
+#define KV_DOT_PANELS    2
+#define KV_DIRECT_ROWS   8
+#define KV_DIRECT_LIMIT  20 /* more rows than this are worth an expanded panel */
+#define KV_DOT_CHAIN     0
+#define KV_DOT_BIASED    1
+#define KV_WIDE_SIGNED   0
+#define KV_MAX_ABS_OF_16 1
+#define KV_DOT_TILES     0
 
 typedef __m512 vf;
 typedef __m512i vi;

@@ -19,17 +19,17 @@
 
 /* 32 registers, four to a vector: 6 x 4 accumulators + 4 operands of the float block; 3 x (4 integer + 4 float) accumulators + 4 of
  * codes of the dot block. */
-#define KV_FMA_ROWS       6
-#define KV_FMA_VECS       1
-#define KV_DOT_ROWS       3
-#define KV_DOT_ROWS_SMALL 1
-#define KV_DOT_PANELS     1
-#define KV_DIRECT_ROWS    2
-#define KV_DIRECT_LIMIT   2 /* more rows than this are worth an expanded panel */
-#define KV_DOT_CHAIN      0
-#define KV_DOT_BIASED     1
-#define KV_MAX_ABS_OF_16  0
-#define KV_DOT_TILES      0
+#define KV_FMA_ROWS      6
+#define KV_FMA_VECS      1
+#define KV_DOT_ROWS      3
+#define KV_DOT_ROWS_16   3
+#define KV_DOT_PANELS    1
+#define KV_DIRECT_ROWS   2
+#define KV_DIRECT_LIMIT  2 /* more rows than this are worth an expanded panel */
+#define KV_DOT_CHAIN     0
+#define KV_DOT_BIASED    1
+#define KV_MAX_ABS_OF_16 0
+#define KV_DOT_TILES     0
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 #define KV_WIDE_SIGNED 0
 #else

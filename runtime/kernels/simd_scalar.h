@@ -13,15 +13,15 @@
 #include "kernels/kernels.h"
 #include "quant/types.h"
 
-/* Register blocking: rows x vectors of the float block, rows x panels of the integer block on expanded panels, rows that read a
- * packed panel directly. */
-#define KV_FMA_ROWS       1
-#define KV_FMA_VECS       1
-#define KV_DOT_ROWS       1
-#define KV_DOT_ROWS_SMALL 1
-#define KV_DOT_PANELS     1
-#define KV_DIRECT_ROWS    1
-#define KV_DIRECT_LIMIT   1 /* more rows than this are worth an expanded panel */
+/* Register blocking: rows x vectors of the float block, rows (of types with 16 weights a scale: KV_DOT_ROWS_16) x panels of the integer block on
+ * expanded panels, rows that read a packed panel directly. */
+#define KV_FMA_ROWS     1
+#define KV_FMA_VECS     1
+#define KV_DOT_ROWS     1
+#define KV_DOT_ROWS_16  1
+#define KV_DOT_PANELS   1
+#define KV_DIRECT_ROWS  1
+#define KV_DIRECT_LIMIT 1 /* more rows than this are worth an expanded panel */
 /* What the dot product takes: sums of two products in 16 bits (vi_pairs, vi_add_pairs, vi_widen_pairs) in place of vi_dot; codes that
  * may exceed 127 as code - 128 (vb_flip); dots as the bits of a float (impl_linear.h). KV_MAX_ABS_OF_16: there is max_abs_of_16, what
  * vi_reduce_max_abs says of 16 blocks of 32 in a row. KV_DOT_TILES: rows meet expanded panels in matrix tiles (impl_tiles.h), their codes
