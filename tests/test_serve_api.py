@@ -252,7 +252,8 @@ def pages_and_memory_come_back():
     base = rss()
     for _ in range(5):
         parallel([lambda i=i: one(i) for i in range(32)])
-    assert rss() < base * 1.1 + (4 << 20), (base, rss())
+    if not os.environ.get("SANITIZE"):  # which keeps what was freed
+        assert rss() < base * 1.1 + (4 << 20), (base, rss())
     end = time.monotonic() + 20  # the last step is published behind its answers
     while (m := tiny.metrics())["kvasir_requests_running"] or m["kvasir_requests_waiting"]:
         assert time.monotonic() < end, m
