@@ -10,26 +10,23 @@
 #include "kernels/simd_x86.h"
 
 /* 16 registers, two to a vector. */
-#define KV_FMA_ROWS   5
-#define KV_FMA_VECS   1
-#define KV_DOT_PANELS 1
+#define KV_FMA_ROWS     5
+#define KV_FMA_VECS     1
+#define KV_DOT_ROWS_16  3
+#define KV_DOT_PANELS   1
+#define KV_DIRECT_ROWS  4
+#define KV_DIRECT_LIMIT 8 /* more rows than this are worth an expanded panel */
 #if defined(__AVXVNNI__)
 /* Two dots of four rows are eight chains, which wait less for themselves than six; the float sums they leave no room for are in L1. */
-#define KV_DOT_ROWS     4
-#define KV_DOT_ROWS_16  3
-#define KV_DIRECT_ROWS  4
-#define KV_DIRECT_LIMIT 8
-#define KV_DOT_CHAIN    0
-#define KV_DOT_BIASED   1
-#define KV_WIDE_SIGNED  0
+#define KV_DOT_ROWS    4
+#define KV_DOT_CHAIN   0
+#define KV_DOT_BIASED  1
+#define KV_WIDE_SIGNED 0
 #else
-#define KV_DOT_ROWS     3
-#define KV_DOT_ROWS_16  3
-#define KV_DIRECT_ROWS  4
-#define KV_DIRECT_LIMIT 8
-#define KV_DOT_CHAIN    1
-#define KV_DOT_BIASED   0
-#define KV_WIDE_SIGNED  1
+#define KV_DOT_ROWS    3
+#define KV_DOT_CHAIN   1
+#define KV_DOT_BIASED  0
+#define KV_WIDE_SIGNED 1
 #endif
 #define KV_MAX_ABS_OF_16 0
 #define KV_DOT_TILES     0
