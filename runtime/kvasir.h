@@ -117,9 +117,11 @@ typedef struct kvasir_model_info {
     int n_ctx_train;   /* context length that the checkpoint declares */
     int n_ctx_known;   /* beyond it a layer looks further back than it was trained to; 0: never (windows) */
     uint64_t n_params; /* weights of all tensors */
+    /* Of the matrices that a token passes through: of experts those it is sent to; the output matrix. */
+    uint64_t n_params_active;
     size_t file_bytes;
     size_t weight_bytes;        /* all tensors as stored */
-    size_t decode_weight_bytes; /* weights that one decode step reads (layers, norms, output matrix) */
+    size_t decode_weight_bytes; /* what one decode step reads of them: n_params_active as stored */
     const char *type;           /* the mix that the file says it is ("Q4_K_M"), or the type of most weights ("Q4_1") */
     double load_ms;             /* wall time of kvasir_model_open */
 } kvasir_model_info;

@@ -7,6 +7,7 @@ import json, os, re, resource, shlex, signal, subprocess, tempfile, time
 import xml.etree.ElementTree as ET
 
 from support.command import KVASIR, kvasir
+from support import fixtures
 from support.runner import run_tests
 
 H, G, D, LAYERS = 4, 4, 64, 12
@@ -130,6 +131,20 @@ def every_type_of_keys_and_values_costs_what_the_report_says():
     for types, (held, said) in sizes.items():
         assert abs(said - held) <= 0.02 * held, (types, said, held)
     assert sizes["q8_0", "q8_0"][0] < sizes["f16", "f16"][0] < sizes["f32", "bf16"][0]
+
+
+@test
+def bounds_count_what_a_token_meets():
+    """Of experts those it is sent to; the output matrix once for a whole prompt."""
+    mixtral = os.path.join(fixtures.unpack(), "mixtral", "model.gguf")  # 64 wide, 3 layers, 2 of 4 experts, float32
+    said = json.loads(kvasir("attention", "-q", "-m", mixtral, "--ctx", 16, "-o", "json").stdout)["total"]["weight_bytes"]
+    assert said == 4 * (3 * (64 * (64 + 32 + 32 + 64) + 64 * 4 + 2 * 3 * 64 * 64) + 384 * 64), said
+    speeds = []
+    for n_vocab in (1000, 100000):  # 0.5 and 51 million weights of it, beside 2 of the layer
+        path = os.path.join(FOLDER.name, f"{n_vocab}.gguf")
+        kvasir("synth", "-q", "--set", f"n_vocab={n_vocab}", "--set", "n_embd=512", "--set", "n_layers=1", path)
+        speeds.append(json.loads(kvasir("attention", "-m", path, "--ctx", 1000, "-o", "json").stdout)["total"]["prefill_tokens_per_s"])
+    assert speeds[0] < 5 * speeds[1], speeds  # the limits are measured for each: not equal
 
 
 @test

@@ -2,10 +2,10 @@
  *
  *     t_min = n_prompt * operations per token / peak  +  n_gen * (weights + KV bytes) / read bandwidth;   limit_pct = t_min / t
  *
- * operations = 2 * parameters of the layers (attention itself not counted; of the last layer only K and V, for all rows but the
- * last); peak = int8 for quantised weights, float32 for float weights and --gemm blas. The peak is measured between the repeats, and
- * each repeat is compared with the mean of before and after: it may halve from one second to the next (limits.c). Read bandwidth is
- * that of a buffer as large as what a step reads.
+ * operations = 2 * weights of the layers (attention itself not counted; of experts those that a token is sent to; of the last layer
+ * only K and V, for all rows but the last); peak = int8 for quantised weights, float32 for float weights and --gemm blas. The peak is
+ * measured between the repeats, and each repeat is compared with the mean of before and after: it may halve from one second to the
+ * next (limits.c). Read bandwidth is that of a buffer as large as what a step reads.
  */
 #include "tools/bench_limit.h"
 
@@ -56,16 +56,10 @@ static double read_limit(kv_bench_setup *setup, size_t kv_bytes)
 /* Multiplications and additions of a prompt, in linear layers. */
 static double prompt_operations(const kvasir_model_info *info, int n_prompt)
 {
-    const double embedding = (double)info->n_vocab * info->n_embd;
-    /* Where the output matrix is the embedding, decode reads nearly every weight there is; else there are two such matrices, and
-     * one of them is left out of what decode reads. */
-    const double bytes_per_weight = (double)info->weight_bytes / (double)info->n_params;
-    const bool is_tied =
-        (double)info->decode_weight_bytes > (double)info->weight_bytes - embedding * bytes_per_weight / 4;
-    const double layers = (double)info->n_params - (is_tied ? 1 : 2) * embedding;
+    const double output = (double)info->n_vocab * info->n_embd, layers = (double)info->n_params_active - output;
     const double kv = 2.0 * info->n_embd * info->n_kv_heads * info->head_dim;
     /* Logits of the last row only, so K and V are all that the last layer has to do for the others. */
-    return 2 * (layers * n_prompt - (layers / info->n_layers - kv) * (n_prompt - 1) + embedding);
+    return 2 * (layers * n_prompt - (layers / info->n_layers - kv) * (n_prompt - 1) + output);
 }
 
 void kv_bench_limit(kv_bench_setup *setup, bool is_blas, const kv_bench_peak *peak, kv_bench_row *row)

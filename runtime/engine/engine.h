@@ -20,7 +20,7 @@ struct kvasir_model {
     int n_threads;
     char *architecture, *name, *attention;
     const char *type_name; /* static: of the mix, or from the table of types */
-    uint64_t n_params;
+    uint64_t n_params, n_params_active;
     size_t weight_bytes, decode_weight_bytes;
     double load_ms;
     pthread_mutex_t trie_lock;

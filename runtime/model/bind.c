@@ -343,12 +343,14 @@ void kv_bound_deinit(kv_bound *bound)
     *bound = (kv_bound){0};
 }
 
-static void each_of_stack(const kv_stack *s, void (*fn)(void *ctx, const kv_linear *w), void *ctx)
+static void each_of_stack(const kv_stack *s, uint32_t n_most, void (*fn)(void *ctx, const kv_linear *w), void *ctx)
 {
-    for (uint32_t i = 0; i < s->n; i++) fn(ctx, &s->each[i]);
+    for (uint32_t i = 0; i < s->n && i < n_most; i++) fn(ctx, &s->each[i]);
 }
 
-void kv_bound_each(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void *ctx, const kv_linear *w), void *ctx)
+/* Of a layer's experts the first n_experts: all of a stack have the same shape and type. */
+static void each(const kv_bound *bound, const kv_hparams *hp, uint32_t n_experts,
+                 void (*fn)(void *ctx, const kv_linear *w), void *ctx)
 {
     for (uint32_t i = 0; i < hp->n_layers; i++) {
         const kv_layer *l = &bound->w.layers[i];
@@ -358,13 +360,24 @@ void kv_bound_each(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void 
                                   &l->moe.shared_up, &l->moe.shared_down};
         for (size_t j = 0; j < KV_COUNT(attention); j++)
             if (attention[j]->rows) fn(ctx, attention[j]);
-        each_of_stack(&l->mla.k_b, fn, ctx);
-        each_of_stack(&l->mla.v_b, fn, ctx);
+        each_of_stack(&l->mla.k_b, UINT32_MAX, fn, ctx);
+        each_of_stack(&l->mla.v_b, UINT32_MAX, fn, ctx);
         for (size_t j = 0; j < KV_COUNT(ffn); j++)
             if (ffn[j]->rows) fn(ctx, ffn[j]);
-        each_of_stack(&l->moe.gate, fn, ctx);
-        each_of_stack(&l->moe.up, fn, ctx);
-        each_of_stack(&l->moe.down, fn, ctx);
+        each_of_stack(&l->moe.gate, n_experts, fn, ctx);
+        each_of_stack(&l->moe.up, n_experts, fn, ctx);
+        each_of_stack(&l->moe.down, n_experts, fn, ctx);
     }
     fn(ctx, &bound->w.output);
+}
+
+void kv_bound_each(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void *ctx, const kv_linear *w), void *ctx)
+{
+    each(bound, hp, UINT32_MAX, fn, ctx);
+}
+
+void kv_bound_each_active(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void *ctx, const kv_linear *w),
+                          void *ctx)
+{
+    each(bound, hp, hp->moe.n_used, fn, ctx);
 }
