@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """kvasir serve against what is well-formed HTTP and JSON but still hostile: schemas, grammars and patterns that explode or go in circles, chat
-templates that never end, a log on a full disk. Each answer is an error object within seconds, over TCP and the unix socket, and the
+templates that never end, a log on a full disk, readers that stop. Each answer is an error object within seconds, over TCP and the unix socket, and the
 server is healthy afterwards. Bytes and connections are test_serve_http.py's."""
 import json
 import os
@@ -227,6 +227,28 @@ def many_impossible_things_leave_no_memory_behind():
     assert server.is_healthy()
 
 
+def a_reader_that_stops_gives_its_slot_and_its_pages_to_who_waits():
+    """Whoever needs its only slot, or the pages it has in a small budget, does not wait until it is cut; when it reads on, it gets what it would have."""
+    # 1 300 bytes a token: more than the kernel and the server keep for a connection.
+    stream = {"prompt": [5] * 1300, "max_tokens": 600, "ignore_eos": True, "temperature": 1, "seed": 3, "logprobs": 20}
+    for options in (("--parallel", "1"), ("--parallel", "2", "--kv-budget", "1")):
+        with Server("-c", "4096", *options) as s:
+            alone = [e["choices"] for e in s.stream("/v1/completions", stream)]
+            body = json.dumps(dict(stream, stream=True)).encode()
+            slow = s.connect("unix")
+            slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            before, after = -1, 0
+            while before != after or after == 0:  # until it stands still
+                time.sleep(0.3)
+                before, after = after, s.get("/slots")[0]["n_decoded"]
+            assert after < 600
+            for seed in range(3):
+                assert s.post("/v1/completions", {"prompt": [9 + seed] * 900, "max_tokens": 200, "ignore_eos": True})["usage"]["completion_tokens"] == 200
+            r = read_response(slow)
+            assert [json.loads(e[6:])["choices"] for e in r.body.decode().split("\n\n")[:-2]] == alone
+            slow.close()
+
+
 def a_log_on_a_full_disk_stops_nothing():
     with tempfile.TemporaryDirectory() as folder, open("/dev/full", "w") as full:
         path = os.path.join(folder, "s.sock")
@@ -250,7 +272,7 @@ def a_log_on_a_full_disk_stops_nothing():
 TESTS = [impossible_schemas_are_400, impossible_grammars_are_400, what_is_large_is_answered_or_refused_in_time, many_messages_take_linear_time, pieces_of_a_large_text_are_refused,
          a_server_that_ends_reads_no_more_of_what_waits, bodies_of_clients_that_left_are_not_read,
          a_call_without_arguments_has_none, templates_that_never_end_are_an_error,
-         many_impossible_things_leave_no_memory_behind, a_log_on_a_full_disk_stops_nothing]
+         many_impossible_things_leave_no_memory_behind, a_reader_that_stops_gives_its_slot_and_its_pages_to_who_waits, a_log_on_a_full_disk_stops_nothing]
 
 if __name__ == "__main__":
     with Server() as server:

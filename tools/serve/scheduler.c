@@ -21,7 +21,7 @@ struct kv_scheduler {
     kv_work *works, **works_end; /* in the order of arrival */
     kv_batch_plan plan;
     kv_pace pace;
-    uint64_t n_admitted, turn;
+    uint64_t turn;
     bool is_stopping; /* the server ends: nobody begins any more, and who is cut short is not to blame */
     bool is_full;     /* somebody had to give pages back: nobody begins until somebody has ended */
 
@@ -133,7 +133,7 @@ static bool is_worth_waiting(const kv_scheduler *s, const kv_prompt *p)
     for (size_t i = 0; i < s->n_active; i++) {
         const kv_sequence *q = s->active[i];
         const size_t have = kvasir_engine_n_tokens(s->params.engine, q->slot);
-        if (q->has_begun || !kv_sequence_is_cached(q)) continue;
+        if (q->has_begun || !kv_sequence_is_cached(q) || kv_job_waits(q->work->job)) continue;
         const size_t common = common_prefix(q->tokens, q->n_tokens, p->tokens, p->n_tokens - 1);
         if (common > have && (common >= have + WAIT_FOR_PREFIX || common + 1 == q->n_tokens)) return true;
     }
@@ -154,7 +154,7 @@ static kv_sequence *choose_waiting(const kv_scheduler *s)
 {
     kv_sequence *best = NULL;
     for (kv_work *work = s->works; work; work = work->next) {
-        if (best && work->n_active >= best->work->n_active) continue;
+        if (kv_job_waits(work->job) || (best && work->n_active >= best->work->n_active)) continue;
         kv_sequence *q = next_of(s, work);
         if (q) best = q;
         if (best && best->work->n_active == 0) break;
@@ -193,7 +193,6 @@ static void take_slot(kv_scheduler *s, kv_sequence *q, bool is_first)
     s->slots[q->slot] = q;
     s->active[s->n_active++] = q;
     q->state = KV_SEQ_ACTIVE;
-    q->admitted = s->n_admitted++;
     q->work->n_active++;
     if (!kv_sequence_is_cached(q)) return;
     const size_t n = kvasir_engine_resume(s->params.engine, q->slot, q->tokens, q->n_tokens);
@@ -205,11 +204,41 @@ static void take_slot(kv_scheduler *s, kv_sequence *q, bool is_first)
     pthread_mutex_unlock(&s->lock);
 }
 
+/* Out of its slot, to wait for its turn again. */
+static void put_back(kv_scheduler *s, kv_sequence *q, bool keep)
+{
+    kv_work *work = q->work;
+    leave_slot(s, q, keep);
+    q->state = KV_SEQ_WAITING;
+    const size_t at = (size_t)(q - work->sequences);
+    if (at < work->first_waiting) work->first_waiting = at;
+    pthread_mutex_lock(&s->lock);
+    s->stats.n_preempted++;
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* The youngest sequence in a slot whose reader is behind; NULL: all keep up. */
+static kv_sequence *who_is_behind(const kv_scheduler *s)
+{
+    for (size_t i = s->n_active; i-- > 0;)
+        if (kv_job_waits(s->active[i]->work->job)) return s->active[i];
+    return NULL;
+}
+
+/* Whether somebody can begin. Who has a slot and cannot go on gives it: a slow reader blocks nobody. */
+static bool has_room(kv_scheduler *s)
+{
+    if (s->n_active < (size_t)s->params.n_slots && !s->is_full) return true;
+    kv_sequence *behind = who_is_behind(s);
+    if (behind) put_back(s, behind, kv_sequence_is_cached(behind));
+    return behind != NULL;
+}
+
 static void admit(kv_scheduler *s)
 {
-    while (s->n_active < (size_t)s->params.n_slots && !s->is_full) {
+    for (;;) {
         kv_sequence *q = choose_waiting(s);
-        if (!q) return;
+        if (!q || !has_room(s)) return;
         kv_api_error error;
         const bool is_first = !q->tokens;
         start_work(s, q->work);
@@ -224,21 +253,12 @@ static void admit(kv_scheduler *s)
 
 /* ---- a step ------------------------------------------------------------------------------------------ */
 
-/* The youngest sequence gives its pages back and waits for its turn again. */
+/* The youngest sequence gives its pages back; before it, one whose reader is behind. */
 static void preempt(kv_scheduler *s)
 {
-    kv_sequence *youngest = s->active[0];
-    for (size_t i = 1; i < s->n_active; i++)
-        if (s->active[i]->admitted > youngest->admitted) youngest = s->active[i];
-    kv_work *work = youngest->work;
-    leave_slot(s, youngest, false);
+    kv_sequence *behind = who_is_behind(s);
+    put_back(s, behind ? behind : s->active[s->n_active - 1], false);
     s->is_full = true;
-    youngest->state = KV_SEQ_WAITING;
-    const size_t at = (size_t)(youngest - work->sequences);
-    if (at < work->first_waiting) work->first_waiting = at;
-    pthread_mutex_lock(&s->lock);
-    s->stats.n_preempted++;
-    pthread_mutex_unlock(&s->lock);
 }
 
 /* The step did not fit, though no idle page is left. Makes room: the youngest sequence goes, and what is alone must end. */
@@ -376,12 +396,11 @@ static void publish(kv_scheduler *s)
     }
 }
 
-/* Nobody runs, or only such whose readers are behind; and nobody waits who could begin. */
+/* Nobody is there, or only such whose readers are behind: anybody else runs, or gets the slot of one of these. */
 static bool has_nothing_to_do(const kv_scheduler *s)
 {
-    if (s->n_active == 0) return s->works == NULL;
-    for (size_t i = 0; i < s->n_active; i++)
-        if (!kv_job_waits(s->active[i]->work->job)) return false;
+    for (const kv_work *work = s->works; work; work = work->next)
+        if (!kv_job_waits(work->job)) return false;
     return true;
 }
 

@@ -4,7 +4,8 @@
  *     chunk of the prompts that are being read ] -> kvasir_engine_eval -> [ sample, text, events ] -> again
  *
  * Sequences join and leave between steps. After Orca (Yu 2022) and vLLM (Kwon 2023): when the KV budget is short, the youngest
- * sequence gives its pages back and is read again later, which changes no bit of what it says.
+ * sequence gives its pages back and is read again later, which changes no bit of what it says. One whose reader is behind gives its
+ * slot to who waits for one.
  */
 #ifndef KV_TOOLS_SERVE_SCHEDULER_H
 #define KV_TOOLS_SERVE_SCHEDULER_H

@@ -19,7 +19,6 @@ typedef struct kv_sequence {
     int choice; /* index in the answer */
     kv_sequence_state state;
     int slot;             /* while ACTIVE */
-    uint64_t admitted;    /* running number: who is youngest */
     kvasir_token *tokens; /* from the first admission on */
     size_t n_tokens, cap_tokens, n_generated;
     size_t n_cached; /* tokens that the first admission found */
