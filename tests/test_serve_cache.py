@@ -172,6 +172,18 @@ def what_was_not_used_for_longest_goes_first():
         assert m["kvasir_kv_peak_bytes"] <= budget and m["kvasir_kv_pages"] == m["kvasir_kv_cached_pages"]
 
 
+def what_fits_the_budget_fits_whatever_the_steps():
+    """Windows hold a chunk of the prompt in full beside their keys: what has no room for 2048 rows at once is read in smaller steps."""
+    text = words(71, 15400)
+    with Server("-c", "16384", "--kv-budget", "1", "-b", "2048", model=TINY_GEMMA3) as server:
+        assert complete(server, text, 2)["usage"]["prompt_tokens"] == 15400
+        end = complete(server, text, 1000)  # until the budget is full: what is read again ends where it ended alone
+        assert end["choices"][0]["finish_reason"] == "length" and 15400 + 2 < end["usage"]["total_tokens"] < 15400 + 64, end["usage"]
+        assert complete(server, text, 1000, cache_prompt=False)["choices"] == end["choices"]
+        r = server.request("POST", "/v1/completions", {"prompt": words(72, 16000), "max_tokens": 2})
+        assert r.status == 400 and r.json()["error"]["code"] == "context_length_exceeded", r.body
+
+
 def who_leaves_early_leaves_no_page_behind():
     with Server("--parallel", "4", model=TINY_GEMMA3) as server:
         rng = random.Random(8)
@@ -202,7 +214,7 @@ def prefixes_of_a_real_model():
 
 
 TESTS = [prefixes_of_a_real_model, busy_sequences_share_for_every_kind_of_layer, conversations_go_on_for_every_kind_of_layer, a_chat_with_gemma_never_reads_twice,
-         what_was_not_used_for_longest_goes_first, who_leaves_early_leaves_no_page_behind]
+         what_was_not_used_for_longest_goes_first, what_fits_the_budget_fits_whatever_the_steps, who_leaves_early_leaves_no_page_behind]
 
 if __name__ == "__main__":
     run_tests(TESTS, [(KVASIR, "make"), (TINY, "git checkout tests/golden"), (SMOLLM2, "./kvasir get smollm2"), (GEMMA3, "./kvasir get gemma3"),

@@ -22,6 +22,7 @@ struct kv_scheduler {
     kv_batch_plan plan;
     kv_pace pace;
     uint64_t turn;
+    size_t n_rows;    /* of a step at most: n_batch, less while the budget has no room for so many at once */
     bool is_stopping; /* the server ends: nobody begins any more, and who is cut short is not to blame */
     bool is_full;     /* somebody had to give pages back: nobody begins until somebody has ended */
 
@@ -261,11 +262,16 @@ static void preempt(kv_scheduler *s)
     s->is_full = true;
 }
 
-/* The step did not fit, though no idle page is left. Makes room: the youngest sequence goes, and what is alone must end. */
+/* The step did not fit, though no idle page is left. Makes room: the youngest sequence goes; what is alone takes smaller
+ * steps, and must end when one row is too much. */
 static void make_room(kv_scheduler *s, const kvasir_error *err)
 {
     if (s->n_active > 1) {
         preempt(s);
+        return;
+    }
+    if (s->plan.n_prompt_rows > 1) { /* windows hold a chunk in full: of a smaller one they let go sooner */
+        s->n_rows = s->plan.n_prompt_rows / 2;
         return;
     }
     kv_sequence *q = s->active[0];
@@ -309,7 +315,7 @@ static void step(kv_scheduler *s)
 {
     kv_batch_plan *plan = &s->plan;
     kvasir_error err = {0};
-    const kv_batch_limits limits = {.n_batch = (size_t)s->params.n_batch,
+    const kv_batch_limits limits = {.n_batch = s->n_rows,
                                     .n_draft = (size_t)s->params.n_draft,
                                     .n_slots = (size_t)s->params.n_slots,
                                     .n_ctx = s->params.n_ctx};
@@ -321,6 +327,7 @@ static void step(kv_scheduler *s)
         return;
     }
     const double now = kv_now_ms();
+    s->n_rows = (size_t)s->params.n_batch;
     kv_pace_learn(&s->pace, plan, now - start);
     pthread_mutex_lock(&s->lock);
     s->stats.steps++;
@@ -462,6 +469,7 @@ static kvasir_code open_parts(kv_scheduler *s, kvasir_error *err)
 {
     const size_t n = (size_t)s->params.n_slots;
     const kvasir_model_info info = kvasir_model_get_info(s->params.model);
+    s->n_rows = (size_t)s->params.n_batch;
     s->works_end = &s->works;
     s->inbox_end = &s->inbox;
     s->slots = calloc(n, sizeof *s->slots);
