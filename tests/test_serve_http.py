@@ -491,6 +491,10 @@ def keys_and_cors_as_configured():
                 assert r.status == 200 and r.headers["access-control-allow-origin"] == "https://good.example"
                 r = s.request("OPTIONS", "/v1/chat/completions", kind=kind, headers=["Origin: https://good.example"])
                 assert r.status == 204 and "POST" in r.headers["access-control-allow-methods"]
+                # What OpenAI's client sends from a page and reads there: headers of its own, and our key of the conversation.
+                assert {"*", "Authorization"} <= set(r.headers["access-control-allow-headers"].split(", ")), r.headers
+                r = s.request("POST", "/v1/chat/completions", CHAT, kind, ["Origin: https://good.example", "Authorization: Bearer first", "X-Stainless-OS: Linux"])
+                assert r.status == 200 and "X-Kvasir-Prefix" in r.headers["access-control-expose-headers"] and r.headers["x-kvasir-prefix"], r.headers
                 refused(s.request("OPTIONS", "/v1/chat/completions", kind=kind, headers=["Origin: https://bad.example"]), 403)
             assert s.raw(b"GET /health HTTP/1.1\r\nHost: my.box:80\r\nConnection: close\r\n\r\n").status == 200
 

@@ -89,9 +89,11 @@ static bool origin_is_own(const kv_conn *c)
 const char *kv_guard_cors(const kv_conn *c, char *buf, size_t cap)
 {
     if (!c->http || !origin_is_listed(c)) return "";
+    /* Any header, since OpenAI's client sends some of its own (X-Stainless-OS ...); Authorization is never part of "*". */
     snprintf(buf, cap,
              "Access-Control-Allow-Origin: %s\r\nVary: Origin\r\nAccess-Control-Allow-Methods: GET, POST, OPTIONS\r\n"
-             "Access-Control-Allow-Headers: Authorization, Content-Type\r\n",
+             "Access-Control-Allow-Headers: Authorization, Content-Type, *\r\n"
+             "Access-Control-Expose-Headers: X-Kvasir-Prefix, Retry-After\r\n",
              c->http->origin);
     return buf;
 }

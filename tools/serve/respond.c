@@ -42,7 +42,7 @@ static const char *reason_of(int status)
 static void write_head(kv_conn *c, int status, const char *type, const char *headers)
 {
     struct evbuffer *out = bufferevent_get_output(c->bev);
-    char cors[768];
+    char cors[1024];
     c->server->counters.n_responses[status / 100 < 6 ? status / 100 : 0]++;
     c->log.status = status;
     evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\nServer: kvasir\r\n", status, reason_of(status));
