@@ -56,6 +56,14 @@ def models_are_listed(c):
     assert raises(openai.NotFoundError, 404, c.models.retrieve, model="other").code == "model_not_found"
 
 
+def a_model_is_found_by_any_name_it_is_listed_under():
+    for alias in ("HuggingFaceTB/SmolLM2-135M", "100% größe?"):
+        with Server("--alias", alias) as s:
+            for kind in ("tcp", "unix"):
+                with client(s, kind) as c:
+                    assert [c.models.retrieve(m.id).id for m in c.models.list()] == [alias]
+
+
 @both
 def a_chat_is_answered(c):
     r = c.chat.completions.create(model=MODEL, messages=QUESTION, max_completion_tokens=24, temperature=0)
@@ -260,7 +268,7 @@ def keys_hosts_and_full_queues_are_its_own_exceptions_too():
         pass
 
 
-TESTS = [models_are_listed, a_chat_is_answered, streams_are_the_answer_in_pieces, the_streaming_helper_collects_the_answer, log_probabilities_are_probabilities,
+TESTS = [models_are_listed, a_model_is_found_by_any_name_it_is_listed_under, a_chat_is_answered, streams_are_the_answer_in_pieces, the_streaming_helper_collects_the_answer, log_probabilities_are_probabilities,
          n_stop_seed_and_bias_mean_what_they_say, completions_take_text_tokens_and_lists, embeddings_are_unit_vectors, a_schema_is_kept_and_parsed, tools_are_called_and_their_results_read,
          errors_are_its_own_exceptions, keys_hosts_and_full_queues_are_its_own_exceptions_too]
 

@@ -317,6 +317,17 @@ static int hex_value(char c)
     return -1;
 }
 
+void kv_http_decode(const char *text, char *out)
+{
+    for (; *text; text++) {
+        const int high = *text == '%' ? hex_value(text[1]) : -1, low = high >= 0 ? hex_value(text[2]) : -1;
+        const bool is_escape = low >= 0 && high + low > 0;
+        *out++ = is_escape ? (char)(high << 4 | low) : *text;
+        if (is_escape) text += 2;
+    }
+    *out = '\0';
+}
+
 /* "1a;name=value": the extension means nothing here. */
 static void take_chunk_size(kv_http_request *r, const char *line, size_t len)
 {

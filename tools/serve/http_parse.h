@@ -70,4 +70,7 @@ bool kv_http_wants_line(const kv_http_request *r);
 
 void kv_http_fail(kv_http_request *r, int status, const char *why);
 
+/* Percent-decodes a part of a target into `out` [strlen(text) + 1]; what is no escape, or one of NUL, stays as it is. */
+void kv_http_decode(const char *text, char *out);
+
 #endif

@@ -36,8 +36,9 @@ void kv_info_models(kv_conn *c)
 
 void kv_info_model(kv_conn *c)
 {
-    const char *id = c->http->target + strlen("/v1/models/");
+    char id[sizeof c->http->target];
     kv_api_error error;
+    kv_http_decode(c->http->target + strlen("/v1/models/"), id); /* clients write the slash of a name as %2F */
     if (strcmp(id, c->server->model_name) == 0) {
         respond(c, model_object(c->server));
         return;
