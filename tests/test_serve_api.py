@@ -170,6 +170,9 @@ def seeds_bias_and_penalties_work():
     first = text(temperature=0, max_tokens=1)
     banned = big.post("/tokenize", {"content": first})["tokens"][0]
     assert text(temperature=0, max_tokens=1, logit_bias={str(banned): -100}) != first
+    for grammar in ('root ::= "a"', 'root ::= "b" "a"'):  # at the first token, and later
+        r = big.request("POST", "/v1/completions", {"prompt": "x", "grammar": grammar, "logit_bias": {str(t): -100 for t in big.post("/tokenize", {"content": "a"})["tokens"]}})
+        assert (r.status == 400 and r.json()["error"]["param"] == "logit_bias") or r.json()["choices"][0]["text"] == "ba", r.body
     choices = big.post("/v1/completions", {"prompt": "My favourite", "max_tokens": 16, "temperature": 1, "n": 4, "seed": 5})["choices"]
     assert choices[0]["text"] == text(seed=5) and len({c["text"] for c in choices}) > 1
 

@@ -223,6 +223,13 @@ static kv_advance end_with(kv_sequence *q, kv_finish reason, kv_api_error *error
     return KV_HAS_FAILED;
 }
 
+static bool has_finite(const float *logits, int n_vocab)
+{
+    for (int i = 0; i < n_vocab; i++)
+        if (isfinite(logits[i])) return true;
+    return false;
+}
+
 static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logits, kv_api_error *error)
 {
     const kv_request *r = request_of(q);
@@ -238,7 +245,10 @@ static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logi
         return end_with(q, KV_FINISH_STOP, error);
     }
     if (token < 0) {
-        kv_api_fail(error, 500, "no_finite_logits", "the model gave no finite logit; its file may be damaged");
+        if (r->sampler.n_logit_bias && has_finite(logits, s->n_vocab))
+            kv_api_refuse(error, "logit_bias", "logit_bias bans every token that may come next");
+        else
+            kv_api_fail(error, 500, "no_finite_logits", "the model gave no finite logit; its file may be damaged");
         return KV_HAS_FAILED;
     }
     if ((constraint || !r->ignore_eos) && kvasir_token_is_eog(s->model, token))
