@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/number.h"
 #include "convert/synth.h"
 
 /* clang-format off */
@@ -82,7 +83,7 @@ static kvasir_code apply_type(kv_synth_shape *s, const char *value, kvasir_error
 static kvasir_code apply_real(float *field, const char *key, const char *value, kvasir_error *err)
 {
     char *end;
-    double v = strtod(value, &end);
+    double v = kv_strtod(value, &end);
     if (end == value || *end || !(v > 0) || v > 1e12)
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "%s: '%.40s' is not a number above 0", key, value);
     *field = (float)v;

@@ -1,5 +1,6 @@
 /* test_template.c - the chat template interpreter where jinja2 is no measure: limits, bombs, messages, failed allocations.
  * What it renders is compared with jinja2 itself in test_templates.py. */
+#include <locale.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -299,6 +300,26 @@ static void bytes_that_are_no_utf8_are_refused(void **state)
     fails_with("{{ '\xc3' }}", 9, NULL, (const char *const[]){"line 1", "UTF-8", NULL});
 }
 
+/* A program that we are part of may write numbers with a comma. Its locale is made here: few machines have one. */
+static void numbers_have_a_point_in_every_locale(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/kvasir-locale-XXXXXX", command[160];
+    assert_non_null(mkdtemp(folder));
+    snprintf(command, sizeof command, "localedef -i de_DE -f UTF-8 %s/de_DE.UTF-8 >/dev/null 2>&1", folder);
+    const int made = system(command);
+    setenv("LOCPATH", folder, 1);
+    const bool has_comma = made == 0 && setlocale(LC_ALL, "de_DE.UTF-8") && strcmp(localeconv()->decimal_point, ",") == 0;
+    unsetenv("LOCPATH");
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    assert_int_equal(system(command), 0);
+    if (!has_comma) skip();
+    renders("{{ 0.5 }} {{ '0.75'|float }} {{ 3.14159|round(2) }} {{ [1.5]|tojson }} {{ '%.2f' % 2.5 }}",
+            "0.5 0.75 3.14 [1.5] 2.50");
+    assert_string_equal(localeconv()->decimal_point, ","); /* the program's own stays */
+    setlocale(LC_ALL, "C");
+}
+
 static void every_prefix_of_a_template_is_rendered_or_refused(void **state)
 {
     (void)state;
@@ -331,6 +352,7 @@ int main(void)
         cmocka_unit_test(collecting_text_in_a_loop_is_linear),
         cmocka_unit_test(own_limits_are_kept),
         cmocka_unit_test(bytes_that_are_no_utf8_are_refused),
+        cmocka_unit_test(numbers_have_a_point_in_every_locale),
         cmocka_unit_test(every_prefix_of_a_template_is_rendered_or_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/number.h"
 #include "constraint/schema_internal.h"
 
 enum { MAX_DIGITS = 15, MAX_MODULUS = 1000 };
@@ -100,8 +101,8 @@ static bool decimal_of(double x, decimal *d)
     if (!(x < 1e15)) return false;
     for (int digits_behind = 0; digits_behind <= MAX_DIGITS;
          digits_behind++) { /* the shortest text that is this number */
-        snprintf(text, sizeof text, "%.*f", digits_behind, x);
-        if (strtod(text, NULL) == x) break;
+        kv_print_real(text, sizeof text, "%.*f", digits_behind, x);
+        if (kv_strtod(text, NULL) == x) break;
     }
     const char *point = strchr(text, '.');
     d->n_whole = (int)(point ? (size_t)(point - text) : strlen(text));

@@ -246,7 +246,7 @@ static bool parse_float(const kv_jstr *s, double *out)
     if (strpbrk(buf, "xX(") ||
         (word && strcasecmp(body, "inf") && strcasecmp(body, "infinity") && strcasecmp(body, "nan")))
         return false;
-    *out = strtod(buf, &end);
+    *out = kv_strtod(buf, &end);
     return *end == '\0' && end != buf;
 }
 
@@ -361,8 +361,8 @@ static bool f_round(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
         return true;
     }
     char buf[700];
-    snprintf(buf, sizeof buf, "%.*f", (int)precision, x);
-    *out = kv_jfloat(strtod(buf, NULL));
+    kv_print_real(buf, sizeof buf, "%.*f", (int)precision, x);
+    *out = kv_jfloat(kv_strtod(buf, NULL));
     return true;
 }
 

@@ -100,7 +100,7 @@ static bool put_float(kv_jbuild *b, const spec *sp, double f)
     } else {
         char fmt[8] = {'%', '.', '*', type == 'n' ? 'g' : type, '\0'};
         if (sp->alternate) memcpy(fmt, "%#.*", 4), fmt[4] = type, fmt[5] = '\0';
-        snprintf(digits, sizeof digits - 4, fmt, precision, fabs(f));
+        kv_print_real(digits, sizeof digits - 4, fmt, precision, fabs(f));
         if (!sp->type && !strpbrk(digits, ".en")) strcat(digits, ".0");
     }
     if (percent) strcat(digits, "%");

@@ -211,7 +211,7 @@ static bool lex_number(lexer *lx)
     buf[n] = '\0';
     kv_jtok tok = {.type = is_float ? KV_JT_FLOAT : KV_JT_INT, .line = lx->ctx->line};
     if (is_float) {
-        tok.value = kv_jfloat(strtod(buf, NULL));
+        tok.value = kv_jfloat(kv_strtod(buf, NULL));
     } else {
         errno = 0;
         tok.value = kv_jint(strtoll(buf, NULL, base));

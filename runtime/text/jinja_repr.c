@@ -15,8 +15,8 @@ void kv_jfloat_text(double f, char *buf)
     }
     char digits[32];
     int precision = 1;
-    do snprintf(digits, sizeof digits, "%.*e", precision - 1, f);
-    while (strtod(digits, NULL) != f && ++precision <= 17);
+    do kv_print_real(digits, sizeof digits, "%.*e", precision - 1, f);
+    while (kv_strtod(digits, NULL) != f && ++precision <= 17);
     int exponent = atoi(strchr(digits, 'e') + 1);
     if (exponent < -4 || exponent >= 16) {
         char *e = strchr(digits, 'e');
@@ -24,7 +24,7 @@ void kv_jfloat_text(double f, char *buf)
         sprintf(buf, "%se%c%02d", digits, exponent < 0 ? '-' : '+', abs(exponent));
     } else {
         int decimals = precision - 1 - exponent;
-        sprintf(buf, "%.*f", decimals > 0 ? decimals : 0, f);
+        kv_print_real(buf, 32, "%.*f", decimals > 0 ? decimals : 0, f);
         if (!strchr(buf, '.')) strcat(buf, ".0");
     }
 }
