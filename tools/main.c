@@ -4,10 +4,12 @@
  *     kvasir               -> help            kvasir help TOOL -> kvasir TOOL --help
  *     kvasir --version     -> the version     anything else    -> exit 2 with the nearest name
  */
+#include <fcntl.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/term.h"
 #include "tools/tools.h"
@@ -76,8 +78,17 @@ static int help_about(int argc, char **argv)
     return tool->run(2, args);
 }
 
+/* A stream that our caller has closed: the next file that is opened would take its descriptor, and a line for stderr would go into a model
+ * that is being written. /dev/null holds the place, opened the wrong way round, so that its use fails as before. */
+static void hold_closed_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0) open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 int main(int argc, char **argv)
 {
+    hold_closed_streams();
     setlocale(LC_CTYPE, "");  /* the width of characters; numbers stay in the C locale */
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is a write error with a line, not a silent death */
     kv_interrupt_end();
