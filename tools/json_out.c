@@ -7,10 +7,35 @@
 
 #include "tools/tools.h"
 
+void kv_json_put(json_t **object, const char *key, json_t *value)
+{
+    if (json_object_set_new(*object, key, value) == 0) return;
+    json_decref(*object);
+    *object = NULL;
+}
+
+void kv_json_append(json_t **array, json_t *value)
+{
+    if (json_array_append_new(*array, value) == 0) return;
+    json_decref(*array);
+    *array = NULL;
+}
+
+/* Into a buffer of the measured size no memory is needed: json_dumps goes on when memory fails under a key (jansson 2.14). */
+char *kv_json_line(json_t *json, int digits)
+{
+    const size_t flags = JSON_COMPACT | JSON_REAL_PRECISION(digits), len = json ? json_dumpb(json, NULL, 0, flags) : 0;
+    char *text = len ? malloc(len + 1) : NULL;
+    if (text) text[json_dumpb(json, text, len, flags) == len ? len : 0] = '\0';
+    json_decref(json);
+    if (text && text[0]) return text;
+    free(text);
+    return NULL;
+}
+
 int kv_json_print(const char *tool, json_t *json, int status)
 {
-    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
-    json_decref(json);
+    char *text = kv_json_line(json, 12);
     if (!text) return kv_tool_fail(tool, "out of memory for the result");
     puts(text);
     free(text);

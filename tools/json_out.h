@@ -7,6 +7,13 @@
 
 #include "kvasir.h"
 
+/* json_object_set_new and json_array_append_new that pass failures on: where memory runs out, or `value` (taken over) is NULL, what was
+ * made so far is freed and the pointer becomes NULL. A result is so checked once, and never lacks a part. */
+void kv_json_put(json_t **object, const char *key, json_t *value);
+void kv_json_append(json_t **array, json_t *value);
+/* `json` (taken over; NULL is passed on) as malloc'd text on one line, reals with `digits`. NULL: out of memory. */
+char *kv_json_line(json_t *json, int digits);
+
 /* Prints `json` (taken over; NULL: out of memory) on one line; returns `status`, or KV_EXIT_FAILED after a line on stderr. */
 int kv_json_print(const char *tool, json_t *json, int status);
 

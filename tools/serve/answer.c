@@ -63,12 +63,7 @@ void kv_answer_free(kv_answer *a)
 
 /* ---- parts ------------------------------------------------------------------------------------------- */
 
-static char *to_text(json_t *json)
-{
-    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-    json_decref(json);
-    return text;
-}
+static char *to_text(json_t *json) { return kv_json_line(json, 9); }
 
 static json_t *finish_name(kv_finish finish)
 {
@@ -120,11 +115,8 @@ static json_t *logprobs(const kv_answer *a, choice *c, const kv_token_record *re
 static char *chunk(const kv_answer *a, json_t *choices)
 {
     json_t *json = envelope(a, is_chat(a) ? "chat.completion.chunk" : "text_completion");
-    if (json && json_object_set_new(json, "choices", choices) != 0) {
-        json_decref(json);
-        return NULL;
-    }
-    if (a->job->request.include_usage) json_object_set_new(json, "usage", json_null());
+    kv_json_put(&json, "choices", choices);
+    if (a->job->request.include_usage) kv_json_put(&json, "usage", json_null());
     return to_text(json);
 }
 
@@ -163,7 +155,7 @@ static json_t *call_delta(const kv_piece *p, bool is_head)
 {
     json_t *call =
         is_head ? call_json(p, "", 0) : json_pack("{s:{s:o}}", "function", "arguments", json_stringn(p->text, p->len));
-    if (call) json_object_set_new(call, "index", json_integer((json_int_t)p->index));
+    kv_json_put(&call, "index", json_integer((json_int_t)p->index));
     return json_pack("{s:[o]}", "tool_calls", call);
 }
 
@@ -226,23 +218,17 @@ char *kv_answer_progress_chunk(kv_answer *a, const kv_event *p)
     json_t *json = envelope(a, is_chat(a) ? "chat.completion.chunk" : "text_completion");
     json_t *progress = json_pack("{s:I, s:I, s:I, s:o}", "total", (json_int_t)p->total, "cache", (json_int_t)p->cached,
                                  "processed", (json_int_t)p->done, "time_ms", kv_json_ms(p->ms));
-    if (json) {
-        json_object_set_new(json, "choices", json_array());
-        json_object_set_new(json, "prompt_progress", progress);
-    } else {
-        json_decref(progress);
-    }
+    kv_json_put(&json, "choices", json_array());
+    kv_json_put(&json, "prompt_progress", progress);
     return to_text(json);
 }
 
 char *kv_answer_usage_chunk(kv_answer *a)
 {
     json_t *json = envelope(a, is_chat(a) ? "chat.completion.chunk" : "text_completion");
-    if (json) {
-        json_object_set_new(json, "choices", json_array());
-        json_object_set_new(json, "usage", usage(a));
-        json_object_set_new(json, "timings", timings(a));
-    }
+    kv_json_put(&json, "choices", json_array());
+    kv_json_put(&json, "usage", usage(a));
+    kv_json_put(&json, "timings", timings(a));
     return to_text(json);
 }
 
@@ -266,15 +252,14 @@ bool kv_answer_collect(kv_answer *a, kv_event *d)
 }
 
 /* The text of a key so far, and more. */
-static void append_text(json_t *message, const char *key, const char *text, size_t len)
+static void append_text(json_t **message, const char *key, const char *text, size_t len)
 {
-    const json_t *had = json_object_get(message, key);
+    const json_t *had = json_object_get(*message, key);
     const size_t n = json_string_length(had);
     char *joined = malloc(n + len + 1);
-    if (!joined) return;
-    if (n) memcpy(joined, json_string_value(had), n);
-    memcpy(joined + n, text, len);
-    json_object_set_new(message, key, json_stringn(joined, n + len));
+    if (joined && n) memcpy(joined, json_string_value(had), n);
+    if (joined) memcpy(joined + n, text, len);
+    kv_json_put(message, key, joined ? json_stringn(joined, n + len) : NULL);
     free(joined);
 }
 
@@ -283,20 +268,19 @@ static json_t *parsed_message(const choice *c, kv_tool_parser *parser)
 {
     kv_piece p;
     json_t *message = json_pack("{s:s, s:s}", "role", "assistant", "content", ""), *calls = json_array();
-    if (!kv_tool_parser_push(parser, c->text, c->len)) json_object_clear(message);
+    if (!kv_tool_parser_push(parser, c->text, c->len)) kv_json_put(&message, "content", NULL);
     kv_tool_parser_finish(parser);
     while (kv_tool_parser_next(parser, &p))
         if (p.kind == KV_PIECE_CALL)
-            json_array_append_new(calls, call_json(&p, p.text, p.len));
+            kv_json_append(&calls, call_json(&p, p.text, p.len));
         else
-            append_text(message, p.kind == KV_PIECE_TEXT ? "content" : "reasoning_content", p.text, p.len);
-    if (json_array_size(calls) == 0) {
+            append_text(&message, p.kind == KV_PIECE_TEXT ? "content" : "reasoning_content", p.text, p.len);
+    if (calls && json_array_size(calls) == 0) {
         json_decref(calls);
         return message;
     }
-    if (json_string_length(json_object_get(message, "content")) == 0)
-        json_object_set_new(message, "content", json_null());
-    json_object_set_new(message, "tool_calls", calls);
+    if (json_string_length(json_object_get(message, "content")) == 0) kv_json_put(&message, "content", json_null());
+    kv_json_put(&message, "tool_calls", calls);
     return message;
 }
 
@@ -325,7 +309,7 @@ static json_t *embedding(const float *v, size_t n, bool is_base64)
     json_t *out = unit ? (is_base64 ? NULL : json_array()) : NULL;
     for (size_t i = 0; unit && i < n; i++) {
         unit[i] = (float)((double)v[i] * scale);
-        if (out) json_array_append_new(out, json_real((double)unit[i]));
+        if (!is_base64) kv_json_append(&out, json_real((double)unit[i]));
     }
     if (unit && is_base64) {
         char *text = kv_base64(unit, n * sizeof *unit);
@@ -343,8 +327,8 @@ static char *whole_embeddings(const kv_answer *a)
     const json_int_t n_tokens = (json_int_t)a->job->result.n_prompt_tokens;
     json_t *data = json_array();
     for (size_t i = 0; data && i < r->n_prompts; i++)
-        json_array_append_new(data, json_pack("{s:s, s:I, s:o}", "object", "embedding", "index", (json_int_t)i,
-                                              "embedding", embedding(a->job->result.vectors + i * n, n, r->is_base64)));
+        kv_json_append(&data, json_pack("{s:s, s:I, s:o}", "object", "embedding", "index", (json_int_t)i, "embedding",
+                                        embedding(a->job->result.vectors + i * n, n, r->is_base64)));
     return to_text(json_pack("{s:s, s:o, s:s, s:{s:I, s:I}}", "object", "list", "data", data, "model", a->model_name,
                              "usage", "prompt_tokens", n_tokens, "total_tokens", n_tokens));
 }
@@ -353,13 +337,10 @@ char *kv_answer_whole(kv_answer *a)
 {
     if (a->job->request.kind == KV_KIND_EMBEDDING) return whole_embeddings(a);
     json_t *json = envelope(a, is_chat(a) ? "chat.completion" : "text_completion"), *choices = json_array();
-    for (size_t i = 0; i < a->n_choices && choices; i++) json_array_append_new(choices, whole_choice(a, i));
-    if (!json || json_object_set_new(json, "choices", choices) != 0) {
-        json_decref(json);
-        return NULL;
-    }
-    json_object_set_new(json, "usage", usage(a));
-    json_object_set_new(json, "timings", timings(a));
+    for (size_t i = 0; i < a->n_choices && choices; i++) kv_json_append(&choices, whole_choice(a, i));
+    kv_json_put(&json, "choices", choices);
+    kv_json_put(&json, "usage", usage(a));
+    kv_json_put(&json, "timings", timings(a));
     return to_text(json);
 }
 

@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "tools/json_out.h"
 #include "tools/serve/answer.h"
 
 bool kv_mailbox_init(kv_mailbox *box)
@@ -97,8 +98,7 @@ void kv_job_fail(kv_job *job, const kv_api_error *error)
 
 void kv_job_answer(kv_job *job, json_t *answer)
 {
-    job->result.answer = answer ? json_dumps(answer, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-    json_decref(answer);
+    job->result.answer = kv_json_line(answer, 9);
     if (!job->result.answer) {
         job->result.is_failed = true;
         kv_api_fail(&job->result.error, 500, "out_of_memory", "out of memory for the answer");

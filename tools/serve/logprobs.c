@@ -37,7 +37,7 @@ static json_t *chat_token(const kvasir_model *model, kvasir_token token, double 
     size_t len;
     char *bytes = bytes_of(model, token, &len);
     json_t *list = bytes ? json_array() : NULL;
-    for (size_t i = 0; list && i < len; i++) json_array_append_new(list, json_integer((unsigned char)bytes[i]));
+    for (size_t i = 0; list && i < len; i++) kv_json_append(&list, json_integer((unsigned char)bytes[i]));
     json_t *out = list ? json_pack("{s:o, s:o, s:o}", "token", kv_json_text(bytes, len), "logprob", number(logprob),
                                    "bytes", list)
                        : NULL;
@@ -51,9 +51,9 @@ json_t *kv_logprobs_chat(const kvasir_model *model, const kv_token_record *recor
     for (size_t i = 0; content && i < n; i++) {
         json_t *row = chat_token(model, records[i].token, records[i].logprob), *top = json_array();
         for (int j = 0; j < records[i].n_top; j++)
-            json_array_append_new(top, chat_token(model, records[i].top[j].token, records[i].top[j].logprob));
-        json_object_set_new(row, "top_logprobs", top);
-        json_array_append_new(content, row);
+            kv_json_append(&top, chat_token(model, records[i].top[j].token, records[i].top[j].logprob));
+        kv_json_put(&row, "top_logprobs", top);
+        kv_json_append(&content, row);
     }
     return json_pack("{s:o, s:n}", "content", content, "refusal");
 }
@@ -66,7 +66,7 @@ static json_t *top_of(const kvasir_model *model, const kv_token_record *r)
         json_t *text = text_of(model, r->top[j].token);
         const char *key = json_string_value(text);
         /* Two tokens may look alike; the better one comes first and stays. */
-        if (key && !json_object_get(map, key)) json_object_set_new(map, key, number(r->top[j].logprob));
+        if (!key || !json_object_get(map, key)) kv_json_put(&map, key, number(r->top[j].logprob));
         json_decref(text);
     }
     return map;
@@ -100,10 +100,10 @@ json_t *kv_logprobs_completion(const kvasir_model *model, const kv_token_record 
     json_t *tokens = json_array(), *values = json_array(), *tops = n_top ? json_array() : json_null(),
            *offsets = json_array();
     for (size_t i = 0; i < n; i++) {
-        json_array_append_new(tokens, text_of(model, records[i].token));
-        json_array_append_new(values, number(records[i].logprob));
-        if (n_top) json_array_append_new(tops, top_of(model, &records[i]));
-        json_array_append_new(offsets, json_integer((json_int_t)at->n_chars));
+        kv_json_append(&tokens, text_of(model, records[i].token));
+        kv_json_append(&values, number(records[i].logprob));
+        if (n_top) kv_json_append(&tops, top_of(model, &records[i]));
+        kv_json_append(&offsets, json_integer((json_int_t)at->n_chars));
         pass_token(model, records[i].token, at);
     }
     return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", values, "top_logprobs", tops,
