@@ -278,6 +278,24 @@ static void inspecting_survives_every_failure(void **state)
     fail_each("inspecting a fixture", inspect_file, TINY_GEMMA3 "/model.gguf", 10);
 }
 
+static kvasir_code report_attention(void *ctx, uint64_t *result, kvasir_error *err)
+{
+    char untouched[] = "", *json = untouched;
+    const kvasir_attention_params params = {.n_ctx = 200, .map_cells = 4};
+    kvasir_code code = kvasir_attention_report(ctx, &params, &json, err);
+    if (code != KVASIR_OK) assert_ptr_equal(json, untouched);
+    if (code != KVASIR_OK) return code;
+    *result = hash_bytes(json, strlen(json), 1);
+    kvasir_free(json);
+    return code;
+}
+
+static void an_attention_report_survives_every_failure(void **state)
+{
+    (void)state;
+    fail_each("an attention report", report_attention, TINY_GEMMA3 "/model.gguf", 10);
+}
+
 static kvasir_code estimate(void *ctx, uint64_t *result, kvasir_error *err)
 {
     (void)result; /* an object; nothing of it may be missing */
@@ -587,6 +605,7 @@ int main(void)
         cmocka_unit_test(opening_a_real_vocabulary_survives_every_failure),
         cmocka_unit_test(a_broken_vocabulary_is_found_before_weights_are_packed),
         cmocka_unit_test(inspecting_survives_every_failure),
+        cmocka_unit_test(an_attention_report_survives_every_failure),
         cmocka_unit_test(estimating_survives_every_failure),
         cmocka_unit_test(converting_survives_every_failure),
         cmocka_unit_test_prestate(opening_a_session_survives_every_failure, tiny_llama),

@@ -142,19 +142,6 @@ static void add_tokenizer(const kv_gguf *g, uint32_t n_vocab, json_t *root, bool
     put(ok, root, "tokenizer", t);
 }
 
-/* json_dumps() goes on when memory fails under a key (jansson 2.14); with a buffer of the measured size none is needed. */
-static char *dump(const json_t *root)
-{
-    const size_t flags = JSON_INDENT(1) | JSON_ENSURE_ASCII, len = json_dumpb(root, NULL, 0, flags);
-    char *text = len ? kv_malloc_array(len + 1, 1) : NULL;
-    if (text && json_dumpb(root, text, len, flags) != len) {
-        kv_free(text);
-        return NULL;
-    }
-    if (text) text[len] = '\0';
-    return text;
-}
-
 /* `n` things, then what the load itself stumbled over when none of them explains it. */
 static void add_needs(const kv_need *list, size_t n, const kvasir_error *why, json_t *root, bool *ok)
 {
@@ -207,7 +194,7 @@ kvasir_code kvasir_inspect(const char *path, const char *attention, bool with_te
     bool ok = root != NULL;
     const kvasir_code code = describe(g, attention, with_tensors, root, &ok, err);
     kv_gguf_close(g);
-    char *text = ok && code == KVASIR_OK ? dump(root) : NULL;
+    char *text = ok && code == KVASIR_OK ? kv_json_dump(root, JSON_INDENT(1) | JSON_ENSURE_ASCII) : NULL;
     json_decref(root);
     if (code != KVASIR_OK) return code;
     if (!text) return kv_fail_memory(err, 0, "the description");
@@ -230,9 +217,7 @@ static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, con
         code = kv_fail(err, KVASIR_ERR_CONTEXT, "a context of %d does not fit any memory", p.n_ctx);
     if (code == KVASIR_OK) {
         const bool blas = mp && mp->gemm == KVASIR_GEMM_BLAS;
-        const int n_threads = p.n_threads               ? p.n_threads
-                              : mp && mp->n_threads > 0 ? mp->n_threads
-                                                        : kv_cores();
+        const int n_threads = p.n_threads ? p.n_threads : mp && mp->n_threads > 0 ? mp->n_threads : kv_cores();
         if (p.kv_budget_bytes) e->kv_bytes = kv_min_size(e->kv_bytes, p.kv_budget_bytes);
         e->weight_bytes = blas ? kv_gguf_mapping(g)->size : kv_panels_bytes(&m.bound, &m.hp);
         e->compute_bytes = kv_workspace_bytes(&m, p.n_batch, 1, (size_t)p.n_ctx) +

@@ -6,7 +6,6 @@
  * Counts are exact sums over queries, up to MAX_QUERIES of them; of longer contexts, the middle query of so many stretches, or of
  * fewer that look at MAX_VISITS pages, stands for its stretch, which is exact too where the count grows evenly. Data decides how
  * many keys threshold(t) keeps: all visible ones are counted. */
-#include <stdlib.h>
 
 #include "attention/linear.h"
 #include "base/alloc.h"
@@ -268,11 +267,12 @@ kvasir_code kvasir_attention_report(const char *path, const kvasir_attention_par
     if (code == KVASIR_OK) {
         report r = {.params = params, .m = &m, .cache = &cache, .n_ctx = (size_t)p.n_ctx};
         json_t *root = make(&r);
-        char *text = r.ok ? json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
+        char *text = r.ok ? kv_json_dump(root, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
         json_decref(root);
-        *json = text ? kv_strndup(text, strlen(text)) : NULL;
-        free(text);
-        if (!*json) code = kv_fail_memory(err, 0, "the report");
+        if (text)
+            *json = text;
+        else
+            code = kv_fail_memory(err, 0, "the report");
         kv_cache_deinit(&cache);
     }
     kv_model_deinit(&m);
