@@ -172,6 +172,19 @@ static void a_wrong_specification_has_a_code_of_its_own(void **state)
     assert_null(m);
 }
 
+static void the_head_size_that_q8_0_cannot_hold_is_named(void **state)
+{
+    (void)state;
+    const kv_model m = {.hp = {.n_ctx_train = 64, .head_dim_k = 64, .head_dim_v = 48}};
+    kvasir_session_params p = kvasir_session_params_default();
+    kvasir_error err = {0};
+    p.type_k = KVASIR_KV_Q8_0;
+    assert_int_equal(kv_session_params_check(&m, &p, &err), KVASIR_OK);
+    p.type_v = KVASIR_KV_Q8_0;
+    assert_int_equal(kv_session_params_check(&m, &p, &err), KVASIR_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "not 48"));
+}
+
 static void steps_that_make_no_sense_are_refused(void **state)
 {
     (void)state;
@@ -272,6 +285,7 @@ int main(void)
         cmocka_unit_test(a_prompt_in_the_pass_of_others_changes_nobody),
         cmocka_unit_test(a_prompt_that_is_stopped_anywhere_goes_on_as_if_it_had_not_been),
         cmocka_unit_test(steps_that_make_no_sense_are_refused),
+        cmocka_unit_test(the_head_size_that_q8_0_cannot_hold_is_named),
         cmocka_unit_test(vectors_are_copies),
         cmocka_unit_test(a_wrong_specification_has_a_code_of_its_own),
     };

@@ -67,10 +67,11 @@ kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *p,
     kv_elem e;
     if (!elem_of(p->type_k, &e) || !elem_of(p->type_v, &e))
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown KV type; f16, f32, bf16 and q8_0 are known");
-    if ((e == KV_ELEM_Q8_0 && m->hp.head_dim_v % 32 != 0) ||
-        (p->type_k == KVASIR_KV_Q8_0 && m->hp.head_dim_k % 32 != 0))
+    const bool is_v_odd = e == KV_ELEM_Q8_0 && m->hp.head_dim_v % 32 != 0;
+    if (is_v_odd || (p->type_k == KVASIR_KV_Q8_0 && m->hp.head_dim_k % 32 != 0))
         return kv_fail(err, KVASIR_ERR_ARGUMENT,
-                       "KV type q8_0 needs a head size that is a multiple of 32, not %u; use f16", m->hp.head_dim_k);
+                       "KV type q8_0 needs a head size that is a multiple of 32, not %u; use f16",
+                       is_v_odd ? m->hp.head_dim_v : m->hp.head_dim_k);
     return KVASIR_OK;
 }
 
