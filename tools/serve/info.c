@@ -8,12 +8,7 @@
 #include "tools/serve/server.h"
 #include "tools/tools.h"
 
-static void respond(kv_conn *c, json_t *json)
-{
-    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-    json_decref(json);
-    kv_respond_json(c, 200, "", text);
-}
+static void respond(kv_conn *c, json_t *json) { kv_respond_json(c, 200, "", kv_json_line(json, 9)); }
 
 void kv_info_health(kv_conn *c)
 {
@@ -53,11 +48,12 @@ void kv_info_props(kv_conn *c)
     const kv_server *s = c->server;
     const kvasir_sampler_params *p = &s->defaults.sampler;
     const char *template = s->defaults.template_source ? s->defaults.template_source : kvasir_model_template(s->model);
-    respond(c, json_pack("{s:{s:I, s:f, s:i, s:f, s:f}, s:i, s:s, s:s, s:s?, s:s}", "default_generation_settings",
-                         "n_ctx", (json_int_t)s->defaults.n_ctx, "temperature", (double)p->temperature, "top_k",
-                         p->top_k, "top_p", (double)p->top_p, "min_p", (double)p->min_p, "total_slots",
-                         s->options->n_parallel, "model_alias", s->model_name, "build_info", "kvasir " KVASIR_VERSION,
-                         "chat_template", template, "kernels", kvasir_model_kernels(s->model)));
+    respond(c,
+            json_pack("{s:{s:I, s:f, s:i, s:f, s:f}, s:i, s:s, s:s, s:o, s:s}", "default_generation_settings", "n_ctx",
+                      (json_int_t)s->defaults.n_ctx, "temperature", (double)p->temperature, "top_k", p->top_k, "top_p",
+                      (double)p->top_p, "min_p", (double)p->min_p, "total_slots", s->options->n_parallel, "model_alias",
+                      s->model_name, "build_info", "kvasir " KVASIR_VERSION, "chat_template",
+                      template ? kv_json_string(template) : json_null(), "kernels", kvasir_model_kernels(s->model)));
 }
 
 void kv_info_slots(kv_conn *c)
@@ -68,8 +64,7 @@ void kv_info_slots(kv_conn *c)
     json_t *list = json_array();
     for (int i = 0; list && i < s->options->n_parallel; i++) {
         const kv_slot_view *v = &s->views[i];
-        json_array_append_new(list,
-                              json_pack("{s:i, s:b, s:I, s:s, s:I, s:I, s:I, s:I}", "id", i, "is_processing",
+        kv_json_append(&list, json_pack("{s:i, s:b, s:I, s:s, s:I, s:I, s:I, s:I}", "id", i, "is_processing",
                                         v->is_busy, "n_ctx", (json_int_t)s->defaults.n_ctx, "state",
                                         !v->is_busy     ? "idle"
                                         : v->is_prefill ? "prefill"
