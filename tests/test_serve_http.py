@@ -667,6 +667,12 @@ def sockets_of_others_are_left_alone():
             f.write("mine")
         third = start(plain)
         assert third.returncode == 1 and "no socket" in third.stderr and open(plain).read() == "mine", third.stderr
+        other = os.path.join(s.folder.name, "other")  # what cannot be connected to as a stream is alive, too
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+            datagrams.bind(other)
+            inode = os.stat(other).st_ino
+            fourth = start(other)
+            assert fourth.returncode == 1 and "another server" in fourth.stderr and os.stat(other).st_ino == inode, fourth.stderr
         os.symlink(plain, plain + ".link")
         assert start(plain + ".link").returncode == 1 and open(plain).read() == "mine"
         # kill -9 leaves the file; the next server takes it over.
@@ -681,6 +687,8 @@ def sockets_of_others_are_left_alone():
     for address in ("nonsense", "127.0.0.1", "127.0.0.1:99999", "unix:", "unix:" + "x" * 200, "[::1", "https://127.0.0.1:80", "http://127.0.0.1:80/v1"):
         r = subprocess.run([KVASIR, "serve", "-m", TINY, "--listen", address], capture_output=True, text=True, timeout=30)
         assert r.returncode == 2 and "--listen" in r.stderr, (address, r.returncode, r.stderr)
+    r = subprocess.run([KVASIR, "serve", "-m", TINY, "--alias", "caf\udce9"], capture_output=True, text=True, timeout=30)
+    assert r.returncode == 2 and "--alias" in r.stderr and "UTF-8" in r.stderr, (r.returncode, r.stderr)
 
 
 def requests_are_logged_when_asked():

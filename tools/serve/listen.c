@@ -98,14 +98,15 @@ kvasir_code kv_address_parse(const char *text, kv_address *out, kvasir_error *er
 
 static int local_socket(void) { return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); }
 
-/* Whether somebody accepts at this address. A full queue is somebody too. */
-static bool is_alive(const struct sockaddr_un *address)
+/* Whether nobody accepts at this address any more. A full queue is somebody, and so is who may not be asked: another user's socket, or one
+ * of another kind. */
+static bool is_stale(const struct sockaddr_un *address)
 {
     const int fd = local_socket();
-    const bool alive =
-        fd >= 0 && (connect(fd, (const struct sockaddr *)address, sizeof *address) == 0 || errno == EAGAIN);
+    const bool is_refused =
+        fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) != 0 && errno == ECONNREFUSED;
     if (fd >= 0) close(fd);
-    return alive;
+    return is_refused;
 }
 
 static kvasir_code replace_stale(const struct sockaddr_un *address, kvasir_error *err)
@@ -116,7 +117,7 @@ static kvasir_code replace_stale(const struct sockaddr_un *address, kvasir_error
     if (!S_ISSOCK(st.st_mode))
         return kv_set_error(err, KVASIR_ERR_IO, "%s exists and is no socket; it is left alone. Name another path",
                             path);
-    if (is_alive(address))
+    if (!is_stale(address))
         return kv_set_error(err, KVASIR_ERR_IO, "another server listens on %s; stop it or name another path", path);
     if (unlink(path) != 0) return kv_set_error(err, KVASIR_ERR_IO, "cannot remove the stale socket %s: %m", path);
     return KVASIR_OK;

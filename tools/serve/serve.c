@@ -334,6 +334,9 @@ int kv_tool_serve(int argc, char **argv)
     int status = kv_options_parse(argc, argv, &command);
     if (status != KV_PARSED) return status;
     if (o.common.dry_run) return kv_common_dry_run(TOOL, &o.common, o.n_parallel);
+    json_t *alias = json_string(o.alias); /* it goes into JSON */
+    if (o.alias && !alias) return kv_usage_error(TOOL, "--alias: '%.60s' is not UTF-8", o.alias);
+    json_decref(alias);
     for (size_t i = 0; i < o.listen.n; i++) {
         kv_address a;
         kvasir_error err = {0};
