@@ -49,6 +49,14 @@ def lists_and_properties():
     assert "<!doctype html>" in big.get("/") and big.request("GET", "/", kind="unix").status == 404
 
 
+def a_template_of_any_bytes_is_told():
+    with tempfile.NamedTemporaryFile() as f:
+        f.write(b"{# caf\xe9 #}x")
+        f.flush()
+        with Server("--chat-template-file", f.name) as s:
+            assert s.get("/props")["chat_template"] == "{# caf\ufffd #}x"
+
+
 def tokenizing_as_the_command_line_does():
     text = "Hello, wörld! <|im_end|> \U0001f600"
     ids = big.post("/tokenize", {"content": text})["tokens"]
@@ -363,6 +371,17 @@ def sampling_options_hold_at_both_ends():
         assert there.stdout == here.stdout and "the reply reached -n 6" in there.stderr, (args, there, here)
 
 
+def what_speaks_no_http_is_told_so():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def answer():
+            with listener.accept()[0] as c:
+                c.recv(4096)
+                c.sendall(b"HTTP/1.\n 200: OK\nContent-Length: 2\n\n{}")  # the status is on another line
+        threading.Thread(target=answer).start()
+        done = subprocess.run([KVASIR, "chat", "--server", f"127.0.0.1:{listener.getsockname()[1]}"], input="", capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "speaks no HTTP" in done.stderr, (done.returncode, done.stderr)
+
+
 def a_chat_that_waits_for_its_server_obeys_sigterm():
     with tempfile.TemporaryDirectory() as d, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(d + "/s")
@@ -397,7 +416,7 @@ def the_prefix_header_follows_a_conversation():
 
 
 TESTS = [chat_and_bench_talk_to_a_server, a_key_goes_to_no_stranger_at_the_default_address, sampling_options_hold_at_both_ends, a_chat_that_waits_for_its_server_obeys_sigterm,
-         the_prefix_header_follows_a_conversation, lists_and_properties, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
+         the_prefix_header_follows_a_conversation, lists_and_properties, a_template_of_any_bytes_is_told, what_speaks_no_http_is_told_so, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
          log_probabilities_are_those_of_the_logits, completions_take_every_kind_of_prompt, stops_never_leak, characters_are_never_cut,
          seeds_bias_and_penalties_work, embeddings_are_the_hidden_states, the_same_bits_alone_in_company_and_from_the_cache, a_shared_prefix_is_read_once,
          pages_and_memory_come_back, a_small_budget_delays_but_changes_nothing, requests_that_wait_are_served_fairly]

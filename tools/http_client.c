@@ -303,7 +303,7 @@ static kvasir_code read_head(kv_http_client *c, int *status, bool *is_stream, kv
     size_t total = 0;
     kvasir_code code = read_line(c, &line, err);
     if (code != KVASIR_OK) return code;
-    if (strncmp(line, "HTTP/1.", 7) != 0 || sscanf(line + 8, " %d", status) != 1)
+    if (sscanf(line, "HTTP/1.%*c %d", status) != 1)
         return kv_set_error(err, KVASIR_ERR_FORMAT, "what answers there speaks no HTTP");
     *is_stream = c->is_chunked = c->is_over = false;
     c->left = 0;
