@@ -472,11 +472,24 @@ def a_failed_write_is_one_line_and_exit_1():
 
 
 @test
+def a_closed_stderr_spoils_no_file():
+    with tempfile.TemporaryDirectory() as d:
+        for out, closed in (("open", ()), ("closed", (2,)), ("all", (0, 1, 2))):
+            command = [KVASIR, "quantize", "-v", TINY, f"{d}/{out}", "Q8_0"]
+            assert subprocess.run(command, stderr=subprocess.DEVNULL if out == "open" else None, preexec_fn=lambda: [os.close(i) for i in closed]).returncode == 0
+            assert open(f"{d}/{out}", "rb").read() == open(f"{d}/open", "rb").read(), out
+        done = subprocess.run([KVASIR, "tokenize", "-m", TINY, "-p", "a"], stderr=subprocess.PIPE, preexec_fn=lambda: os.close(1))
+        assert done.returncode == 1 and b"standard output: Bad file descriptor" in done.stderr, done.stderr
+
+
+@test
 def ctrl_c_gives_130_whatever_a_tool_is_doing():
+    pipe = tempfile.mkdtemp() + "/pipe"  # that nobody opens to write
+    os.mkfifo(pipe)
     ids = ",".join(str(100 + i % 900) for i in range(8000))
     waiting = [[tool, "-m", SMOLLM2, "-"] for tool in ("run", "perplexity", "tokenize", "detokenize")] + [["template", "-m", SMOLLM2, "--messages", "-"]]
     busy = [["logits", "-m", SMOLLM2, "--tokens", ids, "--at", "all", "--top", "1"], ["attention", "-q", "-m", SMOLLM2, "--ctx", "200000000"]]
-    for args in waiting + busy:
+    for args in waiting + busy + [["run", "-m", SMOLLM2, "-f", pipe]]:
         child = subprocess.Popen([KVASIR, *args], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         time.sleep(0.5)  # wherever it is by then
         child.send_signal(signal.SIGINT)
@@ -484,6 +497,7 @@ def ctrl_c_gives_130_whatever_a_tool_is_doing():
         child.stdin.close()
         with child.stderr as err:
             assert (status, err.read()) == (130, b""), (args[0], status)
+    shutil.rmtree(os.path.dirname(pipe))
 
 
 @test
@@ -637,6 +651,7 @@ def template_renders_files_and_passes_on_what_it_raises():
         refuses(1, r"folder", "template", "--template", d, "--messages", messages)
         refuses(1, r"NUL", "template", "--template", file("nul.jinja", "a\0b"), "--messages", messages)
         refuses(1, r".", "template", "--template", template, "--messages", messages, "--chat-template-kwargs", "nonsense")
+        refuses(1, r"bos_token is not UTF-8", "template", "--template", template, "--messages", messages, "--bos", "caf\udce9")
 
 
 @test

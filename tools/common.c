@@ -113,7 +113,10 @@ static kvasir_code read_all(int fd, const char *name, size_t max_bytes, char **d
 kvasir_code kv_tool_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err)
 {
     if (strcmp(path, "-") == 0) return read_all(STDIN_FILENO, "standard input", max_bytes, data, len, err);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd;
+    do fd = open(path, O_RDONLY | O_CLOEXEC); /* of a pipe it waits for who writes */
+    while (fd < 0 && errno == EINTR && !kv_interrupted());
+    if (fd < 0 && errno == EINTR) return kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted");
     if (fd < 0) return kv_set_error(err, KVASIR_ERR_IO, "cannot open %.200s: %s", path, strerror(errno));
     struct stat st;
     if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {

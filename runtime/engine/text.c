@@ -62,6 +62,8 @@ static kvasir_code put(json_t *context, const char *key, json_t *value, kvasir_e
 static kvasir_code put_special(json_t *context, const char *key, const char *text, const kvasir_model *model,
                                kvasir_special which, kvasir_error *err)
 {
+    if (text && kv_utf8_valid_prefix(text, strlen(text)) != strlen(text))
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "%s is not UTF-8", key);
     if (text) return put(context, key, json_string(text), err);
     const kvasir_token id = model ? kv_vocab_special(model->vocab, which) : -1;
     kv_str s = id >= 0 ? kv_vocab_token_text(model->vocab, id) : KV_STR("");
