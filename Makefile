@@ -102,10 +102,10 @@ lib: $(OUT)/libkvasir.so.$(SOVERSION) build/libkvasir.a ## build the library, st
 compile = $(CC) $(BASE_FLAGS) $(call OPTIMISE,$(CONFIG),$(1)) $(ISA_FLAGS_$(1)) $(SANITIZE_FLAGS) $(DEPS_CFLAGS) $(CPPFLAGS) $(CFLAGS)
 link    = $(CC) -pthread $(SANITIZE_FLAGS) $(LDFLAGS)
 
-# The flags are a file, so that changing them compiles again.
+# The flags are a file, so that changing them compiles again; a source that has none of its own adds nothing, not even a space.
+all_flags = $(strip $(call compile,) $(foreach f,$(LIB_SRC),$(ISA_FLAGS_$(f))))
 $(OUT)/flags: FORCE
-	@mkdir -p $(@D); echo '$(call compile,) $(foreach f,$(LIB_SRC),$(ISA_FLAGS_$(f)))' | cmp -s - $@ || \
-	  echo '$(call compile,) $(foreach f,$(LIB_SRC),$(ISA_FLAGS_$(f)))' > $@
+	@mkdir -p $(@D); echo '$(all_flags)' | cmp -s - $@ || echo '$(all_flags)' > $@
 
 $(OUT)/obj/%.o: %.c $(OUT)/flags
 	@mkdir -p $(@D)
