@@ -180,3 +180,11 @@ def mutants(data):
     assert len(c.build()) == len(data), "the builder must give the valid file back"
     for make in (lambda: cut_files(c, data), lambda: odd_keys(c), lambda: odd_arrays(c), lambda: odd_tensors(c)):
         yield from make()
+
+
+def incomplete(data):
+    """Without each of its tensors in turn: none of them is optional, except the output."""
+    c = Checkpoint(data)
+    for i, tensor in enumerate(c.tensors):
+        if tensor[0] != b"output.weight":
+            yield f"{tensor[0].decode()} missing", c.build(tensors=replaced(c.tensors, i)), True

@@ -28,6 +28,7 @@ KVASIR = os.path.abspath(os.environ.get("KVASIR", "./kvasir"))
 MAX_RSS_KIB = 1 << 20
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
 CONTROL = "control__extra_arrays.gguf"
+EXPERTS = os.path.join(ROOT, "build", "fixtures", "deepseek_v2", "model.gguf")
 
 
 def is_sanitized():
@@ -159,6 +160,8 @@ def main():
         control = f.read()
     jobs = [(check_file, e) for e in index if wanted(e["file"])]
     jobs += [(check_mutant, m) for m in gguf_mutants.mutants(control) if wanted(m[0])]
+    with open(EXPERTS, "rb") as f:
+        jobs += [(check_mutant, m) for m in gguf_mutants.incomplete(f.read()) if wanted(m[0])]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:

@@ -237,11 +237,29 @@ static kvasir_code bind_globals(binder *b, const kv_tensor_row *rows)
     return KVASIR_OK;
 }
 
+static bool is_named(const kv_tensor_row *rows, const char *name)
+{
+    for (; rows && rows->name; rows++)
+        if (strcmp(rows->name, name) == 0) return true;
+    return false;
+}
+
+/* The tensor of a shared expert that a layer lacks: optional are they for files whose keys name no shared expert. */
+static const char *missing_of_shared(const binder *b, const kv_layer *l)
+{
+    if (!l->moe.router.rows || !b->hp->moe.n_ff_shared || !is_named(b->arch->layer_tensors, "ffn_up_shexp.weight"))
+        return NULL;
+    return !l->moe.shared_gate.rows   ? "ffn_gate_shexp.weight"
+           : !l->moe.shared_up.rows   ? "ffn_up_shexp.weight"
+           : !l->moe.shared_down.rows ? "ffn_down_shexp.weight"
+                                      : NULL;
+}
+
 /* What no row of a table can say: of several ways to store a layer's projections, one must be there. */
 static kvasir_code check_complete(binder *b, uint32_t layer)
 {
     const kv_layer *l = &b->bound->w.layers[layer];
-    const char *missing = NULL;
+    const char *missing = missing_of_shared(b, l);
     if (b->hp->mla.kv_lora) {
         if (!l->mla.k_b.each || !l->mla.v_b.each) missing = l->mla.k_b.each ? "attn_v_b.weight" : "attn_k_b.weight";
         if (b->hp->mla.q_lora ? !l->mla.q_b.rows : !l->q.rows)
@@ -287,13 +305,6 @@ static kvasir_code bind_all(binder *b)
         KV_TRY(check_complete(b, i));
     }
     return KVASIR_OK;
-}
-
-static bool is_named(const kv_tensor_row *rows, const char *name)
-{
-    for (; rows && rows->name; rows++)
-        if (strcmp(rows->name, name) == 0) return true;
-    return false;
 }
 
 /* Names the first tensor that the tables do not know. */
