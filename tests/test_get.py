@@ -297,35 +297,57 @@ def a_file_that_is_no_whole_gguf_is_refused():
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the fixture and understands Range; breaks off in the middle while `cut` is set."""
-    cut = True
-    ranges = []
+    """Serves the fixture, or what `data` is, and understands Range and If-Range; breaks off in the middle while `cut` is set; says
+    nothing more in the middle of what is called silent."""
+    cut = False
+    data = etag = None
+    paths, ranges = [], []
 
     def do_GET(self):
         with open(FIXTURE, "rb") as f:
-            data = f.read()
+            data = Handler.data or f.read()
+        Handler.paths.append(self.path)
         start = 0
-        if "Range" in self.headers:
+        if "Range" in self.headers and self.headers["If-Range"] in (None, Handler.etag):
             start = int(self.headers["Range"].split("=")[1].rstrip("-"))
             Handler.ranges.append(start)
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        if Handler.etag:
+            self.send_header("ETag", Handler.etag)
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
-        self.wfile.write(data[start:start + 300_000] if Handler.cut else data[start:])
+        self.wfile.write(data[start:start + 300_000] if Handler.cut or "silent" in self.path else data[start:])
+        if "silent" in self.path:
+            self.wfile.flush()
+            time.sleep(100)
 
     def log_message(self, *_):
         pass
 
 
-def a_broken_http_download_goes_on_where_it_stopped():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/some/model.gguf?download=true"
-    with Place() as p:
+class Serving(Place):
+    """A place without a proxy, and a server beside it."""
+
+    def __init__(self, cut=False, etag=None):
+        super().__init__()
+        Handler.data, Handler.cut, Handler.etag = None, cut, etag
+        Handler.paths.clear(), Handler.ranges.clear()
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.host = f"http://127.0.0.1:{self.server.server_port}"
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            p.env.pop(name, None)
+            self.env.pop(name, None)
+
+    def __exit__(self, *what):
+        self.server.shutdown()
+        super().__exit__(*what)
+
+
+def a_broken_http_download_goes_on_where_it_stopped():
+    with Serving(cut=True, etag='"1"') as p:
+        url = p.host + "/some/model.gguf?download=true"
         status, _, err = p.get(url)
         assert status == 1 and "model.gguf" not in p.left(), (status, p.left())
         one_error_line(err, url)
@@ -333,8 +355,40 @@ def a_broken_http_download_goes_on_where_it_stopped():
         Handler.ranges.clear()
         status, _, err = p.get(url)
         assert status == 0 and Handler.ranges and Handler.ranges[0] >= 300_000, (err, Handler.ranges)
-        assert sha256(os.path.join(p.models, "model.gguf")) == sha256(FIXTURE) and os.listdir(p.models) == ["model.gguf"]
-    server.shutdown()
+        assert sha256(os.path.join(p.models, "model.gguf")) == sha256(FIXTURE) and p.left() == ["model.gguf"]
+
+
+def the_beginning_of_another_file_is_not_gone_on_with():
+    for before, after in (('"1"', '"2"'), (None, None), ('W/"1"', 'W/"1"')):
+        with Serving(cut=True, etag=before) as p:
+            with open(FIXTURE, "rb") as f:
+                data = f.read()
+            Handler.data = data[:200_000] + bytes(len(data) - 200_000)  # what the server has replaced by now
+            status, _, err = p.get(p.host + "/model.gguf")
+            assert status == 1 and "model.gguf" not in p.left(), (status, p.left())
+            Handler.data, Handler.cut, Handler.etag = data, False, after
+            status, _, err = p.get(p.host + "/model.gguf")
+            assert status == 0 and sha256(os.path.join(p.models, "model.gguf")) == sha256(FIXTURE), err
+
+
+def brackets_of_a_url_mean_themselves():
+    with Serving() as p:
+        status, _, err = p.get(p.host + "/{a,b}[1-3].gguf")
+        assert status == 0 and p.left() == ["{a,b}[1-3].gguf"], (err, p.left())
+        assert Handler.paths == ["/{a,b}[1-3].gguf"], Handler.paths
+
+
+def a_server_that_falls_silent_is_given_up():
+    """With a curl whose minute is a second."""
+    with Serving() as p:
+        curl = os.path.join(p.bin, "curl")
+        with open(curl, "w") as f:
+            f.write(f"#!{sys.executable}\nimport os, sys\nargs = ['1' if a == '60' else '0' if a == '3' else a for a in sys.argv[1:]]\n"
+                    f"os.execv({shutil.which('curl')!r}, ['curl'] + args)\n")
+        os.chmod(curl, 0o755)
+        status, _, err = p.get(p.host + "/silent.gguf")
+        assert status == 1 and "silent.gguf" not in p.left(), (status, p.left())
+        one_error_line(err, "silent.gguf")
 
 
 def wrong_usage_ends_with_2_and_fetches_nothing():

@@ -1,7 +1,8 @@
 /* get_url.c - a model by URL or by path.
  *
- * curl fetches http and https, and goes on where an earlier run stopped; paths and file:// are copied. Nothing vouches for
- * such a file but a hash that the user gives; without one, it must at least be a GGUF whose header fits its size.
+ * curl fetches http and https, and goes on where an earlier run stopped, if the file is still the one that it was (its ETag is kept
+ * beside the part); paths and file:// are copied. Nothing vouches for such a file but a hash that the user gives; without one, it must
+ * at least be a GGUF whose header fits its size.
  */
 #define _GNU_SOURCE /* strcasestr */
 #include <errno.h>
@@ -94,7 +95,8 @@ static size_t ask_size(const char *url)
 {
     static const char key[] = "\ncontent-length:";
     headers h = {.n = 0};
-    const char *argv[] = {"curl", "--head", "--location", "--fail", "--silent", "--max-time", "15", "--", url, NULL};
+    const char *argv[] = {"curl",       "--head", "--location", "--fail", "--silent", "--globoff",
+                          "--max-time", "15",     "--",         url,      NULL};
     get_child child = {.argv = argv, .sink = take_headers, .user = &h};
     unsigned long long size = 0;
     if (get_child_run(&child) != GET_OK) return 0;
@@ -103,25 +105,53 @@ static size_t ask_size(const char *url)
     return (size_t)size;
 }
 
-/* curl writes the part and goes on where an earlier run stopped. */
-static get_result download_url(get_file *f, const char *url, bool quiet)
+/* The header that asks for the rest of the same file only: If-Range with the ETag that curl saved (the last, after redirections). A
+ * weak ETag promises no equal bytes. */
+static bool if_range(const char *saved, char *header, size_t cap)
 {
-    const char *argv[] = {"curl",          "--fail", "--location", "--silent", "--show-error",
-                          "--continue-at", "-",      "--retry",    "3",        "--output",
-                          f->part,         "--",     url,          NULL};
+    char line[512], etag[512] = "";
+    FILE *file = fopen(saved, "re");
+    while (file && fgets(line, sizeof line, file))
+        if (line[0] != '\n') snprintf(etag, sizeof etag, "%.*s", (int)strcspn(line, "\r\n"), line);
+    if (file) fclose(file);
+    const size_t n = strlen(etag);
+    return n > 2 && etag[0] == '"' && etag[n - 1] == '"' && (size_t)snprintf(header, cap, "If-Range: %s", etag) < cap;
+}
+
+/* curl writes the part, all of it or what is missing. It gives up a server that says nothing for a minute. */
+static get_result run_curl(get_file *f, const char *url, const char *option, const char *value, get_child *child)
+{
+    /* clang-format off */
+    const char *argv[] = {"curl", "--fail", "--location", "--silent", "--show-error", "--globoff", "--connect-timeout", "60",
+                          "--speed-limit", "1", "--speed-time", "60", "--retry", "3", "--continue-at", "-",
+                          "--output", f->part, option, value, "--", url, NULL};
+    /* clang-format on */
+    child->argv = argv;
+    return get_child_run(child);
+}
+
+static get_result download_url(get_file *f, const char *url, bool is_known, bool quiet)
+{
     struct stat st;
     get_watch progress = {.file = f->part};
+    char etag[GET_PATH_BYTES], header[600] = "Accept: */*"; /* which is what curl says anyway */
+    if (!get_format(etag, sizeof etag, "%s/etag", f->staging)) return GET_FAILED;
     if (!get_program_exists("curl"))
         return kv_tool_fail(
             "get", "curl is missing and it fetches URLs; install it (apt-get install curl), or give a file's path");
+    if (!if_range(etag, header, sizeof header) && !is_known)
+        unlink(f->part); /* nobody knows what it is the beginning of */
     size_t there = stat(f->part, &st) == 0 ? (size_t)st.st_size : 0;
     if (kv_term_is_terminal(stderr) && !quiet) progress.total = ask_size(url);
     kv_bar_start(&progress.bar, f->name, KV_UNIT_BYTES, there, 0, quiet);
-    get_child child = {.argv = argv, .tick = get_watch_tick, .tick_user = &progress};
-    get_result result = get_interrupted() ? GET_INTERRUPTED : get_child_run(&child);
-    /* 33: the server cannot go on in the middle; 22 with 416: there is nothing behind what we have. Begin again. */
+    get_child child = {.tick = get_watch_tick, .tick_user = &progress};
+    get_result result = get_interrupted() ? GET_INTERRUPTED
+                        : there           ? run_curl(f, url, "--header", header, &child)
+                                          : run_curl(f, url, "--etag-save", etag, &child);
+    /* 33: the server cannot go on in the middle, or has another file now; 22 with 416: there is nothing behind what we have. Begin
+     * again. */
     if (result == GET_FAILED && there && (child.status == 33 || child.status == 22) && unlink(f->part) == 0)
-        result = get_child_run(&child);
+        result = run_curl(f, url, "--etag-save", etag, &child);
     kv_bar_end(&progress.bar);
     if (result == GET_FAILED)
         return kv_tool_fail("get", "cannot fetch %s: %.300s", url,
@@ -133,7 +163,7 @@ get_result get_other_fetch(get_file *f, const char *what, const char *sha256, bo
 {
     bool is_remote = get_is_url(what) && strncmp(what, "file://", 7) != 0;
     const char *path = strncmp(what, "file://", 7) ? what : what + 7;
-    get_result result = is_remote ? download_url(f, what, quiet) : copy_file(f, path, quiet);
+    get_result result = is_remote ? download_url(f, what, sha256 != NULL, quiet) : copy_file(f, path, quiet);
     if (result == GET_OK) result = check_gguf(f, what);
     return result == GET_OK ? get_file_finish(f, sha256) : result;
 }
