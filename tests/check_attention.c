@@ -414,6 +414,31 @@ static void a_sink_takes_its_weight_and_no_value(void **state)
     }
 }
 
+/* What stages keep of a tile grows with the context, not with what is in it: it stays within the scratch (oracle_compute_free looks), and
+ * tiles of other sizes keep the same keys. */
+static void stages_take_no_more_scratch_than_a_long_context_asks_for(void **state)
+{
+    (void)state;
+    oracle_rng rng = {43};
+    static const char *const specs[] = {"full|pages(2)", "full|topk(5)", "full|pages(3)|topk(20)",
+                                        "full|threshold(0.01)"};
+    static const int heads[] = {2, 6};
+    for (size_t i = 0; i < KV_COUNT(specs); i++)
+        for (size_t h = 0; h < KV_COUNT(heads); h++) {
+            oracle_layer l = {.n_kv_heads = 2, .d_k = 16, .d_v = 16};
+            l.attention = (kv_attention){.spec = oracle_spec(specs[i], 0, 2, 16), .n_heads = heads[h], .scale = 0.125f};
+            oracle_sequence s = oracle_sequence_make(&rng, &l, 400);
+            float *want = run_alone(best_kernels(), 0, &l, &s, ORACLE_AT_ONCE, false, &rng);
+            for (l.n_ctx = 4096; l.n_ctx <= 131072; l.n_ctx *= 2) {
+                float *got = run_alone(best_kernels(), 1, &l, &s, ORACLE_AT_ONCE, false, &rng);
+                check_same(&l, s.n, want, got, "in a long context");
+                free(got);
+            }
+            free(want);
+            oracle_sequence_free(&s);
+        }
+}
+
 /* A window of one token: the output is that token's value. Exact, whatever the score. */
 static void a_window_of_one_returns_the_value_itself(void **state)
 {
@@ -465,6 +490,7 @@ int main(void)
         cmocka_unit_test(scores_of_ten_thousand_neither_overflow_nor_vanish),
         cmocka_unit_test(rows_that_miss_their_first_splits_are_right),
         cmocka_unit_test(a_sink_takes_its_weight_and_no_value),
+        cmocka_unit_test(stages_take_no_more_scratch_than_a_long_context_asks_for),
         cmocka_unit_test(a_window_of_one_returns_the_value_itself),
         cmocka_unit_test(the_sign_of_zero_does_not_depend_on_company),
     };

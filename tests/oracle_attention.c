@@ -244,7 +244,7 @@ oracle_compute oracle_compute_make(const kv_kernels *kernels, kv_pool *pool, con
     const kv_layer_shape shape = shape_of(l);
     const size_t n = (size_t)kv_pool_n_threads(pool);
     oracle_compute c = {.c = {.kernels = kernels, .pool = pool}, .scratch = calloc(n, sizeof *c.scratch)};
-    c.c.scratch_bytes = kv_attend_scratch_bytes(&l->attention, &shape, ORACLE_MAX_TOKENS);
+    c.c.scratch_bytes = kv_attend_scratch_bytes(&l->attention, &shape, l->n_ctx ? (size_t)l->n_ctx : ORACLE_MAX_TOKENS);
     c.c.scratch = calloc(n, sizeof *c.c.scratch);
     assert_true(c.scratch && c.c.scratch);
     for (size_t i = 0; i < n; i++) {
@@ -317,7 +317,8 @@ static void world_init(world *w, const oracle_layer *l, const oracle_sequence *s
         longest = kv_max_size(longest, (size_t)s[i].n);
     }
     if (dirty) soil(&w->cache, total + 64 * (size_t)n);
-    for (int i = 0; i < n; i++) assert_int_equal(kv_seq_init(&w->seqs[i], &w->cache, (size_t)s[i].n, &err), KVASIR_OK);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(kv_seq_init(&w->seqs[i], &w->cache, (size_t)(l->n_ctx ? l->n_ctx : s[i].n), &err), KVASIR_OK);
     w->q = malloc(total * (size_t)l->attention.n_heads * (size_t)l->d_k * sizeof(float));
     w->out = malloc(total * (size_t)l->attention.n_heads * (size_t)l->d_v * sizeof(float));
     w->partials = oracle_guard_make(

@@ -11,10 +11,10 @@
 
 enum { ORACLE_MAX_TOKENS = 1024 };
 
-/* One attention layer and the types of its cache. */
+/* One attention layer and the types of its cache. n_ctx: the context of its sequences; 0: no longer than they are. */
 typedef struct oracle_layer {
     kv_attention attention;
-    int n_kv_heads, d_k, d_v;
+    int n_kv_heads, d_k, d_v, n_ctx;
     kv_elem type_k, type_v;
 } oracle_layer;
 

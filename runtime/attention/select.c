@@ -35,10 +35,10 @@ int kv_select_queries(const kv_layer_spec *spec, int group, size_t max_tokens, i
 size_t kv_select_scratch_bytes(const kv_layer_spec *spec, int group, int d_k, size_t max_tokens, int most)
 {
     if (!kv_selects(spec)) return 0;
-    const size_t rows = (size_t)(kv_select_queries(spec, group, max_tokens, most) * group),
-                 pages = pages_of(max_tokens);
-    return rows * row_bytes(spec, max_tokens) + pages * (sizeof(size_t) + KV_PAGE * sizeof(uint32_t) + sizeof(float)) +
-           (size_t)group * 2 * (size_t)d_k * sizeof(float) + 8 * 64;
+    const size_t queries = (size_t)kv_select_queries(spec, group, max_tokens, most), pages = pages_of(max_tokens);
+    return queries * ((size_t)group * row_bytes(spec, max_tokens) + words_of(pages) * sizeof(uint64_t)) +
+           pages * (sizeof(size_t) + KV_PAGE * sizeof(uint32_t)) + (size_t)group * 2 * (size_t)d_k * sizeof(float) +
+           6 * 64; /* six pieces, each aligned (kv_select) */
 }
 
 static void *carve(uint8_t **at, size_t bytes)
