@@ -280,5 +280,21 @@ def side_by_side_is_a_table_in_every_format():
             assert [line[head.index("ppl")] for line in lines][0] == lines[1][head.index("ppl")], "the base, and full attention, which it has"
 
 
+@test
+def every_layer_may_have_a_window_of_its_own():
+    n, tokens = 20, ",".join(str(3 + i * 7 % 250) for i in range(200))
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "deep.gguf")
+        assert kvasir("synth", "-q", "--set", f"n_layers={n}", path).returncode == 0
+
+        def logits(spec, *args):
+            r = kvasir("logits", "-q", "-m", path, "--tokens", tokens, "-o", "json", "--attention", spec, *args)
+            assert r.returncode == 0, (spec, r.stderr)
+            return r.stdout
+        windows = {i: 3 + 11 * i for i in range(n)}
+        short, long = (";".join(f"{i}=window({w + least})" for i, w in windows.items()) for least in (0, 200))
+        assert logits(long) == logits("*=full") != logits(short) == logits(short, "-ub", 5, "-ctk", "f16")
+
+
 if __name__ == "__main__":
     run_tests(TESTS, [(KVASIR, "make")])

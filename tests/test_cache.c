@@ -162,17 +162,28 @@ static void heads_of_a_page_never_overlap(void **state)
     }
 }
 
-static void more_different_windows_than_groups_are_refused(void **state)
+/* Windows of 10, 20, ... and none: the nearest to the next keep as long as that. */
+static void of_more_windows_than_groups_the_nearest_share_one(void **state)
 {
     (void)state;
-    kv_layer_shape many[KV_MAX_GROUPS + 1];
-    for (int i = 0; i <= KV_MAX_GROUPS; i++) many[i] = (kv_layer_shape){1, 16, 16, 10 * i, false, false, 0};
+    enum { MANY = 3 * KV_MAX_GROUPS };
+    kv_layer_shape many[MANY];
+    for (int i = 0; i < MANY; i++)
+        many[i] = (kv_layer_shape){1, 16, 16, i < KV_MAX_GROUPS ? 10 * i : 1000 * i + i % 3, false, false, 0};
     assert_int_equal(kv_cache_init(&cache, many, KV_MAX_GROUPS, KV_ELEM_F32, KV_ELEM_F32, 0, &err), KVASIR_OK);
     assert_int_equal(cache.n_groups, KV_MAX_GROUPS);
+    for (int i = 0; i < KV_MAX_GROUPS; i++) assert_int_equal(cache.groups[cache.layers[i].group].horizon, 10 * i);
     kv_cache_deinit(&cache);
-    assert_int_equal(kv_cache_init(&cache, many, KV_MAX_GROUPS + 1, KV_ELEM_F32, KV_ELEM_F32, 0, &err),
-                     KVASIR_ERR_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "windows"));
+    for (int n = KV_MAX_GROUPS + 1; n <= MANY; n++) {
+        assert_int_equal(kv_cache_init(&cache, many, n, KV_ELEM_F32, KV_ELEM_F32, 0, &err), KVASIR_OK);
+        assert_int_equal(cache.n_groups, KV_MAX_GROUPS);
+        for (int i = 0; i < n; i++) {
+            const int horizon = cache.groups[cache.layers[i].group].horizon;
+            assert_true(i == 0 ? horizon == 0 : horizon >= many[i].horizon);
+            assert_int_equal(cache.layers[i].shape.horizon, many[i].horizon);
+        }
+        kv_cache_deinit(&cache);
+    }
 }
 
 static void what_is_written_is_found_where_the_kernels_look(void **state)
@@ -494,7 +505,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(layers_that_keep_tokens_equally_long_share_a_group),
         cmocka_unit_test(heads_of_a_page_never_overlap),
-        cmocka_unit_test(more_different_windows_than_groups_are_refused),
+        cmocka_unit_test(of_more_windows_than_groups_the_nearest_share_one),
         cmocka_unit_test(what_is_written_is_found_where_the_kernels_look),
         cmocka_unit_test(window_layer_forgets_the_oldest_page),
         cmocka_unit_test(a_chunk_longer_than_the_window_still_sees_all_it_needs),

@@ -6,13 +6,43 @@
 #include "cache/prefix.h"
 #include "cache/store.h"
 
-static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
+/* How far back groups keep, ascending; "all" comes last. */
+typedef struct reaches {
+    size_t at[KV_MAX_GROUPS + 1];
+    int n;
+} reaches;
+
+static size_t reach_of(int horizon) { return horizon == 0 ? SIZE_MAX : (size_t)horizon; }
+
+static int first_at_least(const reaches *r, size_t reach)
 {
+    int i = 0;
+    while (i < r->n && r->at[i] < reach) i++;
+    return i;
+}
+
+/* Of more than there are groups, the one that is nearest to the next gives way: its layers keep what that one keeps. */
+static void add_reach(reaches *r, size_t reach)
+{
+    int i = first_at_least(r, reach), least = 0;
+    if (i < r->n && r->at[i] == reach) return;
+    memmove(&r->at[i + 1], &r->at[i], (size_t)(r->n++ - i) * sizeof r->at[0]);
+    r->at[i] = reach;
+    if (r->n <= KV_MAX_GROUPS) return;
+    for (i = 1; i + 1 < r->n; i++)
+        if (r->at[i + 1] - r->at[i] < r->at[least + 1] - r->at[least]) least = i;
+    memmove(&r->at[least], &r->at[least + 1], (size_t)(--r->n - least) * sizeof r->at[0]);
+}
+
+static void lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
+{
+    reaches r = {.n = 0};
+    for (int i = 0; i < n_layers; i++) add_reach(&r, reach_of(shapes[i].horizon));
     for (int i = 0; i < n_layers; i++) {
+        const size_t reach = r.at[first_at_least(&r, reach_of(shapes[i].horizon))];
         int g = 0;
-        while (g < c->n_groups && c->groups[g].horizon != shapes[i].horizon) g++;
-        if (g == KV_MAX_GROUPS) return false;
-        if (g == c->n_groups) c->groups[c->n_groups++] = (kv_group){.horizon = shapes[i].horizon};
+        while (g < c->n_groups && reach_of(c->groups[g].horizon) != reach) g++;
+        if (g == c->n_groups) c->groups[c->n_groups++] = (kv_group){.horizon = reach == SIZE_MAX ? 0 : (int)reach};
         kv_layer_place *p = &c->layers[i];
         p->shape = shapes[i];
         p->group = g;
@@ -31,7 +61,6 @@ static bool lay_out(kv_cache *c, const kv_layer_shape *shapes, int n_layers)
         p->bounds_head_bytes = shapes[i].bounds ? kv_bounds_bytes(c->type_k, shapes[i].d_k) : 0;
         group->page_bytes += (size_t)shapes[i].n_kv_heads * p->bounds_head_bytes;
     }
-    return true;
 }
 
 kvasir_code kv_cache_init(kv_cache *cache, const kv_layer_shape *shapes, int n_layers, kv_elem type_k, kv_elem type_v,
@@ -40,11 +69,7 @@ kvasir_code kv_cache_init(kv_cache *cache, const kv_layer_shape *shapes, int n_l
     kv_cache c = {.n_layers = n_layers, .type_k = type_k, .type_v = type_v, .budget_bytes = budget_bytes};
     c.layers = kv_calloc((size_t)n_layers, sizeof *c.layers);
     if (!c.layers) return kv_fail_memory(err, (size_t)n_layers * sizeof *c.layers, "the KV cache");
-    if (!lay_out(&c, shapes, n_layers)) {
-        kv_free(c.layers);
-        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "more than %d different attention windows in one model",
-                       KV_MAX_GROUPS);
-    }
+    lay_out(&c, shapes, n_layers);
     *cache = c;
     return KVASIR_OK;
 }

@@ -9,7 +9,8 @@
  *                         a linear layer's page has the state at its start behind them (attention/linear.h)
  *     K of a head: tokens in SIMD lanes, the order that the dot product reads; V of a head: row by row (store.h)
  *
- * Layers that keep tokens equally long share a group, so a page is one allocation for all of them. After PagedAttention (Kwon 2023). */
+ * Layers that keep tokens equally long share a group, so a page is one allocation for all of them; where there would be more than
+ * KV_MAX_GROUPS, the nearest share the longer one's. After PagedAttention (Kwon 2023). */
 #ifndef KV_CACHE_PAGES_H
 #define KV_CACHE_PAGES_H
 
@@ -32,7 +33,8 @@ typedef struct kv_page {
     bool in_prefix; /* one of them is the prefix tree's */
     struct kv_page *next_free;
     uint8_t *data;
-    uint8_t *bounds; /* a slab of bounds and which of its 64 places is this page's (bounds.h); NULL: the group has none */
+    uint8_t
+        *bounds; /* a slab of bounds and which of its 64 places is this page's (bounds.h); NULL: the group has none */
     size_t slot;
 } kv_page;
 
