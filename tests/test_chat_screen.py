@@ -71,6 +71,14 @@ def tab_completes_commands():
     shows("one\\\r/re\tX", ["> one\\", ". /reX"])
 
 
+def keys_of_usual_terminals_type_nothing():
+    rest = "\x0b~"  # of the line is replaced
+    for keys, line in ("\x1b[1;5D" + rest, "> ab ~"), ("\x1b[1~" + rest, "> ~"), ("\x01\x1b[1;3C" + rest, "> ab~"), ("\x01\x1b[4~~", "> ab cd~"):
+        shows("ab cd" + keys, [line])  # Ctrl-Left, Home, Alt-Right, End
+    others = ["2~", "3;5~", "5~", "6~", "15~", "24~", "1;5A", "1;2D"]  # Insert, Ctrl-Delete, Page up, Page down, F5, F12, Ctrl-Up, Shift-Left
+    shows("a" + "".join("\x1b[" + key for key in others) + "~", ["> a~"])
+
+
 def a_paste_higher_than_the_screen_shows_its_end():
     lines = [f"line {i}" for i in range(50)]
     shows(paste("\n".join(lines)) + "~", lines[-20:-1] + [lines[-1] + "~"])
@@ -127,7 +135,7 @@ def after_a_stop_during_a_reply_there_is_one_prompt():
         chat.leave()
 
 
-TESTS = [tab_completes_commands, pasted_lines_stand_one_below_the_other, pasted_lines_can_be_edited, a_paste_higher_than_the_screen_shows_its_end,
+TESTS = [tab_completes_commands, keys_of_usual_terminals_type_nothing, pasted_lines_stand_one_below_the_other, pasted_lines_can_be_edited, a_paste_higher_than_the_screen_shows_its_end,
          what_is_pasted_moves_no_cursor, a_slow_link_splits_no_character_and_no_mark,
          a_dumb_terminal_gets_a_prompt_and_no_escapes, after_a_stop_during_a_reply_there_is_one_prompt]
 

@@ -298,6 +298,25 @@ static char *current_prompt(EditLine *editor)
     return l->is_continued ? l->more_prompt : l->prompt;
 }
 
+/* Keys of usual terminals that libedit does not know: of a sequence that it cannot finish it types the rest, as in ";5D". */
+static void bind_keys(EditLine *editor)
+{
+    static const struct {
+        const char *does, *keys[9];
+    } rows[] = {
+        {"ed-prev-word", {"\\e[1;5D", "\\e[1;3D"}}, /* Ctrl-Left, Alt-Left */
+        {"em-next-word", {"\\e[1;5C", "\\e[1;3C"}},
+        {"ed-move-to-beg", {"\\e[1~", "\\e[7~"}}, /* Home */
+        {"ed-move-to-end", {"\\e[4~", "\\e[8~"}},
+        {"ed-ignore", {"\\e[1;5A", "\\e[1;5B", "\\e[1;3A", "\\e[1;3B", "\\e[1;2A", "\\e[1;2B", "\\e[1;2C", "\\e[1;2D"}},
+        {"ed-ignore", {"\\e[2~", "\\e[3;5~", "\\e[5~", "\\e[6~"}}, /* Insert, Ctrl-Delete, Page up, Page down */
+        {"ed-ignore",
+         {"\\e[15~", "\\e[17~", "\\e[18~", "\\e[19~", "\\e[20~", "\\e[21~", "\\e[23~", "\\e[24~"}}, /* F5 to F12 */
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        for (const char *const *key = rows[i].keys; *key; key++) el_set(editor, EL_BIND, *key, rows[i].does, NULL);
+}
+
 static bool open_editor(kv_lines *l, bool has_color)
 {
     HistEvent event;
@@ -321,6 +340,7 @@ static bool open_editor(kv_lines *l, bool has_color)
     /* The wide form: el_set would copy both texts and never free them. */
     el_wset(l->editor, EL_ADDFN, L"kvasir-complete", L"Completes a command", complete);
     el_set(l->editor, EL_BIND, "^I", "kvasir-complete", NULL);
+    bind_keys(l->editor);
     el_source(l->editor, NULL); /* ~/.editrc: the user's own keys */
     el_wset(l->editor, EL_ADDFN, L"kvasir-paste", L"Inserts what was pasted", insert_pasted);
     el_set(l->editor, EL_BIND, "^^", "kvasir-paste", NULL);
