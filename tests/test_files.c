@@ -361,6 +361,8 @@ static void an_abandoned_write_leaves_nothing(void **state)
     assert_int_equal(kv_atomic_write(&file, "abc", 3, &err), KVASIR_OK);
     kv_atomic_abort(&file);
     kv_atomic_abort(&file); /* again is fine */
+    assert_int_equal(kv_atomic_open(&file, "", &err), KVASIR_ERR_IO);
+    assert_non_null(strstr(err.message, "is empty"));
     assert_int_equal(count_files(), 0);
     file = (kv_atomic_file){0};
     kv_atomic_abort(&file);

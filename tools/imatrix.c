@@ -95,6 +95,15 @@ static bool is_model(const char *path)
     return has_architecture;
 }
 
+/* Whether OUT can be written is known at the end only: not after the text was read for nothing. */
+static kvasir_code check_place(const char *out, kvasir_error *err)
+{
+    kvasir_writer *writer = NULL;
+    const kvasir_code code = kvasir_writer_open(out, &writer, err);
+    kvasir_writer_abort(writer);
+    return code;
+}
+
 int kv_tool_imatrix(int argc, char **argv)
 {
     const char *out = NULL;
@@ -125,7 +134,8 @@ int kv_tool_imatrix(int argc, char **argv)
     kvasir_error err = {0};
     kv_interrupt_install();
     const double start = kv_now_ms();
-    kvasir_code code = prepare(&s, &err);
+    kvasir_code code = check_place(out, &err);
+    if (code == KVASIR_OK) code = prepare(&s, &err);
     if (code == KVASIR_OK) code = read_text(&s, &err);
     const kvasir_imatrix_info info = {
         .dataset = o.source.file, .n_chunks = (uint32_t)s.text.n_chunks, .chunk_tokens = (uint32_t)s.n_ctx};

@@ -201,6 +201,7 @@ static bool take_name(kv_atomic_file *file, char *name, size_t bytes, mode_t mod
 static kvasir_code open_temporary(kv_atomic_file *file, kvasir_error *err)
 {
     struct stat st;
+    if (!file->path[0]) return kv_fail(err, KVASIR_ERR_IO, "the name of the file to write is empty");
     bool replaces = lstat(file->path, &st) == 0;
     if (replaces && !S_ISREG(st.st_mode)) {
         return kv_fail(err, KVASIR_ERR_IO, "%s: exists and is not a regular file; choose another path",
