@@ -388,6 +388,23 @@ def a_model_without_template_says_what_it_uses():
     assert r.stderr.count("no chat template") == 1 and "Gemma" in r.stderr and "--chat-template-file" in r.stderr, r.stderr
 
 
+def the_models_name_moves_no_cursor():
+    with tempfile.NamedTemporaryFile(suffix=".gguf") as f:
+        subprocess.run([KVASIR, "synth", "-q", f.name], check=True)
+        with open(f.name, "r+b") as file:
+            file.seek(file.read().index(b"Synthetic"))
+            file.write(b"\x1b]0;\x07\x1b[2J")
+        p = pexpect.spawn(KVASIR, ["chat", "-m", f.name], env=environment(), encoding="utf-8", timeout=TIMEOUT, dimensions=(40, 250))
+        p.expect_exact("Ctrl-D leaves")
+        greeting = p.before
+        p.expect("> ")
+        p.send("/stats\r")
+        p.expect_exact("threads")
+        for text in greeting, p.before:
+            assert "]0;[2J llama tiny" in text and not re.search(r"\x07|\x1b[^[]|\x1b\[2J", text), text
+        p.close(force=True)
+
+
 def a_full_disk_is_one_line_and_exit_1():
     with open("/dev/full", "w") as full:
         r = subprocess.run([KVASIR, "chat", "-m", MODEL, "-n", "5"], input="Hi\n", stdout=full, stderr=subprocess.PIPE, text=True,
@@ -441,6 +458,7 @@ TESTS = [
     a_pipe_gets_replies_alone,
     a_message_without_a_reply_is_known_from_the_exit_status,
     a_model_without_template_says_what_it_uses,
+    the_models_name_moves_no_cursor,
     a_full_disk_is_one_line_and_exit_1,
     refusals_are_one_line,
     what_is_the_servers_is_no_option_beside_it,

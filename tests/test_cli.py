@@ -549,6 +549,14 @@ def nothing_but_text_is_written_to_a_pipe_and_no_color_is_respected():
 
 
 @test
+def what_a_model_says_moves_no_cursor_of_a_terminal():
+    token = tiny("tokenize", "--no-bos", "-p", "\x1b").json()[-1]
+    said = ["run", "-m", TINY, "-p", "a", "-n", "3", "--temp", "0", "--logit-bias", f"{token}+1000"]
+    assert kvasir(*said).out == b"\x1b\x1b\x1b" # a pipe gets every character
+    assert on_terminal(*said) == b"\r\n"
+
+
+@test
 def help_keeps_its_words_whole_on_a_terminal_of_80_columns():
     for tool in TOOLS:
         lines = on_terminal(tool, "--help", columns=80).decode().splitlines()

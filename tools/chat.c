@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/chat_stream.h"
 #include "tools/http_client.h"
 #include "tools/term.h"
 
@@ -28,6 +29,12 @@ void kv_chat_note(const kv_chat *chat, const char *fmt, ...)
     vfprintf(stderr, fmt, args);
     fprintf(stderr, "%s\n", kv_style_code(KV_STYLE_RESET, chat->has_color));
     va_end(args);
+}
+
+void kv_chat_set_name(kv_chat *chat, const char *name)
+{
+    snprintf(chat->model_name, sizeof chat->model_name, "%s", name);
+    chat->model_name[kv_strip_controls(chat->model_name, strlen(chat->model_name))] = '\0';
 }
 
 size_t kv_chat_used(const kv_chat *chat)
@@ -77,6 +84,10 @@ static kvasir_code open_all(kv_chat *chat, const char **note, kvasir_error *err)
         if (code == KVASIR_OK) code = kv_common_open_sampler(&chat->common, chat->model, &chat->sampler, err);
         if (code == KVASIR_OK) code = open_template(chat, note, err);
     }
+    if (code == KVASIR_OK && chat->model) {
+        const kvasir_model_info info = kvasir_model_get_info(chat->model);
+        kv_chat_set_name(chat, info.name[0] ? info.name : info.architecture);
+    }
     if (code == KVASIR_OK && !(chat->lines = kv_lines_open(chat->has_color, kv_chat_complete))) {
         code = kv_set_error(err, KVASIR_ERR_MEMORY, "the line editor could not start");
     }
@@ -99,13 +110,12 @@ static void greet(const kv_chat *chat)
     if (!kv_lines_is_interactive(chat->lines) || chat->common.quiet) return;
     if (chat->remote) {
         fprintf(stderr, "%s%s%s (at %.200s, %zu tokens of context)\n", kv_style_code(KV_STYLE_BOLD, chat->has_color),
-                chat->remote_name, kv_style_code(KV_STYLE_RESET, chat->has_color), chat->server, chat->remote_n_ctx);
+                chat->model_name, kv_style_code(KV_STYLE_RESET, chat->has_color), chat->server, chat->remote_n_ctx);
         kv_chat_note(chat, "Ctrl-D leaves, Ctrl-C stops a reply, /help lists the commands.");
         return;
     }
-    kvasir_model_info info = kvasir_model_get_info(chat->model);
-    fprintf(stderr, "%s%.200s%s (%s, %zu tokens of context)\n", kv_style_code(KV_STYLE_BOLD, chat->has_color),
-            info.name[0] ? info.name : info.architecture, kv_style_code(KV_STYLE_RESET, chat->has_color), info.type,
+    fprintf(stderr, "%s%s%s (%s, %zu tokens of context)\n", kv_style_code(KV_STYLE_BOLD, chat->has_color),
+            chat->model_name, kv_style_code(KV_STYLE_RESET, chat->has_color), kvasir_model_get_info(chat->model).type,
             kvasir_session_n_ctx(chat->session));
     kv_chat_note(chat, "Ctrl-D leaves, Ctrl-C stops a reply, /help lists the commands.");
 }

@@ -13,6 +13,7 @@ typedef struct kv_chat {
     const char *system, *template_file;
 
     kvasir_model *model;
+    char model_name[208]; /* as the file or the server says it, without control characters */
     kvasir_session *session;
     kvasir_sampler *sampler;
     kv_conversation conversation;
@@ -24,7 +25,6 @@ typedef struct kv_chat {
     unsigned n_replies;            /* each has a random stream of its own, so that /regen gives another */
     struct kv_http_client *remote; /* --server: instead of model, session and sampler */
     const char *server, *server_key;
-    char remote_name[128];
     size_t remote_n_ctx;
 
     size_t total_prompt, total_reply;
@@ -40,6 +40,8 @@ kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len);
 /* The same through a server (chat_remote.c), which was opened before. */
 kv_next kv_chat_remote_turn(kv_chat *chat, const char *message, size_t len);
 kvasir_code kv_chat_remote_open(kv_chat *chat, const char *server, const char *key, kvasir_error *err);
+/* What model_name becomes: a file is as hostile as what its model says. */
+void kv_chat_set_name(kv_chat *chat, const char *name);
 /* Tokens in the context, and how many it holds; wherever that is. */
 size_t kv_chat_used(const kv_chat *chat);
 size_t kv_chat_n_ctx(const kv_chat *chat);

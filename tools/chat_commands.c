@@ -93,7 +93,7 @@ static kv_next show_stats(kv_chat *chat, char *argument)
 {
     (void)argument;
     if (chat->remote) {
-        fprintf(stderr, "  model    %s, at %.200s\n  context  %zu of %zu tokens, %zu messages\n", chat->remote_name,
+        fprintf(stderr, "  model    %s, at %.200s\n  context  %zu of %zu tokens, %zu messages\n", chat->model_name,
                 chat->server, kv_chat_used(chat), kv_chat_n_ctx(chat), chat->conversation.n_messages);
         show_speed(chat);
         return KV_NEXT_GO_ON;
@@ -102,8 +102,8 @@ static kv_next show_stats(kv_chat *chat, char *argument)
     kvasir_kv_stats kv = kvasir_session_kv_stats(chat->session);
     size_t used = kvasir_session_n_tokens(chat->session), n_ctx = kvasir_session_n_ctx(chat->session);
     char buf[32], peak[32];
-    fprintf(stderr, "  model    %.200s, %s, %.1f M parameters, %s\n", info.name[0] ? info.name : info.architecture,
-            info.type, (double)info.n_params / 1e6, kv_format_bytes(info.file_bytes, buf, sizeof buf));
+    fprintf(stderr, "  model    %s, %s, %.1f M parameters, %s\n", chat->model_name, info.type,
+            (double)info.n_params / 1e6, kv_format_bytes(info.file_bytes, buf, sizeof buf));
     fprintf(stderr, "  threads  %d, kernels %s\n", kvasir_session_n_threads(chat->session),
             kvasir_model_kernels(chat->model));
     fprintf(stderr, "  context  %zu of %zu tokens, %zu messages\n", used, n_ctx, chat->conversation.n_messages);

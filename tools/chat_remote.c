@@ -40,8 +40,7 @@ kvasir_code kv_chat_remote_open(kv_chat *chat, const char *server, const char *k
     json_t *props = kv_http_body(chat->remote, err);
     if (!props) return err->code;
     const char *name = json_string_value(json_object_get(props, "model_alias"));
-    snprintf(chat->remote_name, sizeof chat->remote_name, "%.120s", name ? name : "model");
-    chat->remote_name[kv_strip_controls(chat->remote_name, strlen(chat->remote_name))] = '\0';
+    kv_chat_set_name(chat, name ? name : "model");
     chat->remote_n_ctx =
         (size_t)json_integer_value(json_object_get(json_object_get(props, "default_generation_settings"), "n_ctx"));
     json_decref(props);

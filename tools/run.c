@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/chat_stream.h"
 #include "tools/json_out.h"
 #include "tools/logprob.h"
 #include "tools/term.h"
@@ -67,8 +68,9 @@ typedef struct run_state {
     kvasir_token *prompt;
     size_t n_prompt;
     int n_vocab;
-    char *piece; /* bytes of one token, grown as needed */
-    char *clean; /* the same as whole characters: 3 * piece_cap + 16 */
+    bool is_terminal; /* that is where the text goes */
+    char *piece;      /* bytes of one token, grown as needed */
+    char *clean;      /* the same as whole characters: 3 * piece_cap + 16 */
     size_t piece_cap;
     reply reply;
 } run_state;
@@ -79,9 +81,10 @@ static kvasir_code out_of_memory(kvasir_error *err)
 }
 
 /* Whole characters go to stdout at once, or into the JSON text. */
-static kvasir_code emit(run_state *s, const char *bytes, size_t len, kvasir_error *err)
+static kvasir_code emit(run_state *s, char *bytes, size_t len, kvasir_error *err)
 {
     reply *r = &s->reply;
+    if (s->is_terminal) len = kv_strip_controls(bytes, len); /* a model's text is hostile: chat_stream.c */
     if (len == 0) return KVASIR_OK;
     if (s->options->common.output == KV_OUTPUT_TEXT) {
         r->ends_line = bytes[len - 1] == '\n';
@@ -295,8 +298,7 @@ static int finish_output(const run_state *s)
     const reply *r = &s->reply;
     int status = r->finish == FINISH_INTERRUPTED ? KV_EXIT_INTERRUPTED : KV_EXIT_OK;
     bool is_text = s->options->common.output == KV_OUTPUT_TEXT;
-    if (is_text && !r->ends_line && kv_term_is_terminal(stdout))
-        putchar('\n'); /* a pipe gets the text and nothing else */
+    if (s->is_terminal && !r->ends_line) putchar('\n'); /* a pipe gets the text and nothing else */
     if (is_text) kv_tool_flush();
     if (s->options->common.verbose && !s->options->common.quiet)
         print_speeds(r, kvasir_session_draft_stats(s->session));
@@ -330,7 +332,7 @@ int kv_tool_run(int argc, char **argv)
         return kv_usage_error(
             TOOL, "only one of --grammar, --grammar-file, --json-schema and --json-schema-file can be given");
 
-    run_state s = {.options = &o};
+    run_state s = {.options = &o, .is_terminal = o.common.output == KV_OUTPUT_TEXT && kv_term_is_terminal(stdout)};
     kvasir_error err = {0};
     kv_interrupt_install();
     kvasir_code code = prepare(&o, &s, &err);
