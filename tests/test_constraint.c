@@ -281,7 +281,60 @@ static void numbers_stay_in_their_range(void **state)
         }
         kvasir_grammar_close(g);
     }
+    /* bounds of more digits than are written */
+    SCHEMA("{\"type\":\"number\",\"minimum\":0.30000000000000004}", "0.4", "0.30000000000001", NULL, "0.3", "0.30");
+    SCHEMA("{\"type\":\"number\",\"maximum\":0.30000000000000004}", "0.3", "0", "-7", NULL, "0.30000000000001");
+    SCHEMA("{\"type\":\"number\",\"maximum\":-1e-20}", "-0.1", NULL, "0", "-0", "0.1");
+    SCHEMA("{\"type\":\"number\",\"minimum\":1e-20}", "0.1", "1", NULL, "0", "0.0", "-1");
     SCHEMA("{\"type\":\"integer\",\"multipleOf\":7,\"minimum\":0}", "0", "7", "84", "1001", NULL, "1", "8", "-7", "07");
+}
+
+/* A list of n: before, `unit` with the numbers from `from` on, after. */
+static char *counted(const char *before, const char *unit, int from, int n, const char *after)
+{
+    char *text = malloc(strlen(before) + (size_t)n * (strlen(unit) + 12) + strlen(after) + 1),
+         *at = stpcpy(text, before);
+    for (int i = 0; i < n; i++) {
+        if (i) *at++ = ',';
+        at += sprintf(at, unit, from + i);
+    }
+    strcpy(at, after);
+    return text;
+}
+
+static void refuse_counted(const char *before, const char *unit, int n, const char *after, const char *part)
+{
+    char *text = counted(before, unit, 0, n, after);
+    refuse(KVASIR_GRAMMAR_JSON_SCHEMA, text, part);
+    free(text);
+}
+
+/* Parts that are merged or compared with each other: time and memory are those of a product, or of a stack as deep as the list. */
+static void schemas_that_multiply_are_refused(void **state)
+{
+    (void)state;
+    static const char COMPLEX[] = "too complex";
+    refuse_counted("{\"allOf\":[", "{\"items\":{\"minimum\":%d}}", 100000, "]}", COMPLEX);
+    refuse_counted("{\"allOf\":[", "{\"properties\":{\"a%d\":{}}}", 15000, "]}", COMPLEX);
+    char *text = counted("", "{\"required\":[\"a%d\"]}", 0, 15000, "]}");
+    char *before = counted("{\"properties\":{", "\"a%d\":{}", 0, 15000, "},\"anyOf\":[");
+    char *both = malloc(strlen(before) + strlen(text) + 1);
+    strcpy(stpcpy(both, before), text);
+    refuse(KVASIR_GRAMMAR_JSON_SCHEMA, both, COMPLEX);
+    free(both), free(before), free(text);
+    for (int i = 0; i < 3; i++) {
+        static const char *const begins[] = {"{\"allOf\":[{\"enum\":[", "{\"oneOf\":[{\"enum\":[",
+                                             "{\"allOf\":[{\"required\":["};
+        before = counted(begins[i], "\"%d\"", 0, 60000, i < 2 ? "]},{\"enum\":[" : "]},{\"required\":[");
+        text = counted(before, "\"%d\"", 60000, 60000, "]}]}");
+        refuse(KVASIR_GRAMMAR_JSON_SCHEMA, text, COMPLEX);
+        free(before), free(text);
+    }
+    refuse_counted("{\"enum\":[\"a\"],\"type\":[", "\"null\"", 20, "]}", "type must be");
+    /* what people write is far from it */
+    text = counted("{\"allOf\":[", "{\"items\":{\"minimum\":%d}}", 0, 100, "]}");
+    SCHEMA(text, "[99]", "[]", NULL, "[98]");
+    free(text);
 }
 
 static void references_and_alternatives(void **state)
@@ -397,6 +450,7 @@ int main(void)
         cmocka_unit_test(arrays_count_their_items),
         cmocka_unit_test(strings_count_characters),
         cmocka_unit_test(numbers_stay_in_their_range),
+        cmocka_unit_test(schemas_that_multiply_are_refused),
         cmocka_unit_test(references_and_alternatives),
         cmocka_unit_test(wrong_schemas_say_what),
         cmocka_unit_test(masks_say_what_accept_does),

@@ -125,6 +125,7 @@ static json_t *step_into(json_t *at, const char *key, size_t len)
         name[n++] = is_escape ? (key[++i] == '1' ? '/' : '~') : key[i];
     }
     name[n] = '\0';
+    if (n == sizeof name - 1) return NULL;
     if (json_is_object(at)) return json_object_get(at, name);
     if (!json_is_array(at) || n == 0 || n > 6 || strspn(name, "0123456789") != n) return NULL;
     return json_array_get(at, (size_t)strtoul(name, NULL, 10));
@@ -150,7 +151,7 @@ static json_t *target_of(kv_schema *s, const json_t *ref, const char *path)
 
 json_t *kv_schema_resolve(kv_schema *s, json_t *schema, const char *path)
 {
-    for (int i = 0; i < MAX_FOLLOWED && schema; i++) {
+    for (int i = 0; i < MAX_FOLLOWED && schema && kv_schema_spend(s, json_object_size(schema)); i++) {
         json_t *ref = json_object_get(schema, "$ref");
         if (!ref) return schema;
         json_t *target = target_of(s, ref, path);
@@ -158,8 +159,8 @@ json_t *kv_schema_resolve(kv_schema *s, json_t *schema, const char *path)
             schema = target;
             continue;
         }
-        json_t *rest = json_copy(schema);
-        if (!kv_schema_keep(s, rest)) return NULL;
+        json_t *rest = kv_schema_copy(s, schema);
+        if (!rest) return NULL;
         json_object_del(rest, "$ref");
         schema = kv_schema_merge(s, rest, target, path);
     }
@@ -171,9 +172,8 @@ json_t *kv_schema_resolve(kv_schema *s, json_t *schema, const char *path)
 
 static json_t *without(kv_schema *s, json_t *schema, const char *key)
 {
-    json_t *rest = json_copy(schema);
-    if (!kv_schema_keep(s, rest)) return NULL;
-    json_object_del(rest, key);
+    json_t *rest = kv_schema_copy(s, schema);
+    if (rest) json_object_del(rest, key);
     return rest;
 }
 
@@ -262,13 +262,13 @@ static bool is_known_type(const json_t *type)
     return false;
 }
 
-/* A type or an array of them, as `type` must be. */
+/* A type or an array of different ones, as `type` must be. */
 static bool are_known_types(const json_t *given)
 {
     if (!json_is_array(given)) return is_known_type(given);
     for (size_t i = 0; i < json_array_size(given); i++)
         if (!is_known_type(json_array_get(given, i))) return false;
-    return json_array_size(given) > 0;
+    return json_array_size(given) > 0 && json_array_size(given) <= KV_COUNT(types);
 }
 
 static bool has_type(const json_t *types_given, const json_t *value)

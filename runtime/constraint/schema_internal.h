@@ -21,6 +21,7 @@ typedef struct kv_schema {
     json_t *root;
     json_t *made;  /* array: schemas that merging made; keeps them alive */
     json_t *rules; /* address of a subschema -> its rule */
+    uint64_t work; /* values that merging has looked at or copied */
     kv_schema_task *tasks;
     uint32_t n_tasks, cap_tasks;
     int32_t ws, string, number, value, object, array; /* rules for any JSON; KV_NO_RULE: not made yet */
@@ -45,6 +46,10 @@ json_t *kv_schema_merge(kv_schema *s, const json_t *x, const json_t *y, const ch
 /* Whether no value can satisfy both, as far as that is easily seen: types, const and enum, a property that tells them apart. */
 bool kv_schema_disjoint(kv_schema *s, json_t *x, json_t *y, const char *path);
 bool kv_schema_keep(kv_schema *s, json_t *made);
+/* A shallow copy, kept; NULL after an error. */
+json_t *kv_schema_copy(kv_schema *s, const json_t *object);
+/* Merging and comparing go through what they are given again and again, so their work is counted: false when it is too much. */
+bool kv_schema_spend(kv_schema *s, uint64_t values);
 
 /* ---- items that they write ---- */
 void kv_schema_ws(kv_schema *s);

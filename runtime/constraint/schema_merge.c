@@ -5,9 +5,43 @@
  * For allOf and for keywords beside $ref, anyOf and oneOf. What has no simple union is refused, by name. */
 #include "constraint/schema_internal.h"
 
+/* Some 0.2 s. A copied entry takes about 120 bytes, so it counts more: 256 MiB at most. */
+enum { MAX_WORK = 1 << 24, COPY_WORK = 8 };
+
 bool kv_schema_keep(kv_schema *s, json_t *made)
 {
     return (made && json_array_append_new(s->made, made) == 0) || kv_build_fail_memory(s->b);
+}
+
+bool kv_schema_spend(kv_schema *s, uint64_t values)
+{
+    s->work += values;
+    if (s->work > MAX_WORK)
+        kv_build_fail(s->b, "the JSON schema is too complex: its subschemas take too many steps to combine");
+    return s->b->failed == KVASIR_OK;
+}
+
+json_t *kv_schema_copy(kv_schema *s, const json_t *object)
+{
+    if (!kv_schema_spend(s, COPY_WORK * json_object_size(object))) return NULL;
+    json_t *copy = json_copy((json_t *)object);
+    return kv_schema_keep(s, copy) ? copy : NULL;
+}
+
+/* Values in x, itself included. The depth is that of the text. */
+static uint64_t weight(const json_t *x)
+{
+    uint64_t n = 1;
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)x, name, value) n += weight(value);
+    for (size_t i = 0; i < json_array_size(x); i++) n += weight(json_array_get(x, i));
+    return n;
+}
+
+static bool equal(kv_schema *s, const json_t *x, const json_t *y)
+{
+    return x == y || (kv_schema_spend(s, weight(x)) && json_equal(x, y));
 }
 
 typedef enum rule { SAME, ANNOTATION, GREATER, LESS, BOTH, UNION, TYPES, VALUES, PROPERTIES, CLOSED } rule;
@@ -51,83 +85,91 @@ static rule rule_of(const char *name)
     return SAME;
 }
 
-static json_t *both(json_t *x, json_t *y)
+/* What was merged before is one list, not lists in lists: jansson recurses. */
+static json_t *both(kv_schema *s, json_t *x, json_t *y)
 {
-    return json_equal(x, y) ? json_incref(x) : json_pack("{s:[O, O]}", "allOf", x, y);
+    if (equal(s, x, y)) return json_incref(x);
+    const json_t *before = json_object_size(x) == 1 ? json_object_get(x, "allOf") : NULL;
+    if (!json_is_array(before)) return json_pack("{s:[O, O]}", "allOf", x, y);
+    if (!kv_schema_spend(s, COPY_WORK * json_array_size(before))) return NULL;
+    json_t *list = json_copy((json_t *)before);
+    json_array_append(list, y);
+    return json_pack("{s:o}", "allOf", list);
 }
 
 static json_t *as_list(json_t *x) { return json_is_array(x) ? json_incref(x) : json_pack("[O]", x); }
 
-static bool holds(const json_t *list, const json_t *value)
+static bool holds(kv_schema *s, const json_t *list, const json_t *value)
 {
+    if (!kv_schema_spend(s, json_array_size(list) * weight(value))) return false;
     for (size_t i = 0; i < json_array_size(list); i++)
         if (json_equal(json_array_get(list, i), value)) return true;
     return false;
 }
 
 /* A type that both lists allow; an integer is a number. */
-static json_t *common_types(json_t *x, json_t *y)
+static json_t *common_types(kv_schema *s, json_t *x, json_t *y)
 {
     json_t *xs = as_list(x), *ys = as_list(y), *out = json_array(), *number = json_string("number"),
            *integer = json_string("integer");
     for (size_t i = 0; i < json_array_size(xs); i++) {
         json_t *t = json_array_get(xs, i);
-        if (holds(ys, t) || (json_equal(t, integer) && holds(ys, number)))
+        if (holds(s, ys, t) || (json_equal(t, integer) && holds(s, ys, number)))
             json_array_append(out, t);
-        else if (json_equal(t, number) && holds(ys, integer))
+        else if (json_equal(t, number) && holds(s, ys, integer))
             json_array_append(out, integer);
     }
     json_decref(xs), json_decref(ys), json_decref(number), json_decref(integer);
     return out;
 }
 
-static json_t *in_both(json_t *x, json_t *y)
+static json_t *in_both(kv_schema *s, json_t *x, json_t *y)
 {
     json_t *out = json_array();
     for (size_t i = 0; i < json_array_size(x); i++)
-        if (holds(y, json_array_get(x, i))) json_array_append(out, json_array_get(x, i));
+        if (holds(s, y, json_array_get(x, i))) json_array_append(out, json_array_get(x, i));
     return out;
 }
 
-static json_t *in_either(json_t *x, json_t *y)
+static json_t *in_either(kv_schema *s, json_t *x, json_t *y)
 {
     json_t *out = json_copy(x);
     for (size_t i = 0; i < json_array_size(y); i++)
-        if (!holds(x, json_array_get(y, i))) json_array_append(out, json_array_get(y, i));
+        if (!holds(s, x, json_array_get(y, i))) json_array_append(out, json_array_get(y, i));
     return out;
 }
 
-static json_t *all_properties(json_t *x, json_t *y)
+static json_t *all_properties(kv_schema *s, json_t *x, json_t *y)
 {
     json_t *out = json_copy(x), *value;
     const char *name;
     json_object_foreach(y, name, value)
     {
         json_t *known = json_object_get(out, name);
-        json_object_set_new(out, name, known ? both(known, value) : json_incref(value));
+        json_object_set_new(out, name, known ? both(s, known, value) : json_incref(value));
     }
     return out;
 }
 
-static json_t *merged_value(const char *name, json_t *x, json_t *y)
+static json_t *merged_value(kv_schema *s, const char *name, json_t *x, json_t *y)
 {
     const rule how = rule_of(name);
-    if (how == ANNOTATION || json_equal(x, y)) return json_incref(x);
+    if (how == ANNOTATION || equal(s, x, y)) return json_incref(x);
     switch (how) {
     case GREATER:
     case LESS:
         if (!json_is_number(x) || !json_is_number(y)) return NULL;
         return json_incref((json_number_value(x) > json_number_value(y)) == (how == GREATER) ? x : y);
     case BOTH:
-        return both(x, y);
+        return both(s, x, y);
     case UNION:
-        return json_is_array(x) && json_is_array(y) ? in_either(x, y) : NULL;
+        return json_is_array(x) && json_is_array(y) ? in_either(s, x, y) : NULL;
     case TYPES:
-        return common_types(x, y);
+        return common_types(s, x, y);
     case VALUES:
-        return json_is_array(x) && json_is_array(y) ? in_both(x, y) : NULL;
+        return json_is_array(x) && json_is_array(y) ? in_both(s, x, y) : NULL;
     case PROPERTIES:
-        return json_is_object(x) && json_is_object(y) ? all_properties(x, y) : NULL;
+        return json_is_object(x) && json_is_object(y) ? all_properties(s, x, y) : NULL;
     case CLOSED:
         if (json_is_boolean(x) && json_is_boolean(y)) return json_false();
         return NULL;
@@ -152,15 +194,18 @@ json_t *kv_schema_merge(kv_schema *s, const json_t *x, const json_t *y, const ch
     if (s->b->failed != KVASIR_OK) return NULL;
     if (json_is_false(x) || json_is_true(y)) return (json_t *)x;
     if (json_is_false(y) || json_is_true(x)) return (json_t *)y;
-    json_t *out = json_copy((json_t *)x), *value;
+    const size_t n_properties =
+        json_object_size(json_object_get(x, "properties")) + json_object_size(json_object_get(y, "properties"));
+    if (!kv_schema_spend(s, COPY_WORK * (json_object_size(y) + n_properties))) return NULL;
+    json_t *out = kv_schema_copy(s, x), *value;
     const char *name;
-    if (!kv_schema_keep(s, out)) return NULL;
+    if (!out) return NULL;
     if (json_is_object(json_object_get(out, "properties"))) /* its own, so that closing takes from nobody else */
         json_object_set_new(out, "properties", json_copy(json_object_get(out, "properties")));
     json_object_foreach((json_t *)y, name, value)
     {
         json_t *known = json_object_get(out, name);
-        json_t *merged = known                             ? merged_value(name, known, value)
+        json_t *merged = known                             ? merged_value(s, name, known, value)
                          : strcmp(name, "properties") == 0 ? json_copy(value)
                                                            : json_incref(value);
         const json_t *more = strcmp(name, "properties") == 0 ? json_object_get(out, "additionalProperties") : NULL;
@@ -201,7 +246,7 @@ static json_t *types_of(kv_schema *s, const json_t *schema)
     json_t *type = json_object_get(schema, "type"), *values = values_of(s, schema), *out = NULL;
     if (type) {
         out = as_list(type);
-    } else if (values) {
+    } else if (values && kv_schema_spend(s, COPY_WORK * json_array_size(values))) {
         out = json_array();
         for (size_t i = 0; i < json_array_size(values); i++)
             json_array_append_new(out, json_string(type_of(json_array_get(values, i))));
@@ -215,7 +260,7 @@ static bool values_differ(kv_schema *s, const json_t *x, const json_t *y)
 {
     json_t *xs = values_of(s, x), *ys = values_of(s, y);
     for (size_t i = 0; i < json_array_size(xs); i++)
-        if (holds(ys, json_array_get(xs, i))) return false;
+        if (holds(s, ys, json_array_get(xs, i))) return false;
     return xs && ys;
 }
 
@@ -223,15 +268,16 @@ static bool types_differ(kv_schema *s, const json_t *x, const json_t *y)
 {
     json_t *xs = types_of(s, x), *ys = types_of(s, y);
     if (!xs || !ys) return false;
-    json_t *shared = common_types(xs, ys);
+    json_t *shared = common_types(s, xs, ys);
     const bool differ = json_array_size(shared) == 0;
     json_decref(shared);
     return differ;
 }
 
-static bool requires(const json_t *schema, const char *name)
+static bool requires(kv_schema *s, const json_t *schema, const char *name)
 {
     json_t *list = json_object_get(schema, "required");
+    if (!kv_schema_spend(s, json_array_size(list))) return false;
     for (size_t i = 0; i < json_array_size(list); i++) {
         const char *n = json_string_value(json_array_get(list, i));
         if (n && strcmp(n, name) == 0) return true;
@@ -247,10 +293,11 @@ static bool properties_differ(kv_schema *s, const json_t *x, const json_t *y)
     json_object_foreach(px, name, value)
     {
         json_t *mine = kv_schema_resolve(s, value, "#"), *other = json_object_get(py, name);
-        if (!requires(x, name)) continue;
+        if (!requires(s, x, name)) continue;
         if (!other && json_is_false(json_object_get(y, "additionalProperties"))) return true;
         other = other ? kv_schema_resolve(s, other, "#") : NULL;
-        if (other && requires(y, name) && (values_differ(s, mine, other) || types_differ(s, mine, other))) return true;
+        if (other && requires(s, y, name) && (values_differ(s, mine, other) || types_differ(s, mine, other)))
+            return true;
     }
     return false;
 }

@@ -94,7 +94,8 @@ int32_t kv_schema_any_number(kv_schema *s)
 
 /* ---- decimals --------------------------------------------------------------------------------------------- */
 
-static bool decimal_of(double x, decimal *d)
+/* *rounded: below (above) 0 where x has more digits than are kept and the decimal is below (above) it. */
+static bool decimal_of(double x, decimal *d, double *rounded)
 {
     char text[400];
     *d = (decimal){0};
@@ -102,7 +103,7 @@ static bool decimal_of(double x, decimal *d)
     for (int digits_behind = 0; digits_behind <= MAX_DIGITS;
          digits_behind++) { /* the shortest text that is this number */
         kv_print_real(text, sizeof text, "%.*f", digits_behind, x);
-        if (kv_strtod(text, NULL) == x) break;
+        if ((*rounded = kv_strtod(text, NULL) - x) == 0) break;
     }
     const char *point = strchr(text, '.');
     d->n_whole = (int)(point ? (size_t)(point - text) : strlen(text));
@@ -131,7 +132,12 @@ static bool read_bound(kv_schema *s, const json_t *schema, const char *path, con
     }
     out->is_set = true;
     out->is_negative = x < 0;
-    if (decimal_of(fabs(x), &out->at)) return true;
+    double rounded = 0;
+    if (decimal_of(fabs(x), &out->at, &rounded)) {
+        if (rounded != 0)
+            out->is_open = (is_lower == out->is_negative) == (rounded > 0); /* beyond the bound: not itself */
+        return true;
+    }
     if (is_lower == (x < 0)) return out->is_set = false, true; /* further out than anything that is written */
     return kv_schema_fail(s, path, "%s is beyond 1e15", name);
 }

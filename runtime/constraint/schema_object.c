@@ -31,18 +31,14 @@ void kv_schema_ws(kv_schema *s)
 
 typedef struct object {
     kv_schema *s;
-    json_t *properties, *required, *others; /* others: schema of further properties, or NULL */
-    const char *path, *at;                  /* at: path of the properties */
+    json_t *properties, *others; /* others: schema of further properties, or NULL */
+    json_t *required;            /* an object: its names */
+    const char *path, *at;       /* at: path of the properties */
     int32_t other_key, other_value;
     uint32_t min, max_others;
 } object;
 
-static bool is_required(const object *o, const char *name)
-{
-    for (size_t i = 0; i < json_array_size(o->required); i++)
-        if (strcmp(json_string_value(json_array_get(o->required, i)), name) == 0) return true;
-    return false;
-}
+static bool is_required(const object *o, const char *name) { return json_object_get(o->required, name) != NULL; }
 
 /* A quoted key without escapes that is none of the declared names. */
 static int32_t other_key(object *o)
@@ -192,11 +188,12 @@ static bool read_others(object *o, json_t *schema)
 /* Required names that no property declares become properties of any value (or of additionalProperties). */
 static bool add_required(object *o, json_t *schema)
 {
-    if (o->required && !json_is_array(o->required)) return kv_schema_fail(o->s, o->path, "required must be an array");
-    const json_t *more = json_object_get(schema, "additionalProperties");
-    for (size_t i = 0; i < json_array_size(o->required); i++) {
-        const char *name = json_string_value(json_array_get(o->required, i));
+    const json_t *list = json_object_get(schema, "required"), *more = json_object_get(schema, "additionalProperties");
+    if (list && !json_is_array(list)) return kv_schema_fail(o->s, o->path, "required must be an array");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *name = json_string_value(json_array_get(list, i));
         if (!name) return kv_schema_fail(o->s, o->path, "required must hold strings");
+        if (json_object_set_new(o->required, name, json_true()) != 0) return kv_build_fail_memory(o->s->b);
         if (json_object_get(o->properties, name)) continue;
         if (json_is_false(more))
             return kv_schema_fail(o->s, o->path, "required names '%.60s', which additionalProperties forbids", name);
@@ -231,16 +228,14 @@ void kv_schema_object(kv_schema *s, json_t *schema, const char *path)
 {
     kv_builder *b = s->b;
     json_t *declared = json_object_get(schema, "properties");
-    object o = {.s = s,
-                .path = path,
-                .at = kv_schema_path(s, path, "properties"),
-                .required = json_object_get(schema, "required")};
+    object o = {.s = s, .path = path, .at = kv_schema_path(s, path, "properties"), .required = json_object()};
+    if (!kv_schema_keep(s, o.required)) return;
     if (declared && !json_is_object(declared)) {
         kv_schema_fail(s, path, "properties must be an object");
         return;
     }
     o.properties = declared ? json_copy(declared) : json_object(); /* shallow: the subschemas stay who they are */
-    if (!o.properties || !kv_schema_keep(s, o.properties) || !add_required(&o, schema) || !read_others(&o, schema) ||
+    if (!kv_schema_keep(s, o.properties) || !add_required(&o, schema) || !read_others(&o, schema) ||
         !read_counts(&o, schema))
         return;
     if (o.others) {
