@@ -92,8 +92,12 @@ def what_is_not_seen_costs_nothing():
             assert row["decode_flops"] == H * 4 * D * seen and row["decode_bytes"] == G * 4 * D * seen, (spec, row)
     row = report(n, "*=full|topk(9)")["layers"][0]
     assert row["decode_flops"] == H * 2 * D * (n + 1 + 9) and row["decode_bytes"] == G * 2 * D * (n + 1 + 9)
-    row = report(n, "*=full|pages(2)")["layers"][0]
-    assert row["decode_flops"] == H * (4 * D * 128 + 4 * D * 11)  # two pages, after the bounds of eleven
+    # The bounds of the ten pages before the query's own, whatever the pattern; then one of them and the 61 keys of its own.
+    for spec, scored, read, bounds in (("full|pages(2)", 125, 125, 10), ("full|pages(10)", 637, 637, 10), ("full|pages(11)", n + 1, n + 1, 0),
+                                       ("window(70)|pages(2)", 70, 70, 10), ("full|pages(2)|topk(9)", 125, 9, 10), ("full|topk(200)|pages(2)", n + 1, 125, 10)):
+        row = report(n, "*=" + spec)["layers"][0]
+        assert row["decode_flops"] == H * (2 * D * (scored + read) + 4 * D * bounds), (spec, row)
+        assert row["decode_bytes"] == G * 2 * D * (scored + read + 2 * bounds), (spec, row)
     assert report(n, "*=full|kv_heads(2)")["layers"][0]["kv_bytes"] * 2 == report(n)["layers"][0]["kv_bytes"]
     a, b = report(1000, "*=linear(elu)"), report(100000, "*=linear(elu)")
     assert a["total"]["kv_bytes_per_token"] == 0 and a["total"]["decode_bytes"] == b["total"]["decode_bytes"]

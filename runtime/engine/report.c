@@ -5,7 +5,7 @@
  *
  * Counts are exact sums over queries, up to MAX_QUERIES of them; of longer contexts, the middle query of so many stretches, or of
  * fewer that look at MAX_VISITS pages, stands for its stretch, which is exact too where the count grows evenly. Data decides how
- * many keys threshold(t) keeps: all visible ones are counted. */
+ * many keys threshold(t) keeps, and what of a pattern lies in the pages that pages(k) chooses: an upper bound is counted. */
 
 #include "attention/linear.h"
 #include "base/alloc.h"
@@ -43,20 +43,24 @@ static counts count_query(const kv_layer_spec *spec, size_t q)
     kv_span span;
     counts c = {0};
     kv_spans_cut(spec, q, q + 1, &span);
-    for (size_t page = kv_span_next_page(&span, 0); page != SIZE_MAX; page = kv_span_next_page(&span, page + 1)) {
-        const int n = __builtin_popcountll(kv_span_seen(&span, q, page));
-        c.scored += n, c.pages += n > 0;
-    }
-    const double visible_pages = c.pages;
-    c.read = c.scored, c.pages = 0;
+    for (size_t page = kv_span_next_page(&span, 0); page != SIZE_MAX; page = kv_span_next_page(&span, page + 1))
+        c.scored += __builtin_popcountll(kv_span_seen(&span, q, page));
+    c.read = c.scored;
+    bool has_scored = false; /* what an earlier stage scored is counted, whatever pages are kept then */
     for (int i = 0; i < span.source->n_stages; i++) {
         const kv_attn_stage *s = &span.source->stages[i];
-        const double k = s->row->kind == KV_ATTN_THRESHOLD ? 0 : (double)s->value[0].u;
+        const double k = (double)s->value[0].u;
         if (s->row->kind == KV_ATTN_TOPK && c.read > k) c.read = k;
-        if (s->row->kind != KV_ATTN_PAGES) continue;
-        c.pages = visible_pages;
-        if (c.scored > k * KV_PAGE) c.scored = k * KV_PAGE;
-        if (c.read > c.scored) c.read = c.scored;
+        if (s->row->kind != KV_ATTN_PAGES) {
+            has_scored = true;
+            continue;
+        }
+        const double before = (double)(q / KV_PAGE), own = (double)(q % KV_PAGE + 1);
+        if (k > before) continue; /* none is left out */
+        c.pages = before;
+        const double kept = (k - 1) * KV_PAGE + own;
+        if (c.scored > kept && !has_scored) c.scored = kept;
+        if (c.read > kept) c.read = kept;
     }
     return c;
 }
