@@ -3,7 +3,7 @@
 
     KVASIR=./kvasir python3 tests/test_bench.py [word in the test's name]
 """
-import csv, io, json, os, re, subprocess, sys, tempfile, time, traceback
+import csv, io, json, os, re, signal, subprocess, sys, tempfile, time, traceback
 import gguf
 import numpy as np
 
@@ -40,6 +40,16 @@ def json_lines(text):
 
 def near(a, b):
     assert abs(a - b) <= 1e-3 * max(abs(a), abs(b)) + 2e-6, (a, b)
+
+
+@test
+def interrupted_while_it_measures_limits_it_says_nothing_about_them():
+    child = subprocess.Popen([KVASIR, "bench", "-m", LLAMA, "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(0.3)  # limits take about a second
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (130, b""), (child.returncode, err)
+    assert out == b"" or json.loads(out) == [], out
 
 
 # ---- batched-bench -------------------------------------------------------------------------------------------

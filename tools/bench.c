@@ -322,7 +322,7 @@ static kvasir_code prepare(bench_state *s, size_t needed, kvasir_error *err)
     s->tokens = malloc((needed + 1) * sizeof *s->tokens);
     if (!s->tokens) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %zu tokens", needed);
     fill_tokens(s->tokens, needed, s->setup.info.n_vocab);
-    if (!kv_bench_limits_measure(&s->setup) && !s->options->common.quiet)
+    if (!kv_bench_limits_measure(&s->setup) && !s->options->common.quiet && !kv_interrupted())
         fprintf(stderr, "kvasir bench: this machine's limits could not be measured; no percentages\n");
     kv_bench_begin((kv_bench_format)s->options->format, &s->setup);
     return KVASIR_OK;
