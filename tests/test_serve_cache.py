@@ -82,6 +82,24 @@ def a_busy_sequence_shares_what_its_windows_have_left(server):
         assert complete(server, prompt[:n] + [5, 6, 7], cache_prompt=False)["choices"] == answer["choices"]
 
 
+def who_shares_a_prompt_with_a_slow_reader_does_not_wait_for_it():
+    """Eight streams that nobody reads stop the prompt that is read behind them: it will not be done, and others must not wait for its pages."""
+    prompt = words(5, 8000)
+    body = json.dumps({"prompt": [[20 + i] * 3 for i in range(8)] + [prompt], "max_tokens": 7000, "ignore_eos": True, "logprobs": 20, "stream": True}).encode()
+    with Server("-c", "8192", "-ub", "32", "--parallel", "10") as server, server.connect("unix") as slow:
+        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        before, now, end = None, [], time.monotonic() + 60
+        while not now or now != before:  # until it stands still
+            assert time.monotonic() < end
+            time.sleep(0.5)
+            before, now = now, [(s["state"], s["n_tokens"]) for s in server.get("/slots") if s["is_processing"]]
+        assert sorted(now)[-1][0] == "prefill", now
+        server.timeout = 20  # that reader is cut off after 30 seconds
+        assert cached(complete(server, prompt[:7000], 2)) > 0
+        after = [(s["state"], s["n_tokens"]) for s in server.get("/slots") if s["is_processing"]]
+        assert sorted(after)[-1][0] == "prefill", after
+
+
 # ---- conversations -----------------------------------------------------------------------------------
 
 def conversations_outlive_their_slots(server):
@@ -214,7 +232,8 @@ def prefixes_of_a_real_model():
 
 
 TESTS = [prefixes_of_a_real_model, busy_sequences_share_for_every_kind_of_layer, conversations_go_on_for_every_kind_of_layer, a_chat_with_gemma_never_reads_twice,
-         what_was_not_used_for_longest_goes_first, what_fits_the_budget_fits_whatever_the_steps, who_leaves_early_leaves_no_page_behind]
+         what_was_not_used_for_longest_goes_first, what_fits_the_budget_fits_whatever_the_steps, who_shares_a_prompt_with_a_slow_reader_does_not_wait_for_it,
+         who_leaves_early_leaves_no_page_behind]
 
 if __name__ == "__main__":
     run_tests(TESTS, [(KVASIR, "make"), (TINY, "git checkout tests/golden"), (SMOLLM2, "./kvasir get smollm2"), (GEMMA3, "./kvasir get gemma3"),
