@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/splitmix.h"
 #include "base/status.h"
 #include "base/util.h"
 #include "engine/sampler_internal.h"
@@ -177,12 +178,8 @@ static uint64_t next_random(uint64_t s[4])
 
 static void seed_random(uint64_t s[4], uint64_t seed)
 {
-    for (int i = 0; i < 4; i++) { /* splitmix64: neighbouring seeds give unrelated states, and never all zeros */
-        uint64_t z = seed += 0x9e3779b97f4a7c15u;
-        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-        s[i] = z ^ z >> 31;
-    }
+    /* splitmix64: neighbouring seeds give unrelated states, and never all zeros */
+    for (int i = 0; i < 4; i++) s[i] = kv_mix64(seed += KV_GOLDEN_GAMMA);
 }
 
 void kvasir_sampler_reset(kvasir_sampler *s, uint64_t seed)
