@@ -359,6 +359,8 @@ static inline bool kv_jis_number(kv_jval v)
 static inline bool kv_jis_int(kv_jval v) { return v.type == KV_J_BOOL || v.type == KV_J_INT; }
 static inline int64_t kv_jas_int(kv_jval v) { return v.type == KV_J_BOOL ? v.b : v.i; }
 static inline double kv_jas_float(kv_jval v) { return v.type == KV_J_FLOAT ? v.f : (double)kv_jas_int(v); }
+/* Whether f without its fraction is an int64_t; no NaN is. */
+static inline bool kv_jfits_int(double f) { return f >= -0x1p63 && f < 0x1p63; }
 static inline bool kv_jstr_is(const kv_jstr *s, const char *text)
 {
     return s->len == strlen(text) && memcmp(s->data, text, s->len) == 0;

@@ -68,7 +68,7 @@ static bool hash_of(kv_jctx *ctx, kv_jval v, uint64_t *out)
         *out = 11;
         return true;
     case KV_J_FLOAT:
-        if (v.f >= -9.2e18 && v.f <= 9.2e18 && v.f == floor(v.f)) {
+        if (kv_jfits_int(v.f) && v.f == floor(v.f)) {
             *out = (uint64_t)(int64_t)v.f * 0x9E3779B97F4A7C15u;
         } else {
             *out = XXH3_64bits(&v.f, sizeof v.f);

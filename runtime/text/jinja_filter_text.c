@@ -297,7 +297,7 @@ static bool f_int(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
         return true;
     }
     if (isnan(f) || isinf(f)) return true;
-    if (!(f > -9.2e18 && f < 9.2e18)) return kv_jfail(ctx, "integer overflow");
+    if (!kv_jfits_int(f)) return kv_jfail(ctx, "integer overflow");
     *out = kv_jint((int64_t)f);
     return true;
 }

@@ -186,8 +186,7 @@ static bool percent_value(kv_jbuild *b, spec *sp, char code, kv_jval v)
         if (v.type == KV_J_FLOAT && (code == 'x' || code == 'X' || code == 'o'))
             return kv_jfail(ctx, "%%%c format: an integer is required, not float", code);
         double f = kv_jas_float(v);
-        if (v.type == KV_J_FLOAT && !(f > -9.2e18 && f < 9.2e18))
-            return kv_jfail(ctx, "cannot convert float to integer");
+        if (v.type == KV_J_FLOAT && !kv_jfits_int(f)) return kv_jfail(ctx, "cannot convert float to integer");
         sp->type = strchr("diu", code) ? 'd' : code;
         int64_t whole = v.type == KV_J_FLOAT ? (int64_t)f : kv_jas_int(v);
         if (sp->precision < 0) return put_int(b, sp, whole);

@@ -112,12 +112,28 @@ static bool equal_dicts(kv_jctx *ctx, const kv_jdict *a, const kv_jdict *b, bool
     return true;
 }
 
+/* Of two numbers: -1, 0, 1, or 2 where one is NaN. Exact as Python's: no int is rounded to a float. */
+static int compare_numbers(kv_jval a, kv_jval b)
+{
+    if (kv_jis_int(a) && kv_jis_int(b)) {
+        int64_t x = kv_jas_int(a), y = kv_jas_int(b);
+        return (x > y) - (x < y);
+    }
+    if (isnan(kv_jas_float(a)) || isnan(kv_jas_float(b))) return 2;
+    if (a.type == KV_J_FLOAT && b.type == KV_J_FLOAT) return (a.f > b.f) - (a.f < b.f);
+    if (a.type == KV_J_FLOAT) return -compare_numbers(b, a);
+    if (!kv_jfits_int(b.f)) return b.f < 0 ? 1 : -1;
+    int64_t x = kv_jas_int(a), whole = (int64_t)b.f;
+    double rest = b.f - (double)whole;
+    return x != whole ? (x > whole) - (x < whole) : (rest < 0) - (rest > 0);
+}
+
 bool kv_jequal(kv_jctx *ctx, kv_jval a, kv_jval b, bool *out)
 {
     if (!kv_jpay(ctx, 1)) return false;
     *out = false;
     if (kv_jis_number(a) && kv_jis_number(b)) {
-        *out = kv_jis_int(a) && kv_jis_int(b) ? kv_jas_int(a) == kv_jas_int(b) : kv_jas_float(a) == kv_jas_float(b);
+        *out = compare_numbers(a, b) == 0;
         return true;
     }
     if (a.type != b.type) return true;
@@ -156,14 +172,8 @@ bool kv_jcompare(kv_jctx *ctx, kv_jval a, kv_jval b, const char *op, int *out)
     if (!kv_jpay(ctx, 1)) return false;
     if (a.type == KV_J_UNDEFINED) return kv_jfail_undefined(ctx, a);
     if (b.type == KV_J_UNDEFINED) return kv_jfail_undefined(ctx, b);
-    if (kv_jis_int(a) && kv_jis_int(b)) {
-        int64_t x = kv_jas_int(a), y = kv_jas_int(b);
-        *out = (x > y) - (x < y);
-        return true;
-    }
     if (kv_jis_number(a) && kv_jis_number(b)) {
-        double x = kv_jas_float(a), y = kv_jas_float(b);
-        *out = isnan(x) || isnan(y) ? 2 : (x > y) - (x < y);
+        *out = compare_numbers(a, b);
         return true;
     }
     if (a.type == KV_J_STR && b.type == KV_J_STR) { /* UTF-8 sorts as its code points do */
