@@ -173,6 +173,19 @@ static void bombs_end_at_a_limit(void **state)
     FAILS("{% set s = 'a' * 8000000 %}{% for i in range(100000) %}{{ s.count('b') }}{% endfor %}", "steps");
     FAILS("{% set s = 'é' * 8000000 %}{% for i in range(100000) %}{% if s[4000000] == 'x' %}{% endif %}{% endfor %}",
           "steps");
+    /* What is looked up is hashed, and what is compared is read, whole. */
+    static const char *const long_names[] = {
+        "d[s]", "s in d", "d.get(s)", "n[s]", "d|attr(s)", "s.removeprefix(t)", "s.removesuffix(t)", "t in s"};
+    for (size_t i = 0; i < KV_COUNT(long_names); i++) {
+        char source[400];
+        snprintf(source, sizeof source,
+                 "{%% set s = 'a' * 4000000 %%}{%% set t = 'a' * 3999999 %%}{%% set d = {s: 1} %%}{%% set n = "
+                 "namespace(a=1) %%}"
+                 "{%% for i in range(100000) %%}{%% for j in range(100000) %%}{%% if %s %%}{%% endif %%}{%% endfor "
+                 "%%}{%% endfor %%}",
+                 long_names[i]);
+        FAILS(source, "limit");
+    }
     /* A list of two times itself, forty levels deep: small in memory, 2^40 in text. */
     FAILS("{% set n = namespace(s=[1]) %}{% for i in range(40) %}{% set n.s = [n.s, n.s] %}{% endfor %}{{ n.s }}",
           "limit");

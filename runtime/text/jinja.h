@@ -413,6 +413,7 @@ bool kv_jlist_make(kv_jctx *ctx, const kv_jval *items, size_t n, kv_jkind kind, 
 bool kv_jdict_new(kv_jctx *ctx, kv_jdict **out);
 bool kv_jdict_set(kv_jctx *ctx, kv_jdict *dict, kv_jval key, kv_jval value);
 bool kv_jdict_find(kv_jctx *ctx, const kv_jdict *dict, kv_jval key, kv_jval *out);
+/* By text; the caller pays for a name that may be long. */
 bool kv_jdict_find_str(const kv_jdict *dict, const char *data, size_t len, kv_jval *out);
 bool kv_jdict_view(kv_jctx *ctx, const kv_jdict *dict, kv_jkind kind, kv_jval *out);
 

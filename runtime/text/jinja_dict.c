@@ -60,7 +60,7 @@ static bool hash_of(kv_jctx *ctx, kv_jval v, uint64_t *out)
     switch (v.type) {
     case KV_J_STR:
         *out = XXH3_64bits(v.str->data, v.str->len);
-        return true;
+        return kv_jpay(ctx, v.str->len / 256);
     case KV_J_UNDEFINED:
         *out = 7;
         return true;

@@ -20,7 +20,7 @@ static NOINLINE bool eval_name(kv_jctx *ctx, const kv_jnode *node, kv_jval *out)
         }
         looked++;
     }
-    if (!kv_jpay(ctx, looked / 16)) return false;
+    if (!kv_jpay(ctx, looked / 16 + name->len / 256)) return false;
     if (kv_jdict_find_str(&ctx->globals, name->data, name->len, out) || kv_jglobal_find(name, out)) return true;
     *out = kv_jundefined(KV_J_WHY_NAME, KV_J_ABSENT, name);
     return true;

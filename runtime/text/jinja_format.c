@@ -226,6 +226,7 @@ bool kv_jformat_percent(kv_jctx *ctx, const kv_jstr *fmt, kv_jval args, kv_jval 
             if (!end || args.type != KV_J_DICT)
                 return kv_jfail(ctx, args.type == KV_J_DICT ? "incomplete format key" : "format requires a mapping");
             size_t close = (size_t)(end - fmt->data);
+            if (!kv_jpay(ctx, (close - i) / 256)) return false;
             if (!kv_jdict_find_str(args.dict, fmt->data + i + 1, close - i - 1, &v))
                 return kv_jfail(ctx, "format key is not there");
             i = close + 1;

@@ -214,14 +214,14 @@ static bool str_rpartition(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_j
 static bool str_removeprefix(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
 {
     const kv_jstr *s = self.str, *fix;
-    if (!want_str(ctx, argv[0], &fix)) return false;
+    if (!want_str(ctx, argv[0], &fix) || !kv_jpay(ctx, fix->len / 256)) return false;
     size_t cut = fix->len <= s->len && memcmp(s->data, fix->data, fix->len) == 0 ? fix->len : 0;
     return kv_jstr_view(ctx, s->data + cut, s->len - cut, out);
 }
 static bool str_removesuffix(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out)
 {
     const kv_jstr *s = self.str, *fix;
-    if (!want_str(ctx, argv[0], &fix)) return false;
+    if (!want_str(ctx, argv[0], &fix) || !kv_jpay(ctx, fix->len / 256)) return false;
     size_t cut = fix->len <= s->len && memcmp(s->data + s->len - fix->len, fix->data, fix->len) == 0 ? fix->len : 0;
     return kv_jstr_view(ctx, s->data, s->len - cut, out);
 }

@@ -235,6 +235,7 @@ static bool loop_attr(const kv_jloop *loop, const kv_jstr *name, kv_jval *out)
 
 bool kv_jfind_attr(kv_jctx *ctx, kv_jval obj, const kv_jstr *name, kv_jval *out)
 {
+    if (!kv_jpay(ctx, name->len / 256)) return false;
     if (name->len > 4 && memcmp(name->data, "__", 2) == 0 && memcmp(name->data + name->len - 2, "__", 2) == 0) {
         *out = kv_jundefined(KV_J_WHY_UNSAFE, obj.type, name);
         return true;

@@ -208,7 +208,7 @@ bool kv_jcontains(kv_jctx *ctx, kv_jval container, kv_jval item, bool *out)
     if (container.type == KV_J_STR) {
         if (item.type != KV_J_STR)
             return kv_jfail(ctx, "'in <string>' requires string as left operand, not %s", kv_jtype_name(item));
-        if (!kv_jpay_bytes(ctx, container.str->len)) return false;
+        if (!kv_jpay_bytes(ctx, container.str->len) || !kv_jpay(ctx, item.str->len / 8)) return false;
         *out = kv_jstr_find((kv_str){container.str->data, container.str->len}, (kv_str){item.str->data, item.str->len},
                             false) != SIZE_MAX;
         return true;
