@@ -133,6 +133,8 @@ KVASIR_API kvasir_model_info kvasir_model_get_info(const kvasir_model *model);
 KVASIR_API bool kvasir_model_settle(const kvasir_model *model);
 /* Kernel set in force: "scalar", "avx2", ... */
 KVASIR_API const char *kvasir_model_kernels(const kvasir_model *model);
+/* Threads of its sessions whose params say 0. */
+KVASIR_API int kvasir_model_n_threads(const kvasir_model *model);
 
 /* The attention in force as one specification in canonical form, defaults written out: "0-3=full; 4-7=window(256)". Borrowed from
  * the model; "" for one that was opened for its vocabulary only. */

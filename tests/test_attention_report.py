@@ -49,6 +49,24 @@ def the_shape_is_the_promised_one():
 
 
 @test
+def limits_are_those_of_the_threads_and_kernels_that_would_run():
+    """On one core it has one thread; kernels for another processor are refused, as where they would run."""
+    one_core = lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    child = subprocess.Popen([KVASIR, "attention", "-m", model(), "--ctx", "64"], stdout=subprocess.DEVNULL, preexec_fn=one_core)
+    most = 0  # threads of the process that measures, one of which waits for the others
+    while child.poll() is None:
+        try:
+            with open(f"/proc/{child.pid}/task/{child.pid}/children") as f:
+                most = max([most] + [len(os.listdir(f"/proc/{pid}/task")) for pid in f.read().split()])
+        except OSError: # it has just ended
+            pass
+    assert child.returncode == 0 and most == 2, (child.returncode, most)
+    other = "avx2" if os.uname().machine == "aarch64" else "neon"
+    refused = subprocess.run([KVASIR, "attention", "-m", model(), "--ctx", "64", "--kernels", other], capture_output=True, text=True)
+    assert refused.returncode == 1 and other in refused.stderr and refused.stdout == "", refused
+
+
+@test
 def plain_attention_costs_what_the_formulas_say():
     n = 700
     r = report(n)

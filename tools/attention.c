@@ -187,6 +187,20 @@ static kvasir_code make(const attention_options *o, const char *path, const kvas
     return KVASIR_OK;
 }
 
+/* What this machine could do with the model: by the threads and kernels that would run it, in float32 where its weights are floats. */
+static kvasir_code measure(const kv_common *c, kv_limits *limits, kvasir_error *err)
+{
+    kvasir_model *model = NULL;
+    const kvasir_code code = kv_common_open_model(c, true, &model, err);
+    if (code == KVASIR_ERR_ARGUMENT) return code; /* kernels that there are not */
+    if (code != KVASIR_OK) return KVASIR_OK;      /* the report says what is wrong; it needs no vocabulary */
+    kv_limits_measure(kvasir_model_n_threads(model), LIMIT_BUFFER, kvasir_model_kernels(model), limits);
+    const char *type = kvasir_model_get_info(model).type;
+    if (c->gemm == KVASIR_GEMM_BLAS || type[0] == 'F' || type[0] == 'B') limits->int8_ops = limits->fma_flops;
+    kvasir_model_close(model);
+    return KVASIR_OK;
+}
+
 static int print_reports(const attention_options *o, const json_t *reports)
 {
     if (o->common.output == KV_OUTPUT_JSON)
@@ -229,8 +243,7 @@ int kv_tool_attention(int argc, char **argv)
     json_t *reports = json_array();
     kvasir_code code = kv_model_find(o.common.model, path, sizeof path, &err);
     if (code == KVASIR_OK) code = kv_common_model_params(&o.common, &model, &attention_text, &err);
-    if (code == KVASIR_OK && !o.common.quiet)
-        kv_limits_measure(o.common.n_threads ? o.common.n_threads : 2, LIMIT_BUFFER, NULL, &limits);
+    if (code == KVASIR_OK && !o.common.quiet) code = measure(&o.common, &limits, &err);
     if (code == KVASIR_OK) {
         const kvasir_attention_params base = {.attention = model.attention,
                                               .type_k = (kvasir_kv_type)o.common.type_k,

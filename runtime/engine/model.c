@@ -179,4 +179,6 @@ kvasir_model_info kvasir_model_get_info(const kvasir_model *m)
 
 const char *kvasir_model_kernels(const kvasir_model *m) { return m->kernels->name; }
 
+int kvasir_model_n_threads(const kvasir_model *m) { return m->n_threads; }
+
 const char *kvasir_model_attention(const kvasir_model *m) { return m->attention ? m->attention : ""; }
