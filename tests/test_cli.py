@@ -832,6 +832,13 @@ def damaged(folder, tensor, value, *index):
 
 
 @test
+def a_file_over_its_limit_is_a_write_error():
+    with tempfile.TemporaryDirectory() as folder:
+        r = subprocess.run(["sh", "-c", 'ulimit -f 100; exec "$0" synth -q "$1"', KVASIR, folder + "/out.gguf"], capture_output=True, text=True)
+        assert r.returncode == 1 and r.stderr.count("\n") == 1 and "File too large" in r.stderr and os.listdir(folder) == [], r
+
+
+@test
 def a_full_disk_is_told_as_such_by_tools_that_write_row_by_row():
     for args in (["bench", "-p", "8", "-n", "2", "-r", "1", "-q"], ["batched-bench", "-npp", "8", "-ntg", "2", "-npl", "1,2"],
                  ["batched-bench", "-npp", "8", "-ntg", "2", "-npl", "1,2", "-o", "jsonl"],

@@ -91,6 +91,7 @@ int main(int argc, char **argv)
     hold_closed_streams();
     setlocale(LC_CTYPE, "");  /* the width of characters; numbers stay in the C locale */
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is a write error with a line, not a silent death */
+    signal(SIGXFSZ, SIG_IGN); /* so is a file that becomes larger than its limit (ulimit -f) */
     kv_interrupt_end();
     if (argc < 2) return print_help();
     const char *word = argv[1];
