@@ -137,7 +137,6 @@ static bool f_last(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     if (v.type == KV_J_ITER) return kv_jfail(ctx, "'generator' object is not reversible");
     *out = kv_jundefined(KV_J_WHY_HINT, v.type, &hint);
     if (v.type == KV_J_STR) return v.str->len == 0 || kv_jget_item(ctx, v, kv_jint(-1), out);
-    if (v.type == KV_J_UNDEFINED) return kv_jfail(ctx, "'Undefined' object is not reversible");
     if (!kv_jitems(ctx, v, &items, &n)) return false;
     if (n) *out = items[n - 1];
     return true;
