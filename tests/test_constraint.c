@@ -287,6 +287,11 @@ static void numbers_stay_in_their_range(void **state)
     SCHEMA("{\"type\":\"number\",\"maximum\":-1e-20}", "-0.1", NULL, "0", "-0", "0.1");
     SCHEMA("{\"type\":\"number\",\"minimum\":1e-20}", "0.1", "1", NULL, "0", "0.0", "-1");
     SCHEMA("{\"type\":\"integer\",\"multipleOf\":7,\"minimum\":0}", "0", "7", "84", "1001", NULL, "1", "8", "-7", "07");
+    SCHEMA("{\"type\":\"number\",\"multipleOf\":1}", "2", "-3", NULL, "1.5", "0.5");
+    /* bounds with more digits than are written */
+    SCHEMA("{\"type\":\"number\",\"minimum\":1e-20}", "1", "0.1", NULL, "0", "0.0");
+    SCHEMA("{\"type\":\"number\",\"maximum\":-1e-20}", "-1", "-0.1", NULL, "0", "-0", "-0.0");
+    SCHEMA("{\"type\":\"number\",\"maximum\":0.9999999999999999}", "0.99999999999999", "0", NULL, "1", "1.0");
 }
 
 /* A list of n: before, `unit` with the numbers from `from` on, after. */
@@ -347,6 +352,13 @@ static void references_and_alternatives(void **state)
            "{\"v\":1,\"next\":{}}");
     SCHEMA("{\"allOf\":[{\"minimum\":3},{\"maximum\":5}],\"type\":\"integer\"}", "3", "5", NULL, "2", "6", "4.5");
     SCHEMA("{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"integer\"}]}", "\"a\"", "1", NULL, "null");
+    SCHEMA("{\"$ref\":\"#/$defs/Box%3Ca~1b%3E\",\"$defs\":{\"Box<a/b>\":{\"type\":\"null\"}}}", "null", NULL, "1");
+    SCHEMA("{\"allOf\":[{\"enum\":[1,2],\"example\":1},{\"enum\":[2,3],\"example\":3,\"x-a\":0}],\"x-a\":1}", "2", NULL,
+           "1", "3");
+    /* what one side says of additional properties holds for those that only the other declares */
+    SCHEMA("{\"properties\":{\"a\":{\"type\":[\"string\",\"null\"]}},\"allOf\":[{\"additionalProperties\":{\"type\":["
+           "\"null\",\"integer\"]}}]}",
+           "{\"a\":null}", "{\"b\":1}", NULL, "{\"a\":\"x\"}", "{\"a\":1}", "{\"b\":\"x\"}");
     SCHEMA("{\"const\":{\"a\":[1,2]}}", "{\"a\":[1,2]}", NULL, "{\"a\":[1]}");
     SCHEMA("{\"type\":[\"integer\",\"null\"]}", "1", "null", NULL, "\"\"");
     SCHEMA("true", "1", "[]", "{\"a\":1e5}", "\"x\"", NULL, "", "nul");
@@ -374,6 +386,14 @@ static void wrong_schemas_say_what(void **state)
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"type\":\"string\",\"pattern\":\"^(a|b)*a(a|b){40}c$\"}", "complex");
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"type\":\"string\",\"format\":\"no-such\"}", "no-such");
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"string\"}]}", "oneOf");
+    refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"oneOf\":[{\"const\":1},{\"const\":1.0}]}", "oneOf");
+    refuse(KVASIR_GRAMMAR_JSON_SCHEMA, /* null is both */
+           "{\"oneOf\":[{\"type\":[\"object\",\"null\"],\"properties\":{\"k\":{\"const\":1}},\"required\":[\"k\"]},"
+           "{\"type\":[\"object\",\"null\"],\"properties\":{\"k\":{\"const\":2}},\"required\":[\"k\"]}]}",
+           "oneOf");
+    refuse(KVASIR_GRAMMAR_JSON_SCHEMA,
+           "{\"allOf\":[{\"prefixItems\":[{\"type\":\"string\"}]},{\"items\":{\"type\":\"integer\"}}]}", "prefixItems");
+    refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"type\":\"string\",\"allOf\":[5]}", "a schema must be");
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "{\"a\":1,}", "valid JSON");
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA, "false", "nothing can satisfy");
     refuse(KVASIR_GRAMMAR_JSON_SCHEMA,

@@ -2,6 +2,7 @@
  *
  *     {"$ref"} -> call    allOf -> merged    anyOf, oneOf -> alternatives, merged with what stands beside
  *     const, enum -> literals    type(s) -> alternatives of objects, arrays, strings, numbers, true, false, null */
+#include <ctype.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -31,7 +32,7 @@ static bool is_in(const char *name, const char *const *list, size_t n)
     return false;
 }
 
-static bool is_annotation(const char *name)
+bool kv_schema_is_annotation(const char *name)
 {
     return is_in(name, annotations, KV_COUNT(annotations)) || strncmp(name, "x-", 2) == 0;
 }
@@ -43,7 +44,7 @@ static bool check_keywords(kv_schema *s, const json_t *schema, const char *path)
     json_t *value;
     json_object_foreach((json_t *)schema, name, value)
     {
-        if (is_annotation(name) || is_in(name, keywords, KV_COUNT(keywords))) continue;
+        if (kv_schema_is_annotation(name) || is_in(name, keywords, KV_COUNT(keywords))) continue;
         if (strcmp(name, "uniqueItems") == 0 && json_is_false(value)) continue;
         return kv_schema_fail(s, path, "the keyword '%.60s' is not supported", name);
     }
@@ -54,8 +55,8 @@ bool kv_schema_is_bare(const json_t *schema, const char *except)
 {
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)schema, name,
-                        value) if (!is_annotation(name) && !(except && strcmp(name, except) == 0)) return false;
+    json_object_foreach((json_t *)schema, name, value) if (!kv_schema_is_annotation(name) &&
+                                                           !(except && strcmp(name, except) == 0)) return false;
     return true;
 }
 
@@ -115,17 +116,24 @@ int32_t kv_schema_rule(kv_schema *s, json_t *schema, const char *path)
     return rule;
 }
 
-/* One step of a JSON pointer: ~1 is /, ~0 is ~. */
+/* One step of a JSON pointer in a URI (RFC 6901): %25 is %, then ~1 is / and ~0 is ~. */
 static json_t *step_into(json_t *at, const char *key, size_t len)
 {
     char name[512];
-    size_t n = 0;
-    for (size_t i = 0; i < len && n < sizeof name - 1; i++) {
-        const bool is_escape = key[i] == '~' && i + 1 < len && (key[i + 1] == '0' || key[i + 1] == '1');
-        name[n++] = is_escape ? (key[++i] == '1' ? '/' : '~') : key[i];
+    size_t n = 0, n_escaped = 0;
+    for (size_t i = 0; i < len && n_escaped < sizeof name - 1; i++) {
+        const bool is_hex =
+            key[i] == '%' && i + 2 < len && isxdigit((uint8_t)key[i + 1]) && isxdigit((uint8_t)key[i + 2]);
+        name[n_escaped++] = is_hex ? (char)strtoul((char[]){key[i + 1], key[i + 2], '\0'}, NULL, 16) : key[i];
+        if (is_hex) i += 2;
+    }
+    name[n_escaped] = '\0';
+    for (size_t i = 0; i < n_escaped; i++) {
+        const bool is_escape = name[i] == '~' && (name[i + 1] == '0' || name[i + 1] == '1');
+        name[n++] = is_escape ? (name[++i] == '1' ? '/' : '~') : name[i];
     }
     name[n] = '\0';
-    if (n == sizeof name - 1) return NULL;
+    if (n_escaped == sizeof name - 1) return NULL; /* longer than any name that is looked for */
     if (json_is_object(at)) return json_object_get(at, name);
     if (!json_is_array(at) || n == 0 || n > 6 || strspn(name, "0123456789") != n) return NULL;
     return json_array_get(at, (size_t)strtoul(name, NULL, 10));
@@ -201,13 +209,14 @@ static json_t *flatten(kv_schema *s, json_t *schema, const char *path)
     return NULL;
 }
 
-static bool check_one_of(kv_schema *s, const json_t *branches, const char *path)
+static bool check_one_of(kv_schema *s, const json_t *schema, const json_t *branches, const char *path)
 {
     const size_t n = json_array_size(branches);
     if (n > MAX_ONE_OF) return kv_schema_fail(s, path, "oneOf with more than %d schemas is not supported", MAX_ONE_OF);
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < i; k++)
-            if (!kv_schema_disjoint(s, json_array_get(branches, i), json_array_get(branches, k), path))
+            if (!kv_schema_disjoint(s, json_array_get(branches, i), json_array_get(branches, k),
+                                    json_object_get(schema, "type"), path))
                 return kv_schema_fail(
                     s, path, "oneOf: %zu and %zu might both hold, which a grammar cannot exclude; use anyOf", k, i);
     return true;
@@ -222,7 +231,7 @@ static void alternatives(kv_schema *s, json_t *schema, const char *key, const ch
         kv_schema_fail(s, path, "%s must be an array of schemas", key);
         return;
     }
-    if (strcmp(key, "oneOf") == 0 && !check_one_of(s, branches, path)) return;
+    if (strcmp(key, "oneOf") == 0 && !check_one_of(s, schema, branches, path)) return;
     json_t *rest = kv_schema_is_bare(schema, key) ? NULL : without(s, schema, key);
     kv_build_open(b);
     for (size_t i = 0; i < json_array_size(branches) && b->failed == KVASIR_OK; i++) {
@@ -288,8 +297,9 @@ static void literals(kv_schema *s, const json_t *schema, const char *path)
            *type = json_object_get(schema, "type");
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)schema, name, value) if (!is_annotation(name) && strcmp(name, "const") != 0 &&
-                                                           strcmp(name, "enum") != 0 && strcmp(name, "type") != 0)
+    json_object_foreach((json_t *)schema, name, value) if (!kv_schema_is_annotation(name) &&
+                                                           strcmp(name, "const") != 0 && strcmp(name, "enum") != 0 &&
+                                                           strcmp(name, "type") != 0)
     {
         kv_schema_fail(s, path, "'%.60s' beside enum or const is not supported", name);
         return;

@@ -39,12 +39,15 @@ const char *kv_schema_path(kv_schema *s, const char *path, const char *key);
 json_t *kv_schema_resolve(kv_schema *s, json_t *schema, const char *path);
 /* Whether nothing but annotations is in it, apart from `except` (may be NULL). */
 bool kv_schema_is_bare(const json_t *schema, const char *except);
+/* A keyword that restricts nothing. */
+bool kv_schema_is_annotation(const char *name);
 
 /* ---- schema_merge.c ---- */
 /* A schema that says what both say; NULL after an error. Lives as long as `s`. */
 json_t *kv_schema_merge(kv_schema *s, const json_t *x, const json_t *y, const char *path);
-/* Whether no value can satisfy both, as far as that is easily seen: types, const and enum, a property that tells them apart. */
-bool kv_schema_disjoint(kv_schema *s, json_t *x, json_t *y, const char *path);
+/* Whether no value can satisfy both, as far as that is easily seen: types, const and enum, a property that tells them apart. `type`: what
+ * stands beside them, or NULL. */
+bool kv_schema_disjoint(kv_schema *s, json_t *x, json_t *y, json_t *type, const char *path);
 bool kv_schema_keep(kv_schema *s, json_t *made);
 /* A shallow copy, kept; NULL after an error. */
 json_t *kv_schema_copy(kv_schema *s, const json_t *object);

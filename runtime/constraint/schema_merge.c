@@ -49,16 +49,6 @@ static const struct {
     const char *name;
     rule rule;
 } rows[] = {
-    {"title", ANNOTATION},
-    {"description", ANNOTATION},
-    {"default", ANNOTATION},
-    {"examples", ANNOTATION},
-    {"deprecated", ANNOTATION},
-    {"$comment", ANNOTATION},
-    {"$defs", ANNOTATION},
-    {"definitions", ANNOTATION},
-    {"$id", ANNOTATION},
-    {"$schema", ANNOTATION},
     {"minimum", GREATER},
     {"exclusiveMinimum", GREATER},
     {"maximum", LESS},
@@ -80,6 +70,7 @@ static const struct {
 
 static rule rule_of(const char *name)
 {
+    if (kv_schema_is_annotation(name)) return ANNOTATION;
     for (size_t i = 0; i < KV_COUNT(rows); i++)
         if (strcmp(rows[i].name, name) == 0) return rows[i].rule;
     return SAME;
@@ -99,11 +90,16 @@ static json_t *both(kv_schema *s, json_t *x, json_t *y)
 
 static json_t *as_list(json_t *x) { return json_is_array(x) ? json_incref(x) : json_pack("[O]", x); }
 
+/* 1 and 1.0 are the same value. */
 static bool holds(kv_schema *s, const json_t *list, const json_t *value)
 {
     if (!kv_schema_spend(s, json_array_size(list) * weight(value))) return false;
-    for (size_t i = 0; i < json_array_size(list); i++)
-        if (json_equal(json_array_get(list, i), value)) return true;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *item = json_array_get(list, i);
+        const bool is_mixed =
+            json_is_integer(item) ? json_is_real(value) : json_is_real(item) && json_is_integer(value);
+        if (is_mixed ? json_number_value(item) == json_number_value(value) : json_equal(item, value)) return true;
+    }
     return false;
 }
 
@@ -178,15 +174,27 @@ static json_t *merged_value(kv_schema *s, const char *name, json_t *x, json_t *y
     }
 }
 
-/* Where one side says additionalProperties: false, a name that only the other declares is forbidden. */
-static void close_names(json_t *out, const json_t *closed, const json_t *open)
+/* A name that only the other side declares is an additional one for this side: what it says of those holds, too; false forbids it. */
+static void close_names(kv_schema *s, json_t *out, const json_t *closed, const json_t *open)
 {
     const char *name;
-    json_t *value;
+    json_t *value, *more = json_object_get(closed, "additionalProperties");
     const json_t *known = json_object_get(closed, "properties");
-    if (!json_is_false(json_object_get(closed, "additionalProperties"))) return;
-    json_object_foreach(json_object_get(open, "properties"), name, value) if (!json_object_get(known, name))
-        json_object_del(json_object_get(out, "properties"), name);
+    if (!more || json_is_true(more)) return;
+    json_object_foreach(json_object_get(open, "properties"), name, value)
+    {
+        if (json_object_get(known, name)) continue;
+        if (json_is_false(more))
+            json_object_del(json_object_get(out, "properties"), name);
+        else
+            json_object_set_new(json_object_get(out, "properties"), name, both(s, value, more));
+    }
+}
+
+/* What `items` says here is about all of them, also those that prefixItems of the other side names. */
+static bool overlap_items(const json_t *x, const json_t *y)
+{
+    return json_object_get(x, "items") && !json_object_get(x, "prefixItems") && json_object_get(y, "prefixItems");
 }
 
 json_t *kv_schema_merge(kv_schema *s, const json_t *x, const json_t *y, const char *path)
@@ -194,6 +202,10 @@ json_t *kv_schema_merge(kv_schema *s, const json_t *x, const json_t *y, const ch
     if (s->b->failed != KVASIR_OK) return NULL;
     if (json_is_false(x) || json_is_true(y)) return (json_t *)x;
     if (json_is_false(y) || json_is_true(x)) return (json_t *)y;
+    if (!json_is_object(x) || !json_is_object(y))
+        return kv_schema_fail(s, path, "a schema must be an object, true or false"), NULL;
+    if (overlap_items(x, y) || overlap_items(y, x))
+        return kv_schema_fail(s, path, "'items' cannot be combined with prefixItems that stand beside it"), NULL;
     const size_t n_properties =
         json_object_size(json_object_get(x, "properties")) + json_object_size(json_object_get(y, "properties"));
     if (!kv_schema_spend(s, COPY_WORK * (json_object_size(y) + n_properties))) return NULL;
@@ -208,15 +220,12 @@ json_t *kv_schema_merge(kv_schema *s, const json_t *x, const json_t *y, const ch
         json_t *merged = known                             ? merged_value(s, name, known, value)
                          : strcmp(name, "properties") == 0 ? json_copy(value)
                                                            : json_incref(value);
-        const json_t *more = strcmp(name, "properties") == 0 ? json_object_get(out, "additionalProperties") : NULL;
-        if (!merged || json_is_object(more)) {
-            json_decref(merged);
+        if (!merged)
             return kv_schema_fail(s, path, "'%.60s' cannot be combined with what stands beside it", name), NULL;
-        }
         if (json_object_set_new(out, name, merged) != 0) return kv_build_fail_memory(s->b), NULL;
     }
-    close_names(out, x, y);
-    close_names(out, y, x);
+    close_names(s, out, x, y);
+    close_names(s, out, y, x);
     return out;
 }
 
@@ -285,6 +294,22 @@ static bool requires(kv_schema *s, const json_t *schema, const char *name)
     return false;
 }
 
+/* Whether both can hold for objects only. Where no type is given, one is written for the properties: an object. */
+static bool only_for_objects(kv_schema *s, const json_t *x, const json_t *y, json_t *type)
+{
+    json_t *given[] = {type, json_object_get(x, "type"), json_object_get(y, "type")}, *shared = NULL;
+    for (size_t i = 0; i < KV_COUNT(given); i++) {
+        if (!given[i]) continue;
+        shared = shared ? common_types(s, shared, given[i]) : as_list(given[i]);
+        if (!kv_schema_keep(s, shared)) return false;
+    }
+    for (size_t i = 0; i < json_array_size(shared); i++) {
+        const char *name = json_string_value(json_array_get(shared, i));
+        if (!name || strcmp(name, "object") != 0) return false;
+    }
+    return true;
+}
+
 /* Both are objects, and a property that both require has values or types that differ; or one forbids what the other requires. */
 static bool properties_differ(kv_schema *s, const json_t *x, const json_t *y)
 {
@@ -302,9 +327,10 @@ static bool properties_differ(kv_schema *s, const json_t *x, const json_t *y)
     return false;
 }
 
-bool kv_schema_disjoint(kv_schema *s, json_t *x, json_t *y, const char *path)
+bool kv_schema_disjoint(kv_schema *s, json_t *x, json_t *y, json_t *type, const char *path)
 {
     x = kv_schema_resolve(s, x, path), y = kv_schema_resolve(s, y, path);
     if (!x || !y) return false;
-    return types_differ(s, x, y) || values_differ(s, x, y) || properties_differ(s, x, y) || properties_differ(s, y, x);
+    return types_differ(s, x, y) || values_differ(s, x, y) ||
+           (only_for_objects(s, x, y, type) && (properties_differ(s, x, y) || properties_differ(s, y, x)));
 }

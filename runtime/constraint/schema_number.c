@@ -367,7 +367,7 @@ void kv_schema_number(kv_schema *s, json_t *schema, const char *path, bool is_in
         return;
     const unsigned modulus = read_modulus(s, schema, path, is_integer);
     if (modulus == 0) return;
-    if (modulus > 1) is_integer = true;
+    if (json_object_get(schema, "multipleOf")) is_integer = true; /* a multiple of 1, too, is whole */
     if (!lo.is_set && !hi.is_set && modulus == 1) {
         unbounded(b, is_integer);
         return;
