@@ -186,6 +186,10 @@ static void bombs_end_at_a_limit(void **state)
                  long_names[i]);
         FAILS(source, "limit");
     }
+    FAILS("{% set l = range(90000)|list %}{% for i in range(100000) %}{% for j in range(100000) %}{% if l|sum %}{% "
+          "endif %}"
+          "{% endfor %}{% endfor %}",
+          "steps");
     /* A list of two times itself, forty levels deep: small in memory, 2^40 in text. */
     FAILS("{% set n = namespace(s=[1]) %}{% for i in range(40) %}{% set n.s = [n.s, n.s] %}{% endfor %}{{ n.s }}",
           "limit");

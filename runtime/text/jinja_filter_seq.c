@@ -184,7 +184,8 @@ static bool f_sum(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out)
     if (out->type == KV_J_STR) return kv_jfail(ctx, "sum() can't sum strings");
     for (size_t i = 0; i < n; i++) {
         kv_jval item;
-        if (!get_path(ctx, items[i], argv[0], kv_jnone(), &item) || !kv_jbinary(ctx, KV_JOP_ADD, *out, item, out))
+        if (!kv_jpay(ctx, 1) || !get_path(ctx, items[i], argv[0], kv_jnone(), &item) ||
+            !kv_jbinary(ctx, KV_JOP_ADD, *out, item, out))
             return false;
     }
     return true;
