@@ -147,6 +147,7 @@ USAGE = [
     (["run", "--tokens", "-1"], r"--tokens: -1 is out of range: 0 to"),
     (["run", "--tokens", "4294967297"], r"--tokens: 4294967297 is out of range"),
     (["run", "-p", "a", "--temp\x1b[31m", "1"], r"--temp\?\[31m"),
+    (["run", "-p", "a", "--temp\x9b31m", "1"], r"--temp\?\?31m"), # the same escape sequence in one character
     (["logits", "--tokens", "1", "--at", "x"], r"--at: 'x'.*last, all"),
     (["logits", "--tokens", "1", "--at", "3-1"], r"--at"),
     (["logits", "--tokens", "1", "--at", "1,"], r"--at"),

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "tools/get.h"
+#include "tools/term.h"
 #include "tools/tools.h"
 
 extern char **environ;
@@ -142,8 +143,7 @@ static void keep_line(get_child *c, const char *line, size_t n)
     bool is_error = n > 6 && strncmp(line, "ERROR:", 6) == 0;
     if (n == 0 || (!is_error && strncmp(c->message, "ERROR:", 6) == 0)) return;
     snprintf(c->message, sizeof c->message, "%.*s", (int)(n < sizeof c->message ? n : sizeof c->message - 1), line);
-    for (char *p = c->message; *p; p++)
-        if ((unsigned char)*p < 32 || *p == 127) *p = ' ';
+    kv_blank_controls(c->message, strlen(c->message), ' ');
 }
 
 typedef struct line_buffer {

@@ -80,8 +80,7 @@ static void format_value(const char *key, const json_t *value, char *buf, size_t
         snprintf(buf, cap, "{%zu}", json_object_size(value));
         break;
     }
-    for (char *p = buf; *p; p++)
-        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = ' ';
+    kv_blank_controls(buf, strlen(buf), ' ');
 }
 
 /* Array of objects: one row each; the columns are the keys of the first. */

@@ -136,7 +136,8 @@ static void print_text_row(logits_state *s, size_t pos, const float *logits)
         len = kvasir_utf8_push(&stream, bytes, len < sizeof bytes ? len : sizeof bytes, clean);
         len += kvasir_utf8_finish(&stream, clean + len);
         for (size_t j = 0; j < len; j++)
-            if ((unsigned char)clean[j] < 0x20 || clean[j] == 0x7f) clean[j] = clean[j] == '\n' ? ' ' : '?';
+            if (clean[j] == '\n') clean[j] = ' ';
+        kv_blank_controls(clean, len, '?');
         printf("%8d  %10.5f  %.*s\n", s->top[i].token, s->top[i].logprob, (int)len, clean);
     }
 }

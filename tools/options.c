@@ -45,8 +45,7 @@ void kv_print_error(const char *command_name, const char *fmt, va_list args)
     kvasir_utf8_stream stream = {0};
     size_t n = kvasir_utf8_push(&stream, line, strlen(line), text);
     n += kvasir_utf8_finish(&stream, text + n);
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f) text[i] = '?';
+    kv_blank_controls(text, n, '?');
     fprintf(stderr, "kvasir%s%s: %.*s\n", command_name ? " " : "", command_name ? command_name : "", (int)n, text);
 }
 

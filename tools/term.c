@@ -123,6 +123,16 @@ void kv_bar_end(kv_bar *bar)
     bar->enabled = bar->is_drawn = false;
 }
 
+void kv_blank_controls(char *text, size_t len, char blank)
+{
+    for (size_t i = 0; i < len; i++) {
+        const unsigned char c = (unsigned char)text[i], next = i + 1 < len ? (unsigned char)text[i + 1] : 0;
+        const bool is_pair = c == 0xc2 && next >= 0x80 && next < 0xa0;
+        if (c < 0x20 || c == 0x7f || is_pair) text[i] = blank;
+        if (is_pair) text[++i] = blank;
+    }
+}
+
 /* ---- Ctrl-C ---------------------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t interrupt_flag, is_forgiving; /* a signal handler has nowhere else to write */

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tools/term.h"
+
 /* ---- refusing -------------------------------------------------------------------------------- */
 
 static const char *type_of_status(int status)
@@ -31,8 +33,7 @@ static void fill(kv_api_error *error, int status, const char *code, const char *
     size_t n = kvasir_utf8_push(&stream, text, strlen(text), error->message);
     n += kvasir_utf8_finish(&stream, error->message + n);
     error->message[n] = '\0';
-    for (char *p = error->message; *p; p++)
-        if ((unsigned char)*p < 0x20 || *p == 0x7f) *p = ' ';
+    kv_blank_controls(error->message, n, ' ');
     error->status = status;
     error->type = type_of_status(status);
     error->code = code;
