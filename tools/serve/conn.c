@@ -206,6 +206,15 @@ static bool advance_reading(kv_conn *c, struct evbuffer *in)
     }
 }
 
+/* Reads on while there is room. libevent's own watermark takes memory without looking whether there was any. */
+static void bound_input(kv_conn *c)
+{
+    const bool has_room = evbuffer_get_length(bufferevent_get_input(c->bev)) < MAX_INPUT,
+               is_reading = bufferevent_get_enabled(c->bev) & EV_READ;
+    if (has_room && !is_reading) bufferevent_enable(c->bev, EV_READ);
+    if (!has_room && is_reading) bufferevent_disable(c->bev, EV_READ);
+}
+
 /* Everything that the input allows. Responses call kv_conn_finish, which only changes the state: this loop sees it. */
 static void advance(kv_conn *c)
 {
@@ -232,6 +241,7 @@ static void advance(kv_conn *c)
         }
     }
     c->is_advancing = false;
+    bound_input(c);
 }
 
 /* ---- a response has gone out ---------------------------------------------------------------------------- */
@@ -392,7 +402,6 @@ void kv_conn_open(kv_server *server, evutil_socket_t fd, bool is_unix, bool is_l
         return;
     }
     bufferevent_setcb(c->bev, on_read, on_write, on_event, c);
-    bufferevent_setwatermark(c->bev, EV_READ, 0, MAX_INPUT);
     bufferevent_setwatermark(c->bev, EV_WRITE, KV_LOW_OUTPUT, 0);
     bufferevent_set_timeouts(c->bev, NULL, &(struct timeval){.tv_sec = WRITE_S});
     bufferevent_enable(c->bev, EV_READ | EV_WRITE);
