@@ -36,10 +36,18 @@ static kvasir_code query_scale(kv_hf_keys *k, kvasir_error *err)
     return KVASIR_OK;
 }
 
+static kvasir_code softcap(kv_hf_keys *k, const char *key, kvasir_error *err)
+{
+    /* Gemma 2's reader takes 50 and 30 where the key is missing. */
+    const bool is_none = json_is_null(json_object_get(k->model->config.json, key));
+    if (is_none && strcmp(k->model->arch->gguf, "gemma2") == 0) kv_hf_put_f32(k, key, 0.0f);
+    return kv_hf_copy_f32(k, key, false, key, err);
+}
+
 kvasir_code kv_hf_keys_gemma2(kv_hf_keys *k, kvasir_error *err)
 {
-    KV_TRY(kv_hf_copy_f32(k, "attn_logit_softcapping", false, "attn_logit_softcapping", err));
-    KV_TRY(kv_hf_copy_f32(k, "final_logit_softcapping", false, "final_logit_softcapping", err));
+    KV_TRY(softcap(k, "attn_logit_softcapping", err));
+    KV_TRY(softcap(k, "final_logit_softcapping", err));
     return query_scale(k, err);
 }
 
@@ -134,13 +142,15 @@ kvasir_code kv_hf_keys_minicpm3(kv_hf_keys *k, kvasir_error *err)
 static kvasir_code deepseek_experts(kv_hf_keys *k, kvasir_error *err)
 {
     const kv_hf_model *m = k->model;
-    const char *scoring = strcmp(m->arch->hf, "DeepseekV3ForCausalLM") == 0 ? "sigmoid" : "softmax";
+    const char *scoring = strcmp(m->arch->hf, "DeepseekV3ForCausalLM") == 0 ? "sigmoid" : "softmax", *method = "";
     uint32_t groups = 1, used = 1;
     float scale = 1.0f;
     KV_TRY(kv_hf_str(m->config, "scoring_func", false, &scoring, err));
     KV_TRY(kv_hf_u32(m->config, "n_group", false, 1, 1 << 16, &groups, err));
     KV_TRY(kv_hf_u32(m->config, "topk_group", false, 1, 1 << 16, &used, err));
     KV_TRY(kv_hf_f32(m->config, "routed_scaling_factor", false, &scale, err));
+    KV_TRY(kv_hf_str(m->config, "topk_method", false, &method, err));
+    if (strcmp(method, "greedy") == 0) groups = used = 1; /* DeepSeek-V2: of all experts, whatever the groups */
     kv_hf_put_u32(k, "expert_group_count", groups);
     kv_hf_put_u32(k, "expert_group_used_count", used);
     kv_hf_put_u32(k, "expert_gating_func", strcmp(scoring, "sigmoid") == 0 ? 2 : 1);

@@ -80,12 +80,23 @@ static kvasir_code put_original_ctx(kv_hf_keys *k, uint32_t fallback, kvasir_err
 static kvasir_code put_yarn(kv_hf_keys *k, float factor, kvasir_error *err)
 {
     const kv_hf_object rope = k->model->rope;
-    float fast = 32.0f, slow = 1.0f, magnitude = NAN;
+    float fast = 32.0f, slow = 1.0f, magnitude = NAN, mscale = 0, all = 0;
     bool truncate = true;
     KV_TRY(kv_hf_f32(rope, "beta_fast", false, &fast, err));
     KV_TRY(kv_hf_f32(rope, "beta_slow", false, &slow, err));
     KV_TRY(kv_hf_bool(rope, "truncate", &truncate, err));
     KV_TRY(kv_hf_f32(rope, "attention_factor", false, &magnitude, err));
+    KV_TRY(kv_hf_f32(rope, "mscale", false, &mscale, err));
+    KV_TRY(kv_hf_f32(rope, "mscale_all_dim", false, &all, err));
+    if (isnan(magnitude) && mscale != 0 && all != 0 && factor > 1)
+        magnitude = (1.0f + 0.1f * mscale * logf(factor)) / (1.0f + 0.1f * all * logf(factor));
+    const bool is_latent = strcmp(k->model->arch->gguf, "deepseek2") == 0;
+    if (is_latent && all != 0) { /* its scores are scaled, not the vectors (kv_hf_keys_deepseek2) */
+        if (factor > 1 && !(fabsf(magnitude - 1.0f) <= 1e-6f))
+            return kv_fail(err, KVASIR_ERR_UNSUPPORTED,
+                           "config.json: key 'rope_scaling': mscale and mscale_all_dim that differ have no GGUF form");
+        magnitude = NAN;
+    }
     kv_hf_put_str(k, "rope.scaling.type", "yarn");
     kv_hf_put_f32(k, "rope.scaling.factor", factor);
     KV_TRY(put_original_ctx(k, k->model->n_ctx, err));
@@ -174,6 +185,7 @@ static kvasir_code put_window(kv_hf_keys *k, kvasir_error *err)
     }
     char key[KEY_BYTES];
     full_key(k, "attention.sliding_window_pattern", key);
+    any |= !usual && m->arch->window_period > 1; /* none, where the reader would take some */
     if (any) kv_hf_put_u32(k, "attention.sliding_window", window);
     if (any && !usual) kv_gguf_writer_add_bool_array(k->w, key, local, m->n_layers);
     kv_free(local);

@@ -397,6 +397,45 @@ def a_file_that_would_not_load_is_not_written():
 
 
 @test
+def what_gguf_cannot_say_is_refused():
+    """Such files would load and compute something else; that they would differ from transformers was seen with its 5.24."""
+    for name, key, value in (("llama", "hidden_act", "gelu"), ("gemma2", "hidden_activation", "silu"), ("more/gemma", "hidden_act", "relu"), ("gpt2", "activation_function", "relu"),
+                             ("gpt2", "scale_attn_by_inverse_layer_idx", True), ("gpt_bigcode", "multi_query", False), ("more/olmoe", "clip_qkv", 0.5),
+                             ("more/bloom", "apply_residual_connection_post_layernorm", True), ("more/deepseek_v3", "rope_interleave", False),
+                             ("more/mpt", "attn_config.softmax_scale", 0.2), ("more/qwen3moe", "use_sliding_window", True), ("more/minicpm3", "rope_scaling.mscale_all_dim", 1.0)):
+        folder = copy_of(name)
+        *outer, inner = key.split(".")
+        edit(folder, "config.json", lambda c: (c.setdefault(outer[0], {}) if outer else c).__setitem__(inner, value))
+        refuses(folder, f"config.json: key '{key}': ", " has no GGUF form")
+    folder = copy_of("deepseek_v2")
+    edit(folder, "config.json", lambda c: c.update(rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "mscale": 1.0, "mscale_all_dim": 0.7}) or c.pop("rope_parameters", None))
+    refuses(folder, "mscale and mscale_all_dim that differ")
+    folder = copy_of("qwen2", files=False)  # a tensor that readers do not look for
+    bias = {f"model.layers.{i}.self_attn.o_proj.bias": ("F32", np.zeros(64, np.float32)) for i in range(4)}
+    write_shards(folder, read_safetensors(f"{OPEN}/qwen2/hf/model.safetensors") | bias, 1)
+    refuses(folder, "would not load", "attn_output.bias")
+
+
+@test
+def what_is_none_is_said_to_be_none():
+    def keys_of(name, **config):
+        folder = copy_of(name)
+        edit(folder, "config.json", lambda c: c.update(config))
+        kvasir("convert", "-q", folder, folder + "/out.gguf", "--outtype", "f32")
+        return keys(folder + "/out.gguf")
+
+    found = keys_of("gemma2", attn_logit_softcapping=None, final_logit_softcapping=None)  # readers take 50 and 30 where the keys are missing
+    assert found["gemma2.attn_logit_softcapping"] == found["gemma2.final_logit_softcapping"] == 0
+    n = keys(convert("more/cohere2"))["cohere2.block_count"]
+    found = keys_of("more/cohere2", layer_types=["full_attention"] * n)  # and three windows of four
+    assert found["cohere2.attention.sliding_window_pattern"] == [False] * n
+    yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64, "mscale": 1.0, "mscale_all_dim": 1.0}
+    found = keys_of("llama", rope_parameters=yarn, rope_scaling=yarn)  # the magnitudes cancel; GGUF's comes on top of YaRN's own
+    assert abs(found["llama.rope.scaling.attn_factor"] - 1 / (1 + 0.1 * np.log(4))) < 1e-6
+    assert keys_of("deepseek_v2", topk_method="greedy", n_group=2, topk_group=1)["deepseek2.expert_group_count"] == 1
+
+
+@test
 def tensors_that_are_missing_or_strange_are_named():
     arrays = read_safetensors(f"{OPEN}/llama/hf/model.safetensors")
     for name in ("model.layers.2.self_attn.v_proj.weight", "model.norm.weight", "model.embed_tokens.weight", "model.layers.0.mlp.down_proj.weight"):
