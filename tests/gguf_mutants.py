@@ -172,7 +172,7 @@ def odd_tensors(c):
         for new, weight_bytes in ((0, 4), (1, 2), (30, 2)):
             bits = bytes([0, 0x7E]) if new == 1 else bytes([0xC0, 0x7F])  # NaN in every weight
             count = math.prod(dims)
-            yield f"{label} all NaN, type {new}", changed(kind=new, data=(bits * count * 2)[:count * weight_bytes]), False
+            yield f"{label} all NaN, type {new}", changed(kind=new, data=(bits * count * 2)[:count * weight_bytes]), True
 
 
 def mutants(data):

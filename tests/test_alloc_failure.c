@@ -391,6 +391,7 @@ static void an_eval_that_fails_changes_nothing(void **state)
         if (failed) {
             assert_int_equal(code, KVASIR_ERR_MEMORY);
             assert_int_equal(kvasir_session_n_tokens(session), N_PROMPT);
+            assert_null(kvasir_session_logits(session, N_PROMPT - 1)); /* for which there may be no room */
             must_eval(session, tokens, N_PROMPT);
         } else {
             assert_int_equal(code, KVASIR_OK);

@@ -44,8 +44,8 @@ def near(a, b):
 
 @test
 def interrupted_while_it_measures_limits_it_says_nothing_about_them():
-    child = subprocess.Popen([KVASIR, "bench", "-m", LLAMA, "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(0.3)  # limits take about a second
+    child = subprocess.Popen([KVASIR, "bench", "-m", LLAMA, "-r", "1000", "-o", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(0.1)  # limits take some tenths of a second
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert (child.returncode, err) == (130, b""), (child.returncode, err)

@@ -442,8 +442,8 @@ def importance_fails_in_one_line_and_leaves_nothing():
         assert says in done.stderr and done.stderr.count("\n") == 1 and done.stdout == "", (args, done.stderr)
         assert not [f for f in os.listdir(FOLDER.name) if "never" in f], args
     before = open(base, "rb").read()
-    for place, says in (path("no/im.gguf"), "no/im.gguf"), ("", "is empty"):  # known before anything is read
-        assert says in kvasir("imatrix", "-m", path("no.gguf"), "-f", READ, place, status=1).stderr
+    for place, says in (path("no/im.gguf"), "no/im.gguf"), ("", "is empty"):  # known before the text is read
+        assert says in kvasir("imatrix", "-m", broken, "-f", READ, "-c", 64, place, status=1).stderr
     done = kvasir("imatrix", "-m", base, "-f", READ, "-c", 64, "--chunks", 1, base, status=2)  # as if the operand were the model
     assert "would be lost" in done.stderr and done.stderr.count("\n") == 1 and open(base, "rb").read() == before, done.stderr
     for _ in range(2):  # an importance of before is replaced

@@ -134,8 +134,8 @@ int kv_tool_imatrix(int argc, char **argv)
     kvasir_error err = {0};
     kv_interrupt_install();
     const double start = kv_now_ms();
-    kvasir_code code = check_place(out, &err);
-    if (code == KVASIR_OK) code = prepare(&s, &err);
+    kvasir_code code = prepare(&s, &err);
+    if (code == KVASIR_OK) code = check_place(out, &err);
     if (code == KVASIR_OK) code = read_text(&s, &err);
     const kvasir_imatrix_info info = {
         .dataset = o.source.file, .n_chunks = (uint32_t)s.text.n_chunks, .chunk_tokens = (uint32_t)s.n_ctx};

@@ -27,7 +27,7 @@ typedef struct kv_state {
     uint32_t n_calls;
 } kv_state;
 
-enum { KV_MAX_STATES = 1 << 19, KV_MAX_EDGES = 1 << 21, KV_MAX_STEPS = 1 << 27 };
+enum { KV_MAX_STATES = 1 << 19, KV_MAX_EDGES = 1 << 21, KV_MAX_STEPS = 1 << 25 };
 #define KV_NO_STATE UINT32_MAX
 
 typedef struct kv_automaton {

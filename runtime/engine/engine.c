@@ -354,6 +354,7 @@ kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_s
                 return kv_fail(err, KVASIR_ERR_ARGUMENT, "sequence %d has two steps in one eval", steps[i].seq);
         w.total += steps[i].n_tokens;
     }
+    e->n_steps = 0; /* rows are placed anew, and there may be no room for them */
     KV_TRY(place_rows(e, steps, n_steps, err));
     e->n_steps = n_steps;
     for (size_t i = 0; i < n_steps; i++) e->seqs[steps[i].seq].before = e->seqs[steps[i].seq].kv.n_tokens;

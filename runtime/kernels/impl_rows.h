@@ -201,7 +201,7 @@ KV_INLINE vf add_alibi(const kv_attend_args *g, int r, int t, vf x)
  * one constant for log2 e loses, 2e-8 |x| of the weight, is at most 1e-8 of the largest weight, which is e^0 = 1 exactly. */
 KV_INLINE vf vf_exp_weight(vf x)
 {
-    x = vf_max(x, vf_set1(-86.0f));
+    x = vf_max(vf_set1(-86.0f), x); /* a NaN stays one, as the second operand: damaged weights are to show in the logits */
     const vf log2e = vf_set1(1.44269504f);
     const vi n = vi_round(vf_mul(x, log2e));
     const vf f = vf_fma(x, log2e, vf_sub(vf_set1(0.0f), vf_from_vi(n)));
