@@ -38,7 +38,6 @@ static kvasir_code load(job *j, kvasir_error *err)
 {
     KV_TRY(kv_hf_load(j->dir, "config.json", true, &j->config, err));
     KV_TRY(kv_hf_model_read(j->config, &j->model, err));
-    KV_TRY(kv_hf_check_form(&j->model, err));
     KV_TRY(kv_hf_load(j->dir, "tokenizer.json", true, &j->tokenizer, err));
     KV_TRY(kv_hf_load(j->dir, "tokenizer_config.json", false, &j->tokenizer_config, err));
     KV_TRY(kv_hf_load(j->dir, "special_tokens_map.json", false, &j->special_map, err));
@@ -151,7 +150,8 @@ kvasir_code kvasir_convert(const char *hf_dir, const char *out, const kvasir_con
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", j.params->n_threads);
     kvasir_code code = find_type(j.params->type, &j.type, err);
     if (code == KVASIR_OK) code = load(&j, err);
-    if (code == KVASIR_OK) code = kv_pool_open(j.params->n_threads ? j.params->n_threads : kv_cores(), &j.pool, err);
+    if (code == KVASIR_OK)
+        code = kv_pool_open(j.params->n_threads ? j.params->n_threads : kv_cores(), &j.pool, err);
     if (code == KVASIR_OK) code = write_file(&j, out, err);
     kv_pool_close(j.pool);
     kv_hf_plan_free(j.plan);

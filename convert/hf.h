@@ -73,7 +73,7 @@ typedef struct kv_hf_model {
 /* The row of config.json's architectures, and the sizes that transforms need. Errors: FORMAT, UNSUPPORTED. */
 kvasir_code kv_hf_model_read(json_t *config, kv_hf_model *out, kvasir_error *err);
 
-/* Errors: UNSUPPORTED, naming the key that says what GGUF cannot. */
+/* The last part of reading it. Errors: UNSUPPORTED, naming the key that says what GGUF cannot. */
 kvasir_code kv_hf_check_form(const kv_hf_model *m, kvasir_error *err);
 
 /* ---- keys ---- */

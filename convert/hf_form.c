@@ -1,12 +1,13 @@
 /* hf_form.c - what a config.json may say that has no form in GGUF: the graph that a reader makes from the architecture's name does it one way
  * only. Such a file would load and say something else, so it is refused; an architecture that another way comes to has a row less. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "convert/hf.h"
 
-/* Of an architecture: `key` may be absent, null or one of `values`, as JSON without the quotes of
- * strings, divided by '|'. A key of an object below is written with a point. */
+/* Of an architecture: `key` may be absent, null or one of `values`, as JSON without the quotes of strings, divided by '|'. A key of an
+ * object below is written with a point. */
 /* clang-format off */
 static const struct {
     const char *gguf, *key, *values;
@@ -40,11 +41,9 @@ static bool is_one_of(const json_t *value, const char *values)
                        : json_is_true(value)  ? "true"
                        : json_is_false(value) ? "false"
                                               : NULL;
-    for (const char *v = values; text; v++) {
-        const size_t n = strcspn(v, "|");
-        if (n > 0 && n == strlen(text) && memcmp(v, text, n) == 0) return true;
-        v += n;
-        if (!*v) break;
+    for (size_t n; text && *values; values += n + (values[n] == '|')) {
+        n = strcspn(values, "|");
+        if (n == strlen(text) && memcmp(values, text, n) == 0) return true;
     }
     return false;
 }
@@ -52,13 +51,10 @@ static bool is_one_of(const json_t *value, const char *values)
 static kvasir_code check(kv_hf_object config, const char *key, const char *values, kvasir_error *err)
 {
     const char *point = strchr(key, '.');
-    const json_t *object = config.json;
-    char outer[64] = "";
-    if (point && (size_t)(point - key) < sizeof outer) {
-        memcpy(outer, key, (size_t)(point - key));
-        object = json_object_get(object, outer);
-    }
-    const json_t *value = json_object_get(object, point ? point + 1 : key);
+    char outer[64];
+    snprintf(outer, sizeof outer, "%.*s", (int)strcspn(key, "."), key);
+    const json_t *value = json_object_get(config.json, outer);
+    if (point) value = json_object_get(value, point + 1);
     if (!value || json_is_null(value) || is_one_of(value, values)) return KVASIR_OK;
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
     const kvasir_code code = kv_fail(err, KVASIR_ERR_UNSUPPORTED, "config.json: key '%s': %.60s has no GGUF form%s%s",

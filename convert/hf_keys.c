@@ -211,13 +211,11 @@ static kvasir_code put_epsilon(kv_hf_keys *k, kvasir_error *err)
 /* Families whose checkpoints differ in it; for the others the architecture says it all. */
 static kvasir_code put_activation(kv_hf_keys *k, kvasir_error *err)
 {
-    static const char *const known[] = {"silu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu2"};
     const char *name = "";
     if (!(k->model->arch->flags & KV_HF_LAYER_NORM)) return KVASIR_OK;
     KV_TRY(
         kv_hf_str(k->model->config, "hidden_activation|hidden_act|activation_function|activation", false, &name, err));
-    for (size_t i = 0; i < KV_COUNT(known); i++)
-        if (strcmp(known[i], name) == 0) kv_hf_put_str(k, "hidden_activation", name);
+    if (*name) kv_hf_put_str(k, "hidden_activation", name); /* one that readers know: hf_form.c */
     return KVASIR_OK;
 }
 

@@ -109,6 +109,7 @@ kvasir_code kv_hf_model_read(json_t *config, kv_hf_model *out, kvasir_error *err
     KV_TRY(read_heads(&m, err));
     KV_TRY(read_rope_dim(&m, err));
     KV_TRY(read_latent(&m, err));
+    KV_TRY(kv_hf_check_form(&m, err));
     *out = m;
     return KVASIR_OK;
 }

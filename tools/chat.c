@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/chat_stream.h"
 #include "tools/http_client.h"
 #include "tools/term.h"
 

@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "tools/chat.h"
-#include "tools/chat_stream.h"
 #include "tools/term.h"
 
 typedef struct command {

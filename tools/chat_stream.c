@@ -12,19 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-size_t kv_strip_controls(char *text, size_t len)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)text[i], next = i + 1 < len ? (unsigned char)text[i + 1] : 0;
-        if (c == 0xc2 && next >= 0x80 && next < 0xa0) {
-            i++;
-        } else if ((c >= 0x20 && c != 0x7f) || c == '\n' || c == '\t') {
-            text[n++] = text[i];
-        }
-    }
-    return n;
-}
+#include "tools/term.h"
 
 static void write_characters(kv_stream *s, const char *text, size_t len)
 {

@@ -25,8 +25,4 @@ bool kv_stream_push(kv_stream *s, const char *bytes, size_t len);
 void kv_stream_finish(kv_stream *s);
 void kv_stream_deinit(kv_stream *s);
 
-/* Removes what could steer a terminal: C0 except tab and newline, DEL, and C1 (which is two bytes in UTF-8). Works in
- * place on whole characters, returns the new length. */
-size_t kv_strip_controls(char *text, size_t len);
-
 #endif

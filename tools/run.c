@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/chat_stream.h"
 #include "tools/json_out.h"
 #include "tools/logprob.h"
 #include "tools/term.h"
@@ -84,7 +83,7 @@ static kvasir_code out_of_memory(kvasir_error *err)
 static kvasir_code emit(run_state *s, char *bytes, size_t len, kvasir_error *err)
 {
     reply *r = &s->reply;
-    if (s->is_terminal) len = kv_strip_controls(bytes, len); /* a model's text is hostile: chat_stream.c */
+    if (s->is_terminal) len = kv_strip_controls(bytes, len); /* a model's text is hostile */
     if (len == 0) return KVASIR_OK;
     if (s->options->common.output == KV_OUTPUT_TEXT) {
         r->ends_line = bytes[len - 1] == '\n';

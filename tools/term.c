@@ -123,13 +123,31 @@ void kv_bar_end(kv_bar *bar)
     bar->enabled = bar->is_drawn = false;
 }
 
+/* Bytes of the control character that a text begins with; 0: another one. */
+static size_t control_bytes(const char *text, size_t len)
+{
+    const unsigned char c = (unsigned char)text[0], next = len > 1 ? (unsigned char)text[1] : 0;
+    return c == 0xc2 && next >= 0x80 && next < 0xa0 ? 2 : c < 0x20 || c == 0x7f;
+}
+
+size_t kv_strip_controls(char *text, size_t len)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        const size_t n_control = control_bytes(text + i, len - i);
+        if (n_control == 0 || text[i] == '\n' || text[i] == '\t')
+            text[n++] = text[i];
+        else
+            i += n_control - 1;
+    }
+    return n;
+}
+
 void kv_blank_controls(char *text, size_t len, char blank)
 {
-    for (size_t i = 0; i < len; i++) {
-        const unsigned char c = (unsigned char)text[i], next = i + 1 < len ? (unsigned char)text[i + 1] : 0;
-        const bool is_pair = c == 0xc2 && next >= 0x80 && next < 0xa0;
-        if (c < 0x20 || c == 0x7f || is_pair) text[i] = blank;
-        if (is_pair) text[++i] = blank;
+    for (size_t i = 0, n; i < len; i += n ? n : 1) {
+        n = control_bytes(text + i, len - i);
+        memset(text + i, blank, n);
     }
 }
 

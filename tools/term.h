@@ -54,8 +54,10 @@ const char *kv_format_bytes(size_t bytes, char *buf, size_t cap);
 /* A text within a cell of a Markdown table, on stdout: '|' would end the cell. */
 void kv_print_md_cell(const char *text);
 
-/* Control characters of a text from elsewhere become `blank`, those of two bytes in UTF-8 (U+0080 to U+009F, which also begin escape
- * sequences) two of them: a line on a terminal stays one line that moves no cursor. */
+/* What could steer a terminal: C0, DEL, and C1 (U+0080 to U+009F, two bytes in UTF-8). Both work in place on whole characters. This one
+ * removes them, except tab and newline, and returns the new length. */
+size_t kv_strip_controls(char *text, size_t len);
+/* Each byte of them becomes `blank`: a line on a terminal stays one line that moves no cursor. */
 void kv_blank_controls(char *text, size_t len, char blank);
 
 /* SIGINT ends the process with 130, as it does where a tool installs more: a script sees one status, not a signal's. */

@@ -33,8 +33,7 @@ typedef struct kv_page {
     bool in_prefix; /* one of them is the prefix tree's */
     struct kv_page *next_free;
     uint8_t *data;
-    uint8_t
-        *bounds; /* a slab of bounds and which of its 64 places is this page's (bounds.h); NULL: the group has none */
+    uint8_t *bounds; /* a slab of bounds and which of its 64 places is this page's (bounds.h); NULL: the group has none */
     size_t slot;
 } kv_page;
 

@@ -20,8 +20,9 @@ struct kvasir_model {
     int n_threads;
     char *architecture, *name, *attention;
     const char *type_name; /* static: of the mix, or from the table of types */
-    uint64_t n_params, n_params_active;
-    size_t weight_bytes, decode_weight_bytes;
+    uint64_t n_params;
+    size_t weight_bytes;
+    kv_active active;
     double load_ms;
     pthread_mutex_t trie_lock;
     kv_trie *trie; /* of the vocabulary; NULL until a grammar needs it */

@@ -50,13 +50,6 @@ static void summarise(kvasir_model *m)
     if (!m->type_name) m->type_name = kv_type_get((uint32_t)best)->name;
 }
 
-static void add_active(void *ctx, const kv_linear *w)
-{
-    kvasir_model *m = ctx;
-    m->n_params_active += (uint64_t)w->packed.n_in * (uint64_t)w->packed.n_out;
-    m->decode_weight_bytes += w->row_bytes * (size_t)w->packed.n_out;
-}
-
 static kvasir_code print_attention(kvasir_model *m, kvasir_error *err)
 {
     kv_layer_spec *specs = kv_calloc(m->model.hp.n_layers, sizeof *specs);
@@ -85,7 +78,7 @@ static kvasir_code open_file(kvasir_model *m, const kvasir_model_params *params,
     if (m->vocab_only) return kv_vocab_open(m->gguf, 0, &m->vocab, err);
     KV_TRY(kv_model_init(&m->model, m->gguf, params->attention, err));
     KV_TRY(print_attention(m, err));
-    kv_bound_each_active(&m->model.bound, &m->model.hp, add_active, m);
+    m->active = kv_bound_active(&m->model.bound, &m->model.hp);
     /* Shapes first: the vocabulary is checked against the rows of the embedding. */
     KV_TRY(kv_vocab_open(m->gguf, m->model.hp.n_vocab, &m->vocab, err));
     return m->use_blas ? KVASIR_OK : pack_weights(m, err);
@@ -161,10 +154,10 @@ kvasir_model_info kvasir_model_get_info(const kvasir_model *m)
         .name = m->name,
         .n_vocab = (int)kv_vocab_n_tokens(m->vocab),
         .n_params = m->n_params,
-        .n_params_active = m->n_params_active,
+        .n_params_active = m->active.n_weights,
         .file_bytes = kv_gguf_mapping(m->gguf)->size,
         .weight_bytes = m->weight_bytes,
-        .decode_weight_bytes = m->decode_weight_bytes,
+        .decode_weight_bytes = m->active.bytes,
         .type = m->type_name,
         .load_ms = m->load_ms,
     };

@@ -212,23 +212,19 @@ static void add(cost *sum, const cost *c)
     sum->decode_flops += c->decode_flops, sum->decode_bytes += c->decode_bytes;
 }
 
-static void add_row_bytes(void *ctx, const kv_linear *w) { *(double *)ctx += (double)w->row_bytes * w->packed.n_out; }
-static double n_weights(const kv_linear *w) { return (double)w->packed.n_in * w->packed.n_out; }
-static void add_weights(void *ctx, const kv_linear *w) { *(double *)ctx += n_weights(w); }
-
 /* Tokens per second that this machine's limits allow: weights and KV read once per token, or the arithmetic, whichever takes longer.
  * A prompt passes the output matrix with its last token only. */
 static void put_bounds(report *r, json_t *object, const cost *c)
 {
     const kvasir_attention_params *p = r->params;
-    double bytes = 0, weights = 0;
-    kv_bound_each_active(&r->m->bound, &r->m->hp, add_row_bytes, &bytes);
-    kv_bound_each_active(&r->m->bound, &r->m->hp, add_weights, &weights);
+    const kv_active active = kv_bound_active(&r->m->bound, &r->m->hp);
+    const kv_packed *last = &r->m->bound.w.output.packed;
+    const double bytes = (double)active.bytes, weights = (double)active.n_weights,
+                 output = (double)last->n_in * last->n_out;
     put(r, object, "weight_bytes", count_json(bytes));
     if (p->read_bytes_per_s <= 0 || p->flops_per_s <= 0 || p->int8_ops_per_s <= 0) return;
     const double memory = (bytes + c->decode_bytes) / p->read_bytes_per_s,
                  compute = 2 * weights / p->int8_ops_per_s + c->decode_flops / p->flops_per_s,
-                 output = n_weights(&r->m->bound.w.output),
                  prefill = 2 * ((weights - output) * (double)r->n_ctx + output) / p->int8_ops_per_s +
                            c->prefill_flops / p->flops_per_s;
     put(r, object, "decode_tokens_per_s", json_real(1 / (memory > compute ? memory : compute)));

@@ -387,8 +387,16 @@ void kv_bound_each(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void 
     each(bound, hp, UINT32_MAX, fn, ctx);
 }
 
-void kv_bound_each_active(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void *ctx, const kv_linear *w),
-                          void *ctx)
+static void add_active(void *ctx, const kv_linear *w)
 {
-    each(bound, hp, hp->moe.n_used, fn, ctx);
+    kv_active *sum = ctx;
+    sum->n_weights += (uint64_t)w->packed.n_in * (uint64_t)w->packed.n_out;
+    sum->bytes += w->row_bytes * (size_t)w->packed.n_out;
+}
+
+kv_active kv_bound_active(const kv_bound *bound, const kv_hparams *hp)
+{
+    kv_active sum = {0};
+    each(bound, hp, hp->moe.n_used, add_active, &sum);
+    return sum;
 }

@@ -25,8 +25,11 @@ kvasir_code kv_bind(const kv_gguf *gguf, const kv_arch *arch, const kv_hparams *
 void kv_bound_deinit(kv_bound *bound);
 /* Calls fn for every matrix, in the order of a forward pass (the output matrix once, also when tied). */
 void kv_bound_each(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void *ctx, const kv_linear *w), void *ctx);
-/* The same for as many as one token passes through: of a layer's experts only so many as it is sent to. */
-void kv_bound_each_active(const kv_bound *bound, const kv_hparams *hp, void (*fn)(void *ctx, const kv_linear *w),
-                          void *ctx);
+/* What one token passes through: of a layer's experts only so many as it is sent to; the output matrix, too. */
+typedef struct kv_active {
+    uint64_t n_weights;
+    size_t bytes; /* as stored */
+} kv_active;
+kv_active kv_bound_active(const kv_bound *bound, const kv_hparams *hp);
 
 #endif
