@@ -128,8 +128,8 @@ typedef struct kvasir_model_info {
 
 KVASIR_API kvasir_model_info kvasir_model_get_info(const kvasir_model *model);
 /* Does a part of what makes later passes faster, some milliseconds of it, while nobody waits: weights that are read in the file so far (many
- * of Q8_0) are packed, as they would be bit by bit after the first passes. Any thread may call it, also while sessions run; it has
- * threads of its own. No result changes. False: nothing is left to do. */
+ * of Q8_0) are packed, and packed ones move to huge pages, as they would bit by bit after the first passes. Any thread may call it, also
+ * while sessions run; it has threads of its own. No result changes. False: nothing is left to do. */
 KVASIR_API bool kvasir_model_settle(const kvasir_model *model);
 /* Kernel set in force: "scalar", "avx2", ... */
 KVASIR_API const char *kvasir_model_kernels(const kvasir_model *model);

@@ -378,6 +378,7 @@ static void an_eval_that_fails_changes_nothing(void **state)
     kvasir_session *clean = must_open_session(model, 1, 100, N_CTX, KVASIR_KV_F16);
     must_eval(clean, tokens, N_PROMPT);
     must_eval(clean, tokens, N_PROMPT);
+    size_t n_failed = 0;
     for (size_t n = 1;; n++) {
         kvasir_error err = {0};
         watch(0);
@@ -388,7 +389,8 @@ static void an_eval_that_fails_changes_nothing(void **state)
         kvasir_code code = kvasir_session_eval(session, tokens, N_PROMPT, KVASIR_LOGITS_ALL, NULL, NULL, &err);
         unwatch();
         bool failed = heap.failed;
-        if (failed) {
+        if (failed && code != KVASIR_OK) { /* pages do with a smaller slab */
+            n_failed++;
             assert_int_equal(code, KVASIR_ERR_MEMORY);
             assert_int_equal(kvasir_session_n_tokens(session), N_PROMPT);
             assert_null(kvasir_session_logits(session, N_PROMPT - 1)); /* for which there may be no room */
@@ -399,8 +401,9 @@ static void an_eval_that_fails_changes_nothing(void **state)
         assert_memory_equal(kvasir_session_logits(session, 0), kvasir_session_logits(clean, 0), bytes);
         kvasir_session_close(session);
         if (!failed) {
-            print_message("an eval of %d tokens: each of %zu allocations\n", N_PROMPT, n - 1);
-            assert_true(n > 3);
+            print_message("an eval of %d tokens: each of %zu allocations, %zu of which it needs\n", N_PROMPT, n - 1,
+                          n_failed);
+            assert_true(n_failed > 2);
             break;
         }
     }

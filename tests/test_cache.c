@@ -445,6 +445,43 @@ static size_t peak_of(int window, size_t n_ctx, size_t n_batch, size_t lead)
     return peak;
 }
 
+/* Full layers grow on what the window's pages gave back to the system, and the other way round. */
+static void memory_that_went_back_is_had_again(void **state)
+{
+    (void)state;
+    open_cache(KV_ELEM_F16, 0);
+    assert_int_equal(cache.groups[0].page_bytes, cache.groups[1].page_bytes);
+    cache.budget_bytes = 20 * cache.groups[0].page_bytes;
+    for (int i = 0; i < 3; i++) {
+        append(600);
+        assert_int_equal(cache.held_bytes, cache.budget_bytes);
+        assert_null(cache.groups[1].spare);
+        for (int j = 0; j < 40; j++) append(10);
+        check_tokens(&seq), check_books();
+        assert_int_equal(cache.held_bytes, cache.budget_bytes);
+        assert_non_null(cache.groups[1].spare);
+        assert_int_equal(kv_seq_rewind(&seq, 0), 0);
+    }
+    close_cache();
+}
+
+/* However many there are, and however large the pieces of memory that they come in. */
+static void pages_never_overlap(void **state)
+{
+    (void)state;
+    open_cache(KV_ELEM_F32, 0);
+    append(1000);
+    for (int g = 0; g < cache.n_groups; g++) {
+        const struct kv_table *t = &seq.tables[g];
+        for (size_t i = t->first; i < t->end; i++)
+            for (size_t j = t->first; j < i; j++) {
+                const uint8_t *a = t->pages[i]->data, *b = t->pages[j]->data;
+                assert_true((size_t)(a < b ? b - a : a - b) >= cache.groups[g].data_bytes);
+            }
+    }
+    close_cache();
+}
+
 static void bytes_for_is_an_upper_bound_that_is_met(void **state)
 {
     (void)state;
@@ -517,6 +554,8 @@ int main(void)
         cmocka_unit_test(reserve_that_fails_changes_nothing),
         cmocka_unit_test(a_full_context_is_said_with_both_numbers),
         cmocka_unit_test(pages_return_to_the_pool),
+        cmocka_unit_test(memory_that_went_back_is_had_again),
+        cmocka_unit_test(pages_never_overlap),
         cmocka_unit_test(bytes_for_is_an_upper_bound_that_is_met),
         cmocka_unit_test(a_budget_of_bytes_for_is_always_enough),
         cmocka_unit_test(bytes_that_do_not_fit_a_size_are_refused),

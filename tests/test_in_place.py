@@ -6,6 +6,7 @@
 That a product in place has the bits of a packed one is check_kernel_products.c's; here whole models do it, over the command line.
 """
 import json
+import mmap
 import os
 import resource
 import subprocess
@@ -65,6 +66,44 @@ def logits(*args, n=5, at="all"):
     return [row["values"] for row in json.loads(done.stdout)["rows"]]
 
 
+def gives_huge_pages():
+    """Whether this system moves full memory to them when asked (MADV_COLLAPSE, Linux 6.1)."""
+    collapse, size = 25, 2 << 20
+    with mmap.mmap(-1, 3 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.write(b"x" * len(memory))
+        return any(collapses(memory, collapse, at, size) for at in range(0, 2 * size, mmap.PAGESIZE))
+
+
+def collapses(memory, advice, at, size):
+    try:
+        memory.madvise(advice, at, size)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def huge_bytes(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        return sum(int(line.split()[1]) * 1024 for line in f if line.startswith("AnonHugePages"))
+
+
+def panels_come_to_lie_on_huge_pages():
+    """After some passes, or while nobody asks a server."""
+    if not gives_huge_pages():
+        print("  this system gives no huge pages")
+        return
+    size = make(FEW, 40)
+    for args in (("run", "-q", "--tokens", "300,301,302", "-n", "4000", "-c", "4096", "--ignore-eos"),
+                 ("serve", "--listen", "unix:" + os.path.join(FOLDER.name, "h"))):
+        with subprocess.Popen([KVASIR, args[0], "-m", FEW, *args[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+            seen, deadline = 0, time.monotonic() + 30  # the system alone moves 16 MB in 10 s
+            while seen < 0.9 * size and child.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+                seen = huge_bytes(child.pid)
+            child.kill()
+        assert seen > 0.9 * size, (args[0], seen, size)
+
+
 def kernel_sets_and_chunks_change_no_bit():
     want = logits("--kernels", "scalar")
     for chunk in (1, 3, 512):  # along the codes, a few rows at once, expanded
@@ -103,6 +142,6 @@ def float_weights_say_the_same():
 
 if __name__ == "__main__":
     with FOLDER:
-        run_tests([many_are_mapped_until_they_are_packed, kernel_sets_and_chunks_change_no_bit,
+        run_tests([many_are_mapped_until_they_are_packed, panels_come_to_lie_on_huge_pages, kernel_sets_and_chunks_change_no_bit,
                    packing_between_passes_changes_no_bit, without_memory_for_panels_they_stay_mapped,
                    float_weights_say_the_same], [])

@@ -70,6 +70,21 @@ void kv_settle_huge(void *ptr, size_t bytes)
     if (bytes >= 2 * HUGE_PAGE) madvise(ptr, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
 }
 
+size_t kv_huge_pages(size_t bytes) { return bytes < 2 * HUGE_PAGE ? 0 : bytes / HUGE_PAGE; }
+
+bool kv_collapse_huge(void *ptr, size_t index)
+{
+    enum { COLLAPSE = 25 }; /* MADV_COLLAPSE of Linux 6.1, newer than the headers that we may be built with */
+    return madvise((uint8_t *)ptr + index * HUGE_PAGE, HUGE_PAGE, COLLAPSE) == 0;
+}
+
+void kv_give_back(void *ptr, size_t bytes)
+{
+    const uintptr_t begin = kv_align_up((uintptr_t)ptr, ALIGN_PAGE),
+                    end = ((uintptr_t)ptr + bytes) / ALIGN_PAGE * ALIGN_PAGE;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 void kv_touch(void *ptr, size_t bytes)
 {
     enum {

@@ -3,6 +3,7 @@
 #ifndef KV_BASE_ALLOC_H
 #define KV_BASE_ALLOC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* count * size bytes, zeroed; NULL when that overflows or memory is short. count*size == 0 gives a valid pointer. */
@@ -13,11 +14,17 @@ void *kv_malloc_array(size_t count, size_t size);
 void *kv_realloc_array(void *ptr, size_t count, size_t size);
 /* 64-byte aligned, uninitialised; released with kv_free. */
 void *kv_alloc_aligned(size_t bytes);
-/* The same for what is filled once and then read from end to end again and again (weights): aligned for huge pages. */
+/* The same for what is read from end to end again and again (weights, pages of the KV cache): aligned for huge pages. */
 void *kv_alloc_huge(size_t bytes);
-/* Such memory is full now: the system may collapse it into huge pages in the background. (Asking before it is touched made the
- * first faults compact memory: 0.05 s of loading became 0.2 to 0.4 s.) */
+/* Such memory may lie on huge pages: where it is touched first from now on, and what is full already in the background. (For weights asked
+ * before they were touched, 0.05 s of loading became 0.2 to 0.4 s on some machines.) */
 void kv_settle_huge(void *ptr, size_t bytes);
+/* The huge pages that such memory consists of, from its start. */
+size_t kv_huge_pages(size_t bytes);
+/* Moves one of them, which is full, to a huge page now: half a millisecond. False: the system does not. */
+bool kv_collapse_huge(void *ptr, size_t index);
+/* Memory whose contents nobody wants: the system may have it, and it is zero when touched again. Advice only. */
+void kv_give_back(void *ptr, size_t bytes);
 /* Memory that is written next, now: one call, not a fault for each page. Advice only. */
 void kv_touch(void *ptr, size_t bytes);
 void kv_free(void *ptr);

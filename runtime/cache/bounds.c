@@ -19,7 +19,7 @@ bool kv_bounds_place(kv_group *group, kv_page *page)
 {
     const size_t bytes = group->page_bytes - group->data_bytes;
     if (bytes == 0) return true;
-    if (!group->slabs || group->n_slots == KV_BOUNDS_SLAB_PAGES) {
+    if (!group->bounds || group->n_bounds == KV_BOUNDS_SLAB_PAGES) {
         struct kv_bounds_slab *slab = kv_calloc(1, sizeof *slab);
         if (!slab) return false;
         slab->data = kv_alloc_aligned(bytes * KV_BOUNDS_SLAB_PAGES);
@@ -29,22 +29,22 @@ bool kv_bounds_place(kv_group *group, kv_page *page)
         }
         memset(slab->data, 0,
                bytes * KV_BOUNDS_SLAB_PAGES); /* places not taken yet are computed with too: they must be numbers */
-        slab->older = group->slabs;
-        group->slabs = slab;
-        group->n_slots = 0;
+        slab->older = group->bounds;
+        group->bounds = slab;
+        group->n_bounds = 0;
     }
-    page->bounds = group->slabs->data;
-    page->slot = (size_t)group->n_slots++;
+    page->bounds = group->bounds->data;
+    page->slot = (size_t)group->n_bounds++;
     return true;
 }
 
-void kv_bounds_free_slabs(kv_group *group)
+void kv_bounds_free(kv_group *group)
 {
-    while (group->slabs) {
-        struct kv_bounds_slab *older = group->slabs->older;
-        kv_free(group->slabs->data);
-        kv_free(group->slabs);
-        group->slabs = older;
+    while (group->bounds) {
+        struct kv_bounds_slab *older = group->bounds->older;
+        kv_free(group->bounds->data);
+        kv_free(group->bounds);
+        group->bounds = older;
     }
 }
 

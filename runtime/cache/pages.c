@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "cache/bounds.h"
 #include "cache/prefix.h"
+#include "cache/slabs.h"
 #include "cache/store.h"
 
 /* How far back groups keep, ascending; "all" comes last. */
@@ -126,7 +127,7 @@ static void page_free(kv_cache *c, kv_group *g)
     kv_page *page = g->free_pages;
     g->free_pages = page->next_free;
     c->held_bytes -= g->page_bytes;
-    kv_free(page->data);
+    kv_slab_give_back(g, page);
     page->next_free = g->spare;
     g->spare = page;
 }
@@ -145,7 +146,8 @@ void kv_cache_deinit(kv_cache *cache)
     for (int g = 0; g < cache->n_groups; g++) {
         while (cache->groups[g].free_pages) page_free(cache, &cache->groups[g]);
         free_spare(&cache->groups[g]);
-        kv_bounds_free_slabs(&cache->groups[g]);
+        kv_bounds_free(&cache->groups[g]);
+        kv_slabs_free(&cache->groups[g]);
     }
     kv_free(cache->layers);
     *cache = (kv_cache){0};
@@ -158,13 +160,13 @@ static void shrink_lists(kv_cache *c, size_t bytes, size_t limit)
         while (c->held_bytes + bytes > limit && c->groups[g].free_pages) page_free(c, &c->groups[g]);
 }
 
-/* A page without data: one whose data was freed, or a new one. NULL when memory is exhausted. */
+/* A page that nobody holds: one whose memory went back, or a new one. NULL when memory is exhausted. */
 static kv_page *page_spare(kv_group *g)
 {
     kv_page *page = g->spare;
     if (page) {
         g->spare = page->next_free;
-        *page = (kv_page){.bounds = page->bounds, .slot = page->slot};
+        *page = (kv_page){.data = page->data, .bounds = page->bounds, .slot = page->slot};
         return page;
     }
     page = kv_calloc(1, sizeof *page);
@@ -179,8 +181,7 @@ static kv_page *page_new(kv_cache *c, kv_group *g)
     if (limit) shrink_lists(c, g->page_bytes, limit);
     kv_page *page = page_spare(g);
     if (!page) return NULL;
-    page->data = kv_alloc_aligned(g->data_bytes);
-    if (!page->data) {
+    if (!page->data && !kv_slab_place(g, page)) {
         page->next_free = g->spare;
         g->spare = page;
         return NULL;

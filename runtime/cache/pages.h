@@ -9,7 +9,7 @@
  *                         a linear layer's page has the state at its start behind them (attention/linear.h)
  *     K of a head: tokens in SIMD lanes, the order that the dot product reads; V of a head: row by row (store.h)
  *
- * Layers that keep tokens equally long share a group, so a page is one allocation for all of them; where there would be more than
+ * Layers that keep tokens equally long share a group, so a page is one piece of memory for all of them; where there would be more than
  * KV_MAX_GROUPS, the nearest share the longer one's. After PagedAttention (Kwon 2023). */
 #ifndef KV_CACHE_PAGES_H
 #define KV_CACHE_PAGES_H
@@ -32,7 +32,7 @@ typedef struct kv_page {
     int refs;
     bool in_prefix; /* one of them is the prefix tree's */
     struct kv_page *next_free;
-    uint8_t *data;
+    uint8_t *data;   /* NULL: no place yet (slabs.h) */
     uint8_t *bounds; /* a slab of bounds and which of its 64 places is this page's (bounds.h); NULL: the group has none */
     size_t slot;
 } kv_page;
@@ -42,9 +42,11 @@ typedef struct kv_group {
     size_t page_bytes; /* of data and bounds together */
     size_t data_bytes;
     kv_page *free_pages;
-    struct kv_bounds_slab *slabs; /* the newest first; its first n_slots places are taken */
-    int n_slots;
-    kv_page *spare; /* pages whose data was freed: they keep their places */
+    kv_page *spare;        /* pages whose memory went back: they keep their places */
+    struct kv_slab *slabs; /* of data, the newest first (slabs.h) */
+    size_t n_slab_pages;
+    struct kv_bounds_slab *bounds; /* the newest first; its first n_bounds places are taken */
+    int n_bounds;
 } kv_group;
 
 /* Where a layer's heads lie in the pages of its group. */

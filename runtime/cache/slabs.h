@@ -1,0 +1,20 @@
+/* slabs.h - the memory that pages of a group lie in: slabs of many pages, so that the system can give them huge pages.
+ *
+ *   slab 0   [p0]                     A step of decoding reads some KiB of every page a layer: with memory pages of 4 KiB each of
+ *   slab 1   [p1]                     these is a walk through the page table, in a virtual machine through two.
+ *   slab 2   [p2][p3]
+ *   slab 3   [p4][p5][p6][p7] ...     as many as there are already, up to SLAB_BYTES: short contexts stay small
+ *
+ * A page keeps its place for good. What it took can go back to the system, and comes again when it is written. */
+#ifndef KV_CACHE_SLABS_H
+#define KV_CACHE_SLABS_H
+
+#include "cache/pages.h"
+
+/* Gives a page its data, uninitialised, in a new slab when the last one is full. False when memory is exhausted. */
+bool kv_slab_place(kv_group *group, kv_page *page);
+/* The system may have the memory of the page's data, whose contents are lost. */
+void kv_slab_give_back(const kv_group *group, const kv_page *page);
+void kv_slabs_free(kv_group *group);
+
+#endif
