@@ -335,20 +335,25 @@ static void conversions_give_the_same_bits_everywhere(void **state)
 
 /* ---- the table ----------------------------------------------------------------------------------------------- */
 
+/* Two tables may have a name, for two kinds of core: which of them it is, is the CPU's. */
 static void kernels_are_chosen_by_name(void **state)
 {
     (void)state;
-    const kv_kernels *tables[8], *k = NULL;
+    const kv_kernels *tables[8], *k = NULL, *best = NULL;
     kvasir_error err;
     const int n = kv_kernels_available(tables);
     for (int i = 0; i < n; i++) {
         assert_int_equal(kv_kernels_select(tables[i]->name, &k, &err), KVASIR_OK);
-        assert_ptr_equal(k, tables[i]);
+        int at = 0;
+        while (at < n && tables[at] != k) at++;
+        assert_true(at < n);
+        assert_string_equal(k->name, tables[i]->name);
     }
+    assert_int_equal(kv_kernels_select(tables[n - 1]->name, &best, &err), KVASIR_OK);
     assert_int_equal(kv_kernels_select("auto", &k, &err), KVASIR_OK);
-    assert_ptr_equal(k, tables[n - 1]);
+    assert_ptr_equal(k, best);
     assert_int_equal(kv_kernels_select(NULL, &k, &err), KVASIR_OK);
-    assert_ptr_equal(k, tables[n - 1]);
+    assert_ptr_equal(k, best);
     k = NULL;
     assert_int_equal(kv_kernels_select("mmx", &k, &err), KVASIR_ERR_ARGUMENT);
     assert_non_null(strstr(err.message, "mmx"));

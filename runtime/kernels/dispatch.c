@@ -36,6 +36,14 @@ static bool runnable_avx512(void)
            __builtin_cpu_supports("avx512vnni");
 }
 
+/* AMD's CPUID leaf 0x8000001A: EAX bit 3, units are 512 bits wide. Zen 4's and those of some laptops after it are not, and do an instruction
+ * in two passes. Intel has no such leaf. */
+static bool halves_512(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(0x8000001a, &a, &b, &c, &d) && !(a >> 3 & 1);
+}
+
 /* CPUID leaf 7: EDX bits 24 (tiles), 25 (int8 products); XCR0 bits 17 and 18: the system saves them. It does so for those who have asked
  * first (Linux 5.16, Documentation/arch/x86/xstate.rst), which holds for the whole process. */
 static bool runnable_amx(void)
@@ -53,24 +61,27 @@ static bool runnable_neondot(void) { return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
 static bool runnable_neoni8mm(void) { return runnable_neondot() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM); }
 #endif
 
-/* Best last. One row per instruction set. `option`: the name that --kernels knows it by; `rival`: see kv_kernels_rival. */
+/* Best last. One row per instruction set, and kind of core where that matters. `option`: the name that --kernels knows it by; `rival`: see
+ * kv_kernels_rival; `core`: chosen on such cores only, though all can run it. */
 static const struct {
     const char *option;
     const kv_kernels *table;
     bool (*runnable)(void);
     const kv_kernels *rival;
+    bool (*core)(void);
 } sets[] = {
-    {"scalar", &kv_kernels_scalar, runnable_always, NULL},
+    {"scalar", &kv_kernels_scalar, runnable_always, NULL, NULL},
 #if defined(__x86_64__)
-    {"avx2", &kv_kernels_avx2, runnable_avx2, NULL},
-    {"avxvnni", &kv_kernels_avxvnni, runnable_avxvnni, NULL},
-    {"avx512", &kv_kernels_avx512, runnable_avx512, NULL},
-    {"amx", &kv_kernels_amx, runnable_amx, &kv_kernels_avx512},
+    {"avx2", &kv_kernels_avx2, runnable_avx2, NULL, NULL},
+    {"avxvnni", &kv_kernels_avxvnni, runnable_avxvnni, NULL, NULL},
+    {"avx512", &kv_kernels_avx512, runnable_avx512, NULL, NULL},
+    {"avx512", &kv_kernels_avx512_halves, runnable_avx512, NULL, halves_512},
+    {"amx", &kv_kernels_amx, runnable_amx, &kv_kernels_avx512, NULL},
 #endif
 #if defined(__aarch64__)
-    {"neon", &kv_kernels_neon, runnable_always, NULL},
-    {"neondot", &kv_kernels_neondot, runnable_neondot, NULL},
-    {"neoni8mm", &kv_kernels_neoni8mm, runnable_neoni8mm, NULL},
+    {"neon", &kv_kernels_neon, runnable_always, NULL, NULL},
+    {"neondot", &kv_kernels_neondot, runnable_neondot, NULL, NULL},
+    {"neoni8mm", &kv_kernels_neoni8mm, runnable_neoni8mm, NULL, NULL},
 #endif
 };
 
@@ -84,10 +95,12 @@ int kv_kernels_available(const kv_kernels *out[8])
 
 static bool is_auto(const char *name) { return !name || strcmp(name, "auto") == 0; }
 
+static bool can_choose(size_t i) { return sets[i].runnable() && (!sets[i].core || sets[i].core()); }
+
 static size_t best_set(void)
 {
     size_t i = KV_COUNT(sets) - 1;
-    while (!sets[i].runnable()) i--; /* scalar always is */
+    while (!can_choose(i)) i--; /* scalar always is */
     return i;
 }
 
@@ -100,13 +113,16 @@ kvasir_code kv_kernels_select(const char *name, const kv_kernels **out, kvasir_e
         return KVASIR_OK;
     }
     static const char *const known[] = {"scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "neondot", "neoni8mm"};
-    for (size_t i = 0; name && i < KV_COUNT(sets); i++) {
+    bool is_here = false;
+    for (size_t i = KV_COUNT(sets); name && i-- > 0;) {
         if (strcmp(name, sets[i].option) != 0) continue;
-        if (!sets[i].runnable())
-            return kv_fail(err, KVASIR_ERR_ARGUMENT, "this CPU cannot run the %s kernels; use --kernels auto", name);
+        is_here = true;
+        if (!can_choose(i)) continue;
         *out = sets[i].table;
         return KVASIR_OK;
     }
+    if (is_here)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "this CPU cannot run the %s kernels; use --kernels auto", name);
     for (size_t i = 0; name && i < KV_COUNT(known); i++)
         if (strcmp(name, known[i]) == 0)
             return kv_fail(err, KVASIR_ERR_ARGUMENT, "the %s kernels are for another processor; use --kernels auto",

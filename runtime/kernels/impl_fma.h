@@ -39,6 +39,7 @@ typedef struct fma_args {
     const float *rescale; /* [n_rows], or NULL: continue from what C holds times this */
     const uint8_t *ahead; /* NULL, or what is asked for meanwhile: as many bytes as B has (few rows only) */
     bool from_memory; /* B comes from there, and is read from end to end: the first rows ask for what follows in it */
+    bool at_use;      /* with `ahead`: numbers of A are operands in memory (fma_row) */
 } fma_args;
 
 /* Asks for what g->ahead has for step `at` of the whole product, a step being V vectors: lines of its two halves in turn, so that the
@@ -69,8 +70,25 @@ KV_INLINE void fma_fetch_own(const int V, const size_t elem, const uint8_t *w, s
     KV_UNROLL for (int v = 0; v < V; v++) __builtin_prefetch(w + (size_t)v * v_bytes + OWN_AHEAD_BYTES / V, 0, 3);
 }
 
+/* acc[v] += *a * b[v]. at_use (where KV_FMA_AT_USE): *a is each product's own operand in memory, not broadcast to a register first. Units of
+ * half a vector (Zen 4) have loads to spare, and keep pace so with fewer than 16 sums, which are 1.2 times as fast; whole ones would wait for
+ * the loads. */
+KV_INLINE void fma_row(const int V, const int at_use, const float *a, const vf *b, vf *acc)
+{
+#if KV_FMA_AT_USE
+    if (at_use) {
+        KV_UNROLL for (int v = 0; v < V; v++) acc[v] = vf_fma_at(a, b[v], acc[v]);
+        return;
+    }
+#endif
+    (void)at_use;
+    const vf av = vf_set1(*a);
+    KV_UNROLL for (int v = 0; v < V; v++) acc[v] = vf_fma(av, b[v], acc[v]);
+}
+
 /* ahead: 0; or vectors of the whole product, in whose course g->ahead is fetched; or OF_MEMORY. */
-KV_INLINE void fma_block(const int R, const int V, const int type, const int ahead, const fma_args *g, int r0, int v0)
+KV_INLINE void fma_block(const int R, const int V, const int type, const int ahead, const int at_use, const fma_args *g,
+                         int r0, int v0)
 {
     const size_t elem = type == KV_ELEM_F32 ? 4 : 2;
     const int step_bytes = V * 16 * (int)elem, n_k = g->n_k;
@@ -95,11 +113,7 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const int ahe
         if (ahead > 0) fma_fetch(step_bytes, g->ahead, half, at + (size_t)k);
         if (ahead == OF_MEMORY) fma_fetch_own(V, elem, w, v_step * elem, k);
         KV_UNROLL for (int v = 0; v < V; v++) b[v] = load_elem(type, w, (size_t)v * v_step);
-        KV_UNROLL for (int r = 0; r < R; r++)
-        {
-            vf av = vf_set1(a[(size_t)r * lda + (size_t)k]);
-            KV_UNROLL for (int v = 0; v < V; v++) acc[r][v] = vf_fma(av, b[v], acc[r][v]);
-        }
+        KV_UNROLL for (int r = 0; r < R; r++) fma_row(V, at_use, a + (size_t)r * lda + (size_t)k, b, acc[r]);
     }
     KV_UNROLL for (int r = 0; r < R; r++)
     {
@@ -134,8 +148,8 @@ KV_INLINE int even_rows(const int most, int left)
 KV_INLINE void fma_rows(const int V, const int type, const int ahead, const fma_args *g, int n_rows, int v0)
 {
     int r0 = 0, r = even_rows(KV_FMA_ROWS, n_rows);
-#define FMA_FIRST(R) fma_block(R, V, type, ahead, g, 0, v0)
-#define FMA(R)       fma_block(R, V, type, 0, g, r0, v0)
+#define FMA_FIRST(R) fma_block(R, V, type, ahead, 0, g, 0, v0)
+#define FMA(R)       fma_block(R, V, type, 0, 0, g, r0, v0)
     if (ahead) {
         BY_ROWS(KV_FMA_ROWS, r, FMA_FIRST);
         r0 = r;
@@ -155,19 +169,19 @@ KV_INLINE void fma_all(const int type, const int ahead, const fma_args *g, int n
     for (; v < n_vec; v++) fma_rows(1, type, ahead, g, n_rows, v);
 }
 
-KV_INLINE void fma_ahead_rows(const int R, const int type, const fma_args *g, int n_vec)
+KV_INLINE void fma_ahead_rows(const int R, const int type, const int at_use, const fma_args *g, int n_vec)
 {
     enum { PAIR = KV_FMA_VECS < 2 ? KV_FMA_VECS : 2 };
-    if (g->v_step == 16)
-        for (int v = 0; v < n_vec; v += KV_FMA_VECS) fma_block(R, KV_FMA_VECS, type, n_vec, g, 0, v);
+    if (at_use || g->v_step == 16)
+        for (int v = 0; v < n_vec; v += KV_FMA_VECS) fma_block(R, KV_FMA_VECS, type, n_vec, at_use, g, 0, v);
     else /* Vectors that are streams of their own: two at a time. Four are slower when all comes from L2. */
-        for (int v = 0; v < n_vec; v += PAIR) fma_block(R, PAIR, type, n_vec, g, 0, v);
+        for (int v = 0; v < n_vec; v += PAIR) fma_block(R, PAIR, type, n_vec, 0, g, 0, v);
 }
 
-KV_INLINE int fma_ahead_any(const int type, const fma_args *g, int n_rows, int n_vec)
+KV_INLINE int fma_ahead_any(const int type, const int at_use, const fma_args *g, int n_rows, int n_vec)
 {
     const int r = even_rows(KV_FMA_ROWS, n_rows);
-#define FMA(R) fma_ahead_rows(R, type, g, n_vec)
+#define FMA(R) fma_ahead_rows(R, type, at_use, g, n_vec)
     BY_ROWS(KV_FMA_ROWS, r, FMA);
 #undef FMA
     return r;
@@ -178,8 +192,11 @@ KV_INLINE int fma_ahead_any(const int type, const fma_args *g, int n_rows, int n
 static __attribute__((noinline)) int fma_ahead(kv_elem type, const fma_args *g, int n_rows, int n_vec)
 {
     if (n_vec % KV_FMA_VECS != 0 || type == KV_ELEM_F32) return 0;
-    return type == KV_ELEM_F16 ? fma_ahead_any(KV_ELEM_F16, g, n_rows, n_vec)
-                               : fma_ahead_any(KV_ELEM_BF16, g, n_rows, n_vec);
+    if (KV_FMA_AT_USE && g->at_use)
+        return type == KV_ELEM_F16 ? fma_ahead_any(KV_ELEM_F16, KV_FMA_AT_USE, g, n_rows, n_vec)
+                                   : fma_ahead_any(KV_ELEM_BF16, KV_FMA_AT_USE, g, n_rows, n_vec);
+    return type == KV_ELEM_F16 ? fma_ahead_any(KV_ELEM_F16, 0, g, n_rows, n_vec)
+                               : fma_ahead_any(KV_ELEM_BF16, 0, g, n_rows, n_vec);
 }
 
 static __attribute__((noinline)) void fma_f32(const fma_args *g, int n_rows, int n_vec)

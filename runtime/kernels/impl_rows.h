@@ -281,7 +281,7 @@ static bool is_16_bit(kv_elem type) { return type == KV_ELEM_F16 || type == KV_E
 static bool fetches_by_halves(const kv_attend_args *g) { return is_16_bit(g->type_k) && is_16_bit(g->type_v); }
 
 /* scores [n][64] of rows [r0, r0 + n) and sub-tiles [t_first, t_last]. Keys as float: n_k steps of one fma each. */
-static void page_scores(const kv_attend_args *g, int r0, int n, int t_first, int t_last)
+static void page_scores(const kv_attend_args *g, int r0, int n, int t_first, int t_last, bool at_use)
 {
     const int n_tiles = t_last - t_first + 1;
     if (g->type_k == KV_ELEM_Q8_0) {
@@ -298,6 +298,7 @@ static void page_scores(const kv_attend_args *g, int r0, int n, int t_first, int
                    .c = g->scores + 64 * (size_t)r0 + 16 * t_first,
                    .ldc = 64,
                    .n_k = g->d_k,
+                   .at_use = at_use,
                    .ahead = r0 != 0 || n_tiles != 4 ? NULL
                             : fetches_by_halves(g)  ? g->v
                                                     : g->next_k};
@@ -313,12 +314,12 @@ static void start_rows(const kv_attend_args *g, int r0, int n, bool blind)
 }
 
 /* Rows [r0, r0 + n), of which `any` is the union and `all` the intersection of what they see. */
-static void attend_rows(const kv_attend_args *g, int r0, int n, uint64_t any, uint64_t all)
+static void attend_rows(const kv_attend_args *g, int r0, int n, uint64_t any, uint64_t all, bool at_use)
 {
     const int first = __builtin_ctzll(any), last = 63 - __builtin_clzll(any), t_first = first / 16, t_last = last / 16;
     const uint64_t tiles = (~0ull >> (63 - (16 * t_last + 15))) & (~0ull << (16 * t_first));
     float rescale[PAGE_ROWS_PADDED];
-    if (g->type_k != KV_ELEM_Q8_0) page_scores(g, r0, n, t_first, t_last);
+    if (g->type_k != KV_ELEM_Q8_0) page_scores(g, r0, n, t_first, t_last, at_use);
     if ((all & tiles) == tiles && !g->slopes && g->softcap == 0.0f)
         softmax_plain(g, r0, n, t_first, t_last, rescale);
     else
@@ -332,6 +333,7 @@ static void attend_rows(const kv_attend_args *g, int r0, int n, uint64_t any, ui
                    .ldc = (size_t)g->d_v,
                    .n_k = last - first + 1,
                    .rescale = g->fresh ? NULL : rescale,
+                   .at_use = at_use,
                    .ahead = r0 != 0                ? NULL
                             : fetches_by_halves(g) ? g->next_k
                                                    : g->next_v};
@@ -347,23 +349,31 @@ static int block_of_rows(const kv_attend_args *g, int r0, int most, uint64_t *an
     return n;
 }
 
-static void impl_attend_page(const kv_attend_args *g)
+static void attend_page(const kv_attend_args *g, bool at_use)
 {
     if (g->type_k == KV_ELEM_Q8_0) {
         uint64_t any = 0;
         for (int r = 0; r < g->n_rows; r++) any |= g->seen[r];
-        if (any) page_scores(g, 0, g->n_rows, __builtin_ctzll(any) / 16, (63 - __builtin_clzll(any)) / 16);
+        if (any) page_scores(g, 0, g->n_rows, __builtin_ctzll(any) / 16, (63 - __builtin_clzll(any)) / 16, at_use);
     }
     for (int r0 = 0, n; r0 < g->n_rows; r0 += n) {
         uint64_t any, all;
         n = block_of_rows(g, r0, PAGE_ROWS, &any, &all);
         if (all != ~0ull) n = block_of_rows(g, r0, EDGE_ROWS, &any, &all);
         if (g->fresh) start_rows(g, r0, n, any == 0);
-        if (any != 0) attend_rows(g, r0, n, any, all);
+        if (any != 0) attend_rows(g, r0, n, any, all, at_use);
     }
 }
 
-static void impl_score_page(const kv_attend_args *g) { page_scores(g, 0, g->n_rows, 0, KV_PAGE / 16 - 1); }
+static void impl_attend_page(const kv_attend_args *g) { attend_page(g, false); }
+
+static void impl_score_page(const kv_attend_args *g) { page_scores(g, 0, g->n_rows, 0, KV_PAGE / 16 - 1, false); }
+
+#if KV_FMA_AT_USE
+static void impl_attend_page_at_use(const kv_attend_args *g) { attend_page(g, true); }
+
+static void impl_score_page_at_use(const kv_attend_args *g) { page_scores(g, 0, g->n_rows, 0, KV_PAGE / 16 - 1, true); }
+#endif
 
 static void impl_bound_pages(kv_elem type, const void *bounds, int n, const float *q, int n_rows, float *out,
                              const void *next)
@@ -425,10 +435,11 @@ static void impl_sum_lanes(const float *l, int n, float *sums)
 #include "kernels/impl_phi.h"
 
 /* The table of one instruction set. */
-#define KV_KERNELS_TABLE(NAME)                                                                                         \
+#define KV_KERNELS_TABLE(NAME) KV_KERNELS_TABLE_BY(NAME, impl_attend_page, impl_score_page)
+#define KV_KERNELS_TABLE_BY(NAME, ATTEND, SCORE)                                                                       \
     {                                                                                                                  \
         .name = NAME, .quantize_q8 = impl_quantize_q8, .gemm_q8 = impl_gemm_q8, .gemm_f32 = impl_gemm_f32,             \
-        .attend_page = impl_attend_page, .score_page = impl_score_page, .bound_pages = impl_bound_pages,               \
+        .attend_page = ATTEND, .score_page = SCORE, .bound_pages = impl_bound_pages,                                   \
         .merge = impl_merge, .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul, .gelu_mul = impl_gelu_mul,        \
         .silu = impl_silu, .gelu = impl_gelu, .gelu_erf = impl_gelu_erf, .to_f32 = impl_to_f32,                        \
         .from_f32 = impl_from_f32, .values_to_f32 = impl_values_to_f32, .exp = impl_exp, .rms_norm = impl_rms_norm,    \

@@ -213,7 +213,8 @@ int kv_kernels_available(const kv_kernels *out[8]);
 
 extern const kv_kernels kv_kernels_scalar;
 #if defined(__x86_64__)
-extern const kv_kernels kv_kernels_avx2, kv_kernels_avxvnni, kv_kernels_avx512, kv_kernels_amx;
+extern const kv_kernels kv_kernels_avx2, kv_kernels_avxvnni, kv_kernels_avx512, kv_kernels_avx512_halves,
+    kv_kernels_amx;
 #elif defined(__aarch64__)
 extern const kv_kernels kv_kernels_neon, kv_kernels_neondot, kv_kernels_neoni8mm;
 #endif

@@ -14,8 +14,10 @@
 /* 12 x 2 sums of 32 registers: not all the rows that a tile holds, but what a row and a panel bring is loaded once for two. */
 #undef KV_DOT_ROWS
 #undef KV_DOT_TILES
-#define KV_DOT_ROWS  12
-#define KV_DOT_TILES 1
+#undef KV_FMA_AT_USE
+#define KV_DOT_ROWS   12
+#define KV_DOT_TILES  1
+#define KV_FMA_AT_USE 0
 enum { TILE_ROWS = KV_DOT_ROWS };
 
 typedef struct tile_shapes {

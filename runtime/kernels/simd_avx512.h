@@ -11,6 +11,7 @@
 /* 32 registers: 24 accumulators + 4 operands of the float block; 6 x 2 integer and 6 x 2 float ones of the dot block. */
 #define KV_FMA_ROWS      6
 #define KV_FMA_VECS      4
+#define KV_FMA_AT_USE    1
 #define KV_DOT_ROWS      6
 #define KV_DOT_ROWS_16   6
 #define KV_DOT_PANELS    2
@@ -39,6 +40,12 @@ static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+/* *x * b + c, in an instruction that reads x. Assembly: compilers load it once for several. */
+static inline vf vf_fma_at(const float *x, vf b, vf c)
+{
+    __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*x));
+    return c;
+}
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_from_vi(vi a) { return _mm512_cvtepi32_ps(a); }
