@@ -79,6 +79,8 @@ static page_case page_make(oracle_rng *rng, int most_rows)
             ((float *)c.o.data)[r * (size_t)d_v + i] = fresh ? 0.0f : oracle_normal(rng);
     }
     c.args.q = c.q.data, c.args.k = c.k.data, c.args.v = c.v.data, c.args.seen = c.seen.data;
+    /* What is fetched meanwhile changes nothing but which loops run. */
+    if (oracle_int(rng, 0, 1)) c.args.next_k = c.k.data, c.args.next_v = c.v.data;
     return c;
 }
 
