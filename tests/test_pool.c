@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -233,6 +234,36 @@ static void one_thread_is_the_caller_in_order(void **state)
     kv_pool_close(pool);
 }
 
+static atomic_int n_handled;
+
+static void count_signal(int number)
+{
+    (void)number;
+    atomic_fetch_add(&n_handled, 1);
+}
+
+/* While the caller blocks one, it waits for the caller. */
+static void signals_of_the_program_come_to_no_thread_of_the_pool(void **state)
+{
+    (void)state;
+    kv_pool *pool = open_pool(4);
+    struct sigaction action = {.sa_handler = count_signal}, old;
+    sigset_t one, before;
+    sigemptyset(&action.sa_mask);
+    assert_int_equal(sigaction(SIGUSR1, &action, &old), 0);
+    sigemptyset(&one);
+    sigaddset(&one, SIGUSR1);
+    assert_int_equal(pthread_sigmask(SIG_BLOCK, &one, &before), 0);
+    assert_false(sigismember(&before, SIGUSR1)); /* opening the pool changed nothing here */
+    kill(getpid(), SIGUSR1);
+    usleep(50000);
+    assert_int_equal(atomic_load(&n_handled), 0);
+    assert_int_equal(sigtimedwait(&one, NULL, &(struct timespec){0}), SIGUSR1);
+    kv_pool_close(pool);
+    assert_int_equal(pthread_sigmask(SIG_SETMASK, &before, NULL), 0);
+    assert_int_equal(sigaction(SIGUSR1, &old, NULL), 0);
+}
+
 /* Long enough that a helper is descheduled in the middle of one: then the caller has to wait for it. */
 static void busy_item(void *ctx, int item, int thread)
 {
@@ -307,6 +338,7 @@ int main(void)
         cmocka_unit_test(parked_threads_wake_up),
         cmocka_unit_test(an_idle_pool_uses_no_cpu),
         cmocka_unit_test(one_thread_is_the_caller_in_order),
+        cmocka_unit_test(signals_of_the_program_come_to_no_thread_of_the_pool),
         cmocka_unit_test(more_threads_than_cores_finish_on_one_cpu),
         cmocka_unit_test(a_pool_that_never_worked_closes),
         cmocka_unit_test(senseless_numbers_of_threads_are_refused),

@@ -7,12 +7,14 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/util.h"
 
 #define OPEN_BIT     ((uint64_t)1 << 31)
 #define INSIDE(word) ((uint32_t)((word) & (OPEN_BIT - 1)))
@@ -152,6 +154,20 @@ void kv_pool_run(kv_pool *pool, int n_items, kv_pool_fn fn, void *ctx)
     }
 }
 
+/* The program's signals are for its own threads: one of ours would run a handler beside the code that the handler was written to interrupt, and
+ * a read or poll would go on waiting. What an instruction raises comes to whoever ran it. */
+static int start(struct worker *w)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    sigset_t block, before;
+    sigfillset(&block);
+    for (size_t i = 0; i < KV_COUNT(faults); i++) sigdelset(&block, faults[i]);
+    pthread_sigmask(SIG_BLOCK, &block, &before); /* a thread inherits it */
+    const int rc = pthread_create(&w->thread, NULL, worker_main, w);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
 kvasir_code kv_pool_open(int n_threads, kv_pool **out, kvasir_error *err)
 {
     if (n_threads < 1 || n_threads > 1024)
@@ -173,7 +189,7 @@ kvasir_code kv_pool_open(int n_threads, kv_pool **out, kvasir_error *err)
     for (int i = 1; i < n_threads; i++) {
         struct worker *w = &pool->workers[i];
         *w = (struct worker){.pool = pool, .index = i};
-        int rc = pthread_create(&w->thread, NULL, worker_main, w);
+        int rc = start(w);
         if (rc != 0) {
             kv_pool_close(pool);
             return kv_fail(err, KVASIR_ERR_MEMORY, "cannot start thread %d of %d: %s; use fewer with -t", i + 1,

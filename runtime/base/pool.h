@@ -17,7 +17,8 @@ typedef struct kv_pool kv_pool;
 /* `thread` is 0..n_threads-1: an index for scratch memory. */
 typedef void (*kv_pool_fn)(void *ctx, int item, int thread);
 
-/* n_threads counts the caller: 1 starts no thread. Errors: MEMORY, ARGUMENT (the system refuses threads). */
+/* n_threads counts the caller: 1 starts no thread. Those it starts run no signal handlers of the program. Errors: MEMORY, ARGUMENT (the
+ * system refuses threads). */
 kvasir_code kv_pool_open(int n_threads, kv_pool **out, kvasir_error *err);
 void kv_pool_close(kv_pool *pool);
 int kv_pool_n_threads(const kv_pool *pool);
