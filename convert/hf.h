@@ -70,9 +70,12 @@ typedef struct kv_hf_model {
     bool tied;
 } kv_hf_model;
 
-/* The row of config.json's architectures, and the sizes that transforms need. Errors: FORMAT, UNSUPPORTED. */
+/* The row of config.json's architectures, and the sizes that transforms need; `config` gets the defaults of its family. Errors: FORMAT,
+ * UNSUPPORTED, MEMORY. */
 kvasir_code kv_hf_model_read(json_t *config, kv_hf_model *out, kvasir_error *err);
 
+/* Before it is read: keys that are absent get what transformers takes for them. Errors: MEMORY. */
+kvasir_code kv_hf_add_defaults(const kv_hf_arch *arch, json_t *config, kvasir_error *err);
 /* The last part of reading it. Errors: UNSUPPORTED, naming the key that says what GGUF cannot. */
 kvasir_code kv_hf_check_form(const kv_hf_model *m, kvasir_error *err);
 

@@ -104,6 +104,7 @@ kvasir_code kv_hf_model_read(json_t *config, kv_hf_model *out, kvasir_error *err
     KV_TRY(find_arch(top, &m.arch, err));
     KV_TRY(kv_hf_child(top, "text_config", &text, err)); /* models that also see */
     m.config = text.json ? text : top;
+    KV_TRY(kv_hf_add_defaults(m.arch, text.json ? json_object_get(config, "text_config") : config, err));
     KV_TRY(find_rope(&m, err));
     KV_TRY(read_sizes(&m, err));
     KV_TRY(read_heads(&m, err));

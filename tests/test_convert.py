@@ -436,6 +436,40 @@ def what_is_none_is_said_to_be_none():
 
 
 @test
+def what_config_json_leaves_out_is_what_transformers_takes():
+    """Values of the configuration classes of transformers 5.24, which are those of 4.57."""
+    for name, key, found, value in (("mixtral", "rms_norm_eps", "llama.attention.layer_norm_rms_epsilon", 1e-5), ("mixtral", "rope_theta", "llama.rope.freq_base", 1e6),
+                                    ("phi3", "rms_norm_eps", "phi3.attention.layer_norm_rms_epsilon", 1e-5), ("more/olmo2", "rms_norm_eps", "olmo2.attention.layer_norm_rms_epsilon", 1e-5),
+                                    ("more/glm4", "rms_norm_eps", "glm4.attention.layer_norm_rms_epsilon", 1.5625e-7), ("qwen2", "rms_norm_eps", "qwen2.attention.layer_norm_rms_epsilon", 1e-6),
+                                    ("smollm3", "rope_theta", "smollm3.rope.freq_base", 2e6), ("more/ernie4_5", "rope_theta", "ernie4_5.rope.freq_base", 5e5),
+                                    ("more/granite", "attention_multiplier", "granite.attention.scale", 1.0), ("mistral", "sliding_window", "llama.attention.sliding_window", 4096),
+                                    ("more/qwen3moe", "norm_topk_prob", "qwen3moe.expert_weights_norm", False), ("more/deepseek_v3", "routed_scaling_factor", "deepseek2.expert_weights_scale", 2.5)):
+        folder = copy_of(name)
+        edit(folder, "config.json", lambda c: [inner.pop(key, None) for inner in (c, c.get("rope_parameters") or {})])
+        kvasir("convert", "-q", folder, folder + "/out.gguf", "--outtype", "f32")
+        assert keys(folder + "/out.gguf").get(found) == np.float32(value), (name, key, keys(folder + "/out.gguf").get(found))
+
+
+@test
+def gemma_3_that_sees_says_little_of_its_text():
+    """Only what departs from its configuration class: no heads, no head size, no base of RoPE, no context."""
+    folder, out = copy_of("gemma3_text", files=False), os.path.join(WORK.name, "gemma3.gguf")
+    shapes = {"q_proj": (8 * 256, 64), "k_proj": (4 * 256, 64), "v_proj": (4 * 256, 64), "o_proj": (64, 8 * 256), "q_norm": (256,), "k_norm": (256,)}
+    arrays = {"language_model." + k: ("F32", np.ones(shapes.get(k.split(".")[-2], a.shape), np.float32))
+              for k, (_, a) in read_safetensors(f"{OPEN}/gemma3_text/hf/model.safetensors").items()}
+    write_shards(folder, arrays, 1)
+    text = dict(hidden_size=64, intermediate_size=128, model_type="gemma3_text", num_hidden_layers=6, rope_scaling=dict(factor=8.0, rope_type="linear"), sliding_window=1024)
+    with open(f"{folder}/config.json", "w") as f:
+        json.dump({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text}, f)
+    kvasir("convert", "-q", folder, out, "--outtype", "f32")
+    found = keys(out)
+    for key, value in {"attention.head_count": 8, "attention.head_count_kv": 4, "attention.key_length": 256, "attention.value_length": 256, "context_length": 131072,
+                       "rope.freq_base": 1e6, "rope.freq_base_swa": 1e4, "rope.scaling.factor": 8, "attention.sliding_window": 1024, "attention.layer_norm_rms_epsilon": np.float32(1e-6)}.items():
+        assert found["gemma3." + key] == value, (key, found["gemma3." + key])
+    assert found.get("gemma3.attention.scale", 1 / 16) == 1 / 16
+
+
+@test
 def tensors_that_are_missing_or_strange_are_named():
     arrays = read_safetensors(f"{OPEN}/llama/hf/model.safetensors")
     for name in ("model.layers.2.self_attn.v_proj.weight", "model.norm.weight", "model.embed_tokens.weight", "model.layers.0.mlp.down_proj.weight"):
