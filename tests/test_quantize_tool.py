@@ -392,6 +392,11 @@ def perplexity_before_and_after():
     done = kvasir("quantize", base, out, "Q8_0", "--kv-heads", 2, "-f", "tests/golden/text/apache-2.0.txt")
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("perplexity")]
     assert len(lines) == 2 and all(float(l[1]) > 1 for l in lines), done.stdout
+    with open("tests/golden/text/apache-2.0.txt", "rb") as text:  # what a pipe brings is there for both, too
+        assert kvasir("quantize", base, out, "Q8_0", "--kv-heads", 2, "-f", "-", stdin=text).stdout == done.stdout
+    late = path("late.gguf")
+    failed = kvasir("quantize", base, late, "Q8_0", "-f", path("no.txt"), status=1)  # known before the work
+    assert failed.stderr.startswith("kvasir quantize: cannot open") and failed.stderr.count("\n") == 1 and not os.path.exists(late)
 
 
 @test

@@ -9,6 +9,7 @@
 
 #include "tools/json_out.h"
 #include "tools/term.h"
+#include "tools/text_source.h"
 #include "tools/tools.h"
 
 static const char TOOL[] = "quantize";
@@ -123,11 +124,25 @@ static int print_result(const told *t, const char *out, double ms)
     return KV_EXIT_OK;
 }
 
-/* As `kvasir perplexity -m MODEL -f TEXT` prints it, with the model's name before. */
-static int print_perplexity(const quantize_options *o, const char *model)
+/* Before the work, which may take minutes, and once, since a pipe holds it once; as perplexity -f reads it, without its last newline. */
+static kvasir_code read_text(const char *path, char **text, kvasir_error *err)
 {
-    char name[] = "perplexity", m[] = "-m", f[] = "-f", out[] = "-o", json[] = "json", q[] = "-q";
-    char *argv[] = {name, m, (char *)model, f, (char *)o->text, q, out, json, NULL};
+    size_t len;
+    const kv_source source = {.file = path};
+    const kvasir_code code = kv_source_text(&source, text, &len, err);
+    if (code != KVASIR_OK) return code;
+    if (len > 0 && (*text)[len - 1] == '\n') (*text)[--len] = '\0';
+    if (strlen(*text) == len) return KVASIR_OK;
+    free(*text);
+    *text = NULL;
+    return kv_set_error(err, KVASIR_ERR_FORMAT, "-f: %.200s holds a zero byte: it is no text", path);
+}
+
+/* As `kvasir perplexity -m MODEL -p TEXT` prints it, with the model's name before. */
+static int print_perplexity(const quantize_options *o, const char *model, char *text)
+{
+    char name[] = "perplexity", m[] = "-m", p[] = "-p", out[] = "-o", json[] = "json", q[] = "-q";
+    char *argv[] = {name, m, (char *)model, p, text, q, out, json, NULL};
     const bool is_json = o->common.output == KV_OUTPUT_JSON;
     if (!is_json) printf("%s\n", model), argv[6] = NULL;
     kv_tool_flush();
@@ -155,9 +170,11 @@ int kv_tool_quantize(int argc, char **argv)
     int status = kv_options_parse(argc, argv, &command);
     if (status != KV_PARSED) return status;
     if (o.method != 0 && o.n_kv_heads == 0) return kv_usage_error(TOOL, "--kv-method goes with --kv-heads N");
-    char in[4096];
+    char in[4096], *text = NULL;
     kvasir_error err = {0};
+    kv_interrupt_install();
     kvasir_code code = kv_model_find(args[0], in, sizeof in, &err);
+    if (code == KVASIR_OK && o.text) code = read_text(o.text, &text, &err);
     if (code != KVASIR_OK) return kv_tool_fail_error(TOOL, &err);
     told t = {.o = &o, .layers = json_array()};
     kvasir_quantize_params params = {.type = args[2],
@@ -170,7 +187,6 @@ int kv_tool_quantize(int argc, char **argv)
                                      .kv_method = METHODS[o.method],
                                      .progress = progress,
                                      .user = &t};
-    kv_interrupt_install();
     kv_bar_start(&t.bar, "quantizing", KV_UNIT_BYTES, 0, 300, o.common.quiet);
     const double start = kv_now_ms();
     code = kvasir_quantize(in, args[1], &params, &err);
@@ -180,9 +196,10 @@ int kv_tool_quantize(int argc, char **argv)
     else
         status = code == KVASIR_ERR_ARGUMENT ? kv_usage_error(TOOL, "%s", err.message) : kv_tool_fail_error(TOOL, &err);
     json_decref(t.layers);
-    if (status == KV_EXIT_OK && o.text) {
-        status = print_perplexity(&o, in);
-        if (status == KV_EXIT_OK) status = print_perplexity(&o, args[1]);
+    if (status == KV_EXIT_OK && text) {
+        status = print_perplexity(&o, in, text);
+        if (status == KV_EXIT_OK) status = print_perplexity(&o, args[1], text);
     }
+    free(text);
     return status;
 }
