@@ -252,18 +252,18 @@ compdb: ## write compile_commands.json for editors
 # ---- install ---------------------------------------------------------------------------------------
 D := $(DESTDIR)$(PREFIX)
 install: $(OUT)/kvasir $(OUT)/libkvasir.a $(OUT)/libkvasir.so.$(SOVERSION) ## install binary, libraries, header, man page and pkg-config file
-	install -d $(D)/bin $(D)/lib/pkgconfig $(D)/include $(D)/share/man/man1
-	install -m 755 $(OUT)/kvasir $(D)/bin/kvasir
-	install -m 644 runtime/kvasir.h $(D)/include/kvasir.h
-	install -m 644 $(OUT)/libkvasir.a $(D)/lib/libkvasir.a
-	install -m 755 $(OUT)/libkvasir.so.$(SOVERSION) $(D)/lib/libkvasir.so.$(SOVERSION)
-	ln -sf libkvasir.so.$(SOVERSION) $(D)/lib/libkvasir.so
-	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@LIBS@|$(DEPS_LIBS)|' docs/kvasir.pc.in > $(D)/lib/pkgconfig/kvasir.pc
-	sed '/^.TH/s|"kvasir"|"kvasir $(VERSION)"|' docs/kvasir.1 > $(D)/share/man/man1/kvasir.1
+	install -d "$(D)/bin" "$(D)/lib/pkgconfig" "$(D)/include" "$(D)/share/man/man1"
+	install -m 755 $(OUT)/kvasir "$(D)/bin/kvasir"
+	install -m 644 runtime/kvasir.h "$(D)/include/kvasir.h"
+	install -m 644 $(OUT)/libkvasir.a "$(D)/lib/libkvasir.a"
+	install -m 755 $(OUT)/libkvasir.so.$(SOVERSION) "$(D)/lib/libkvasir.so.$(SOVERSION)"
+	ln -sf libkvasir.so.$(SOVERSION) "$(D)/lib/libkvasir.so"
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@LIBS@|$(DEPS_LIBS)|' docs/kvasir.pc.in > "$(D)/lib/pkgconfig/kvasir.pc"
+	sed '/^.TH/s|"kvasir"|"kvasir $(VERSION)"|' docs/kvasir.1 > "$(D)/share/man/man1/kvasir.1"
 
 uninstall: ## remove what install put there
-	rm -f $(D)/bin/kvasir $(D)/include/kvasir.h $(D)/lib/libkvasir.a $(D)/lib/libkvasir.so $(D)/lib/libkvasir.so.$(SOVERSION) \
-	  $(D)/lib/pkgconfig/kvasir.pc $(D)/share/man/man1/kvasir.1
+	rm -f "$(D)/bin/kvasir" "$(D)/include/kvasir.h" "$(D)/lib/libkvasir.a" "$(D)/lib/libkvasir.so" "$(D)/lib/libkvasir.so.$(SOVERSION)" \
+	  "$(D)/lib/pkgconfig/kvasir.pc" "$(D)/share/man/man1/kvasir.1"
 
 clean: ## remove everything that was built (models stay)
 	rm -rf build kvasir compile_commands.json

@@ -60,11 +60,13 @@ program_reports_errors() {
 }
 header_is_cpp() { echo '#include <kvasir.h>' | ${CC:-gcc} -x c++ -Wall -Wextra -Werror -fsyntax-only $(pkg-config --cflags kvasir) -; }
 stages_with_destdir() {
-    $make install PREFIX=/usr DESTDIR="$prefix/stage" &&
-        [ -x "$prefix/stage/usr/bin/kvasir" ] && grep -q '^prefix=/usr$' "$prefix/stage/usr/lib/pkgconfig/kvasir.pc"
+    local stage="$prefix/a stage"
+    $make install PREFIX=/usr DESTDIR="$stage" &&
+        [ -x "$stage/usr/bin/kvasir" ] && grep -q '^prefix=/usr$' "$stage/usr/lib/pkgconfig/kvasir.pc" &&
+        $make uninstall PREFIX=/usr DESTDIR="$stage" && [ -z "$(find "$stage" ! -type d)" ]
 }
 uninstalls_everything() {
-    $make uninstall PREFIX="$prefix" && rm -rf "$prefix/stage" "$prefix"/program.c "$prefix/shared" "$prefix/static" || return 1
+    $make uninstall PREFIX="$prefix" && rm -rf "$prefix/a stage" "$prefix"/program.c "$prefix/shared" "$prefix/static" || return 1
     left=$(find "$prefix" ! -type d)
     [ -z "$left" ] || { echo "left: $left"; return 1; }
 }
