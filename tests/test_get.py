@@ -311,7 +311,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if "Range" in self.headers and self.headers["If-Range"] in (None, Handler.etag):
             start = int(self.headers["Range"].split("=")[1].rstrip("-"))
             Handler.ranges.append(start)
-        self.send_response(206 if start else 200)
+        self.send_response(404 if "missing" in self.path else 206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         if Handler.etag:
@@ -356,6 +356,14 @@ def a_broken_http_download_goes_on_where_it_stopped():
         status, _, err = p.get(url)
         assert status == 0 and Handler.ranges and Handler.ranges[0] >= 300_000, (err, Handler.ranges)
         assert sha256(os.path.join(p.models, "model.gguf")) == sha256(FIXTURE) and p.left() == ["model.gguf"]
+
+
+def a_url_that_is_not_there_leaves_nothing():
+    with Serving() as p:
+        for url in (p.host + "/missing.gguf", "http://127.0.0.1:1/nobody-listens.gguf"):
+            status, _, err = p.get(url)
+            assert status == 1 and p.left() == [], (status, p.left())
+            one_error_line(err, url)
 
 
 def the_beginning_of_another_file_is_not_gone_on_with():

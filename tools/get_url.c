@@ -153,6 +153,7 @@ static get_result download_url(get_file *f, const char *url, bool is_known, bool
     if (result == GET_FAILED && there && (child.status == 33 || child.status == 22) && unlink(f->part) == 0)
         result = run_curl(f, url, "--etag-save", etag, &child);
     kv_bar_end(&progress.bar);
+    if (access(f->part, F_OK) != 0) unlink(etag); /* curl makes it even where nothing came */
     if (result == GET_FAILED)
         return kv_tool_fail("get", "cannot fetch %s: %.300s", url,
                             child.message[0] ? child.message : "curl gave no reason");
