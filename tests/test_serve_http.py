@@ -687,6 +687,10 @@ def sockets_of_others_are_left_alone():
     for address in ("nonsense", "127.0.0.1", "127.0.0.1:99999", "unix:", "unix:" + "x" * 200, "[::1", "https://127.0.0.1:80", "http://127.0.0.1:80/v1"):
         r = subprocess.run([KVASIR, "serve", "-m", TINY, "--listen", address], capture_output=True, text=True, timeout=30)
         assert r.returncode == 2 and "--listen" in r.stderr, (address, r.returncode, r.stderr)
+    for option, value in (("--allow-origin", "https://chat.example.org/"), ("--allow-origin", "chat.example.org"), ("--allow-origin", ""),
+                          ("--allow-host", "my.box:8080"), ("--allow-host", "http://my.box")):  # would fit nothing that browsers send
+        r = subprocess.run([KVASIR, "serve", "-m", TINY, option, value], capture_output=True, text=True, timeout=30)
+        assert r.returncode == 2 and option in r.stderr and r.stderr.count("\n") == 1, (option, value, r.stderr)
     r = subprocess.run([KVASIR, "serve", "-m", TINY, "--alias", "caf\udce9"], capture_output=True, text=True, timeout=30)
     assert r.returncode == 2 and "--alias" in r.stderr and "UTF-8" in r.stderr, (r.returncode, r.stderr)
 

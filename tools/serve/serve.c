@@ -317,6 +317,26 @@ static int serve(kv_serve_options *o)
     return code == KVASIR_OK ? kv_tool_finish(TOOL, KV_EXIT_OK) : kv_tool_fail_error(TOOL, &err);
 }
 
+/* What browsers never send as Origin, and what is no name of a host, would fit nothing: a path or a slash at the end, a missing scheme,
+ * a port. */
+static int check_allowed(const kv_serve_options *o)
+{
+    for (size_t i = 0; i < o->allow_origins.n; i++) {
+        const char *origin = o->allow_origins.values[i], *host = strstr(origin, "://");
+        const bool is_word = strcmp(origin, "*") == 0 || strcmp(origin, "null") == 0;
+        if (!is_word && (!host || strpbrk(host + 3, "/?# ")))
+            return kv_usage_error(
+                TOOL, "--allow-origin: '%.200s' is no origin: SCHEME://HOST[:PORT] without a path, or *", origin);
+    }
+    for (size_t i = 0; i < o->allow_hosts.n; i++) {
+        const char *name = o->allow_hosts.values[i];
+        if (name[0] != '[' && strpbrk(name, ":/?# "))
+            return kv_usage_error(TOOL, "--allow-host: '%.200s' is no name of a host: no scheme, no port, no path",
+                                  name);
+    }
+    return KV_PARSED;
+}
+
 int kv_tool_serve(int argc, char **argv)
 {
     kv_serve_options o = {
@@ -343,5 +363,6 @@ int kv_tool_serve(int argc, char **argv)
         if (kv_address_parse(o.listen.values[i], &a, &err) != KVASIR_OK)
             return kv_usage_error(TOOL, "--listen: %s", err.message);
     }
-    return serve(&o);
+    status = check_allowed(&o);
+    return status == KV_PARSED ? serve(&o) : status;
 }
