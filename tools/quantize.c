@@ -38,7 +38,8 @@ static const kv_opt QUANTIZE_ROWS[] = {
     {"--kv-method", NULL, KV_OPT_ENUM, AT(method), "METHOD", 0, 0, METHODS,
      "How neighbouring heads become one: mean (the default), first, or svd (the best common basis; query and output "
      "projections are adapted)."},
-    {"--file", "-f", KV_OPT_STRING, AT(text), "TEXT", 0, 0, NULL, "Measure perplexity on this file before and after."},
+    {"--file", "-f", KV_OPT_STRING, AT(text), "TEXT", 0, 0, NULL,
+     "Measure perplexity on this file before and after; - is standard input."},
     {"--threads", "-t", KV_OPT_INT, offsetof(quantize_options, common.n_threads), "N", 1, 1024, NULL,
      "Threads; default: the cores that this process may use."},
     {0},
