@@ -118,6 +118,22 @@ static void every_type_loses_no_more_than_the_textbook(void **state)
             }
 }
 
+/* The best minimum of such blocks lies below -65504, where halves end. */
+static void weights_up_to_the_largest_half_lose_no_more_than_the_textbook(void **state)
+{
+    (void)state;
+    for (size_t t = 0; t < KV_COUNT(yardsticks); t++) {
+        const struct yardstick *k = &yardsticks[t];
+        random_state = t;
+        for (int i = 0; i < N; i++) x[i] = (float)(65504 * (2 * uniform() - 1));
+        there_and_back(kv_type_get(k->type), x, NULL, y, N);
+        double allowed = 0;
+        for (int i = 0; i < N; i += k->group) allowed += textbook_error(k, x + i);
+        const double got = sqrt(lost(x, y, N)), limit = sqrt(allowed) * k->rounding;
+        if (!(got <= limit)) fail_msg("%s: lost %g, the textbook %g", kv_type_get(k->type)->name, got, limit);
+    }
+}
+
 static void every_quantised_type_has_a_yardstick(void **state)
 {
     (void)state;
@@ -190,6 +206,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_quantised_type_has_a_yardstick),
         cmocka_unit_test(every_type_loses_no_more_than_the_textbook),
+        cmocka_unit_test(weights_up_to_the_largest_half_lose_no_more_than_the_textbook),
         cmocka_unit_test(float_types_round_to_nearest),
         cmocka_unit_test(odd_blocks_stay_finite_and_close),
         cmocka_unit_test(important_weights_come_out_closer),

@@ -101,7 +101,8 @@ static void fit_with_min(const float *x, const float *importance, int hi, uint16
     float w[KV_QK], scale, min;
     kv_fit_weights(x, importance, KV_QK, w);
     kv_fit_affine(x, w, KV_QK, hi, false, &scale, &min);
-    *d = kv_f32_to_f16(scale), *m = kv_f32_to_f16(min);
+    /* The best minimum may lie below the least weight, and that at the end of the halves. */
+    *d = kv_f32_to_f16(scale), *m = kv_f32_to_f16(fmaxf(min, -65504.0f));
     scale = kv_f16_to_f32(*d), min = kv_f16_to_f32(*m);
     const kv_codebook book = {.lo = 0, .hi = hi};
     for (int j = 0; j < KV_QK; j++) codes[j] = (uint8_t)(scale != 0 ? kv_code_nearest(&book, (x[j] - min) / scale) : 0);
