@@ -134,6 +134,25 @@ static void weights_up_to_the_largest_half_lose_no_more_than_the_textbook(void *
     }
 }
 
+/* Scales that no half is small enough for. At 1e-5 steps of the smallest half still tell weights apart: a third is what the two bits of
+ * Q2_K lose at any size. Below, nothing may be further off than a row of zeros (and 5 % for large weights counting more). */
+static void weights_too_small_for_a_scale_are_no_further_off_than_zero(void **state)
+{
+    (void)state;
+    static const double sizes[] = {1e-5, 5e-6, 2e-6, 1e-6, 5e-7, 2e-7, 1e-7, 5e-8, 2e-8, 1e-8, 1e-15, 1e-25};
+    for (size_t t = 0; t < KV_COUNT(yardsticks); t++)
+        for (size_t s = 0; s < KV_COUNT(sizes); s++) {
+            random_state = t;
+            fill(x, sizes[s], 0);
+            there_and_back(kv_type_get(yardsticks[t].type), x, NULL, y, N);
+            double size = 0;
+            for (int i = 0; i < N; i++) size += (double)x[i] * x[i];
+            const double got = sqrt(lost(x, y, N) / size), limit = sizes[s] >= 1e-5 ? 1.0 / 3 : 1.05;
+            if (!(got <= limit))
+                fail_msg("%s, size %g: lost %g of it", kv_type_get(yardsticks[t].type)->name, sizes[s], got);
+        }
+}
+
 static void every_quantised_type_has_a_yardstick(void **state)
 {
     (void)state;
@@ -207,6 +226,7 @@ int main(void)
         cmocka_unit_test(every_quantised_type_has_a_yardstick),
         cmocka_unit_test(every_type_loses_no_more_than_the_textbook),
         cmocka_unit_test(weights_up_to_the_largest_half_lose_no_more_than_the_textbook),
+        cmocka_unit_test(weights_too_small_for_a_scale_are_no_further_off_than_zero),
         cmocka_unit_test(float_types_round_to_nearest),
         cmocka_unit_test(odd_blocks_stay_finite_and_close),
         cmocka_unit_test(important_weights_come_out_closer),

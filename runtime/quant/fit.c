@@ -16,6 +16,12 @@ void kv_fit_weights(const float *x, const float *importance, int n, float *w)
     for (int i = 0; i < n; i++) w[i] = (importance ? importance[i] : 1.0f) * (mean + x[i] * x[i]) + 1e-30f;
 }
 
+uint16_t kv_scale_to_f16(float d)
+{
+    const uint16_t h = kv_f32_to_f16(d);
+    return (h & 0x7FFF) == 0 && d != 0 ? (uint16_t)(h | 1) : h;
+}
+
 int kv_code_nearest(const kv_codebook *b, float t)
 {
     if (!b->levels) {
@@ -170,7 +176,7 @@ void kv_fit_super(const kv_codebook *b, const float *x, const float *w, int n, i
         if (fabsf(wanted[g]) > fabsf(peak)) peak = wanted[g];
     }
     /* The peak goes to the longer end of the signed scales. */
-    *d = kv_f32_to_f16(peak / (float)sc_lo);
+    *d = kv_scale_to_f16(peak / (float)sc_lo);
     choose_scales(b, x, w, n, n_groups, sc_lo, sc_hi, kv_f16_to_f32(*d), wanted, sc, codes);
     double xv = 0, vv = 0;
     for (int i = 0; i < n; i++) {
@@ -178,7 +184,7 @@ void kv_fit_super(const kv_codebook *b, const float *x, const float *w, int n, i
         xv += w[i] * v * x[i], vv += w[i] * v * v;
     }
     if (vv <= 0) return;
-    *d = kv_f32_to_f16((float)(xv / vv));
+    *d = kv_scale_to_f16((float)(xv / vv));
     choose_scales(b, x, w, n, n_groups, sc_lo, sc_hi, kv_f16_to_f32(*d), wanted, sc, codes);
 }
 
@@ -231,7 +237,7 @@ static bool solve_pair(const float *x, const float *w, int n, int n_groups, cons
     return true;
 }
 
-static float half(float x) { return kv_f16_to_f32(kv_f32_to_f16(x)); }
+static float half(float x) { return kv_f16_to_f32(kv_scale_to_f16(x)); }
 
 void kv_fit_super_affine(const float *x, const float *w, int n, int n_groups, int hi, int sc_hi, uint16_t *d,
                          uint16_t *dmin, int *sc, int *mn, uint8_t *codes)

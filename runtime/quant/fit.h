@@ -27,6 +27,10 @@ enum { KV_FIT_MAX = 256 };
  * the sum (0.0794, 0.0817) is worse too. */
 void kv_fit_weights(const float *x, const float *importance, int n, float *w);
 
+/* A scale as it is stored: the nearest half, but the smallest one rather than 0 for what is not 0. Steps that are too long still reach every
+ * weight; with none, weights of 1e-5 under six-bit scales become their minimum, which is further off than 0. */
+uint16_t kv_scale_to_f16(float d);
+
 /* The level nearest to t: its index (linear: level - lo). */
 int kv_code_nearest(const kv_codebook *book, float t);
 static inline int kv_code_level(const kv_codebook *book, int code)

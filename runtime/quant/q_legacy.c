@@ -89,7 +89,7 @@ static uint16_t fit_symmetric(const kv_codebook *book, const float *x, const flo
 {
     float w[KV_QK];
     kv_fit_weights(x, importance, KV_QK, w);
-    const uint16_t d = kv_f32_to_f16(kv_fit_scale(book, x, w, KV_QK));
+    const uint16_t d = kv_scale_to_f16(kv_fit_scale(book, x, w, KV_QK));
     const float scale = kv_f16_to_f32(d), inverse = scale != 0 ? 1.0f / scale : 0;
     for (int j = 0; j < KV_QK; j++) codes[j] = (uint8_t)kv_code_nearest(book, x[j] * inverse);
     return d;
@@ -102,7 +102,7 @@ static void fit_with_min(const float *x, const float *importance, int hi, uint16
     kv_fit_weights(x, importance, KV_QK, w);
     kv_fit_affine(x, w, KV_QK, hi, false, &scale, &min);
     /* The best minimum may lie below the least weight, and that at the end of the halves. */
-    *d = kv_f32_to_f16(scale), *m = kv_f32_to_f16(fmaxf(min, -65504.0f));
+    *d = kv_scale_to_f16(scale), *m = kv_f32_to_f16(fmaxf(min, -65504.0f));
     scale = kv_f16_to_f32(*d), min = kv_f16_to_f32(*m);
     const kv_codebook book = {.lo = 0, .hi = hi};
     for (int j = 0; j < KV_QK; j++) codes[j] = (uint8_t)(scale != 0 ? kv_code_nearest(&book, (x[j] - min) / scale) : 0);
@@ -169,7 +169,7 @@ void kv_quantize_q8_0(const float *src, const float *importance, void *dst, size
     for (size_t i = 0; i < n; i += KV_QK, b++) {
         float peak = 0;
         for (int j = 0; j < KV_QK; j++) peak = fmaxf(peak, fabsf(src[i + (size_t)j]));
-        b->d = kv_f32_to_f16(peak / 127.0f);
+        b->d = kv_scale_to_f16(peak / 127.0f);
         const float scale = kv_f16_to_f32(b->d), inverse = scale != 0 ? 1.0f / scale : 0;
         for (int j = 0; j < KV_QK; j++) {
             const float t = rintf(src[i + (size_t)j] * inverse);
