@@ -169,21 +169,13 @@ KV_INLINE void fma_all(const int type, const int ahead, const fma_args *g, int n
     for (; v < n_vec; v++) fma_rows(1, type, ahead, g, n_rows, v);
 }
 
-/* V vectors at a time, what is left one by one. */
-KV_INLINE void fma_ahead_vecs(const int R, const int V, const int type, const int at_use, const fma_args *g, int n_vec)
-{
-    int v = 0;
-    for (; v + V <= n_vec; v += V) fma_block(R, V, type, n_vec, at_use, g, 0, v);
-    for (; V > KV_FMA_VECS && v < n_vec; v++) fma_block(R, 1, type, n_vec, 0, g, 0, v);
-}
-
 KV_INLINE void fma_ahead_rows(const int R, const int type, const int at_use, const fma_args *g, int n_vec)
 {
-    const int most = R <= 2 ? KV_FMA_FEW_VECS : KV_FMA_VECS;
+    enum { PAIR = KV_FMA_VECS < 2 ? KV_FMA_VECS : 2 };
     if (at_use || g->v_step == 16)
-        fma_ahead_vecs(R, most, type, at_use, g, n_vec);
+        for (int v = 0; v < n_vec; v += KV_FMA_VECS) fma_block(R, KV_FMA_VECS, type, n_vec, at_use, g, 0, v);
     else /* Vectors that are streams of their own: two at a time. Four are slower when all comes from L2. */
-        fma_ahead_vecs(R, most < 2 ? most : 2, type, 0, g, n_vec);
+        for (int v = 0; v < n_vec; v += PAIR) fma_block(R, PAIR, type, n_vec, 0, g, 0, v);
 }
 
 KV_INLINE int fma_ahead_any(const int type, const int at_use, const fma_args *g, int n_rows, int n_vec)

@@ -12,7 +12,6 @@
 /* 16 registers, two to a vector. */
 #define KV_FMA_ROWS     5
 #define KV_FMA_VECS     1
-#define KV_FMA_FEW_VECS 2 /* of one or two rows, whose sums are too few to keep the units busy */
 #define KV_FMA_AT_USE   0
 #define KV_DOT_ROWS_16  3
 #define KV_DOT_PANELS   1

@@ -11,7 +11,6 @@
 /* 32 registers: 24 accumulators + 4 operands of the float block; 6 x 2 integer and 6 x 2 float ones of the dot block. */
 #define KV_FMA_ROWS      6
 #define KV_FMA_VECS      4
-#define KV_FMA_FEW_VECS  4
 #define KV_FMA_AT_USE    1
 #define KV_DOT_ROWS      6
 #define KV_DOT_ROWS_16   6

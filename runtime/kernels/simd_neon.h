@@ -21,7 +21,6 @@
  * codes of the dot block. */
 #define KV_FMA_ROWS      6
 #define KV_FMA_VECS      1
-#define KV_FMA_FEW_VECS  2
 #define KV_FMA_AT_USE    0
 #define KV_DOT_ROWS      3
 #define KV_DOT_ROWS_16   3

@@ -17,7 +17,6 @@
  * expanded panels, rows that read a packed panel directly. */
 #define KV_FMA_ROWS     1
 #define KV_FMA_VECS     1
-#define KV_FMA_FEW_VECS 1
 #define KV_FMA_AT_USE   0
 #define KV_DOT_ROWS     1
 #define KV_DOT_ROWS_16  1
