@@ -169,9 +169,10 @@ KV_INLINE void fma_all(const int type, const int ahead, const fma_args *g, int n
     for (; v < n_vec; v++) fma_rows(1, type, ahead, g, n_rows, v);
 }
 
-KV_INLINE void fma_ahead_rows(const int R, const int type, const int at_use, const fma_args *g, int n_vec)
+KV_INLINE void fma_ahead_rows(const int R, const int type, const int wants_at_use, const fma_args *g, int n_vec)
 {
     enum { PAIR = KV_FMA_VECS < 2 ? KV_FMA_VECS : 2 };
+    const int at_use = wants_at_use && R > 2; /* one or two rows wait for memory, and faster loops only for longer */
     if (at_use || g->v_step == 16)
         for (int v = 0; v < n_vec; v += KV_FMA_VECS) fma_block(R, KV_FMA_VECS, type, n_vec, at_use, g, 0, v);
     else /* Vectors that are streams of their own: two at a time. Four are slower when all comes from L2. */
