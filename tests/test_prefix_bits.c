@@ -58,6 +58,15 @@ static const float *expect(kvasir_model *m, int which, size_t n)
     return *at;
 }
 
+static void forget_expected(void)
+{
+    for (size_t t = 0; t < KV_COUNT(expected); t++)
+        for (size_t n = 0; n <= TEXT; n++) {
+            free(expected[t][n]);
+            expected[t][n] = NULL;
+        }
+}
+
 /* Reads on to n tokens, in pieces; the last row is as it must be. */
 static void read_to(kvasir_model *m, kvasir_engine *e, int seq, int which, size_t n, size_t piece)
 {
@@ -166,6 +175,29 @@ static void a_session_returns_to_what_it_was_told_to_keep(kvasir_model *m)
     kvasir_session_close(s);
 }
 
+/* As a server has it that reads in smaller pieces when an eval had no room. */
+static void what_did_not_fit_at_once_is_shared_when_it_is_read_in_pieces(void **state)
+{
+    (void)state;
+    kvasir_model *m = open_model(TINY_LLAMA "/model.gguf", NULL);
+    kvasir_engine *e = open_engine(m, 0);
+    read_to(m, e, 0, 0, 256, 256);
+    const size_t budget = kvasir_engine_kv_stats(e).bytes;
+    kvasir_engine_close(e);
+    e = open_engine(m, budget);
+    kvasir_token tokens[TEXT] = {0};
+    const kvasir_step step = {.tokens = tokens, .n_tokens = 257};
+    assert_int_equal(begin(m, e, 0, 0, TEXT), 0);
+    assert_int_equal(kvasir_engine_eval(e, &step, 1, &err), KVASIR_ERR_CONTEXT);
+    assert_int_equal(kvasir_engine_n_tokens(e, 0), 0);
+    read_to(m, e, 0, 0, 200, 50);
+    kvasir_engine_rewind(e, 0, 0);
+    assert_int_equal(begin(m, e, 1, 0, TEXT), 192);
+    kvasir_engine_close(e);
+    forget_expected();
+    kvasir_model_close(m);
+}
+
 static void logits_behind_a_hit_are_those_of_reading_everything(void **state)
 {
     (void)state;
@@ -186,11 +218,7 @@ static void logits_behind_a_hit_are_those_of_reading_everything(void **state)
         turns_and_forks_continue_from_where_they_can(m);
         random_requests(m, &rng);
         a_session_returns_to_what_it_was_told_to_keep(m);
-        for (size_t t = 0; t < KV_COUNT(expected); t++)
-            for (size_t n = 0; n <= TEXT; n++) {
-                free(expected[t][n]);
-                expected[t][n] = NULL;
-            }
+        forget_expected();
         kvasir_model_close(m);
     }
 }
@@ -199,6 +227,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_behind_a_hit_are_those_of_reading_everything),
+        cmocka_unit_test(what_did_not_fit_at_once_is_shared_when_it_is_read_in_pieces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -342,6 +342,14 @@ static kvasir_code run_pass(kvasir_engine *e, const kvasir_step *steps, size_t n
     return KVASIR_OK;
 }
 
+/* To its first n tokens, or to fewer that are at hand. Returns how many. */
+static size_t rewind_to(kvasir_engine *e, kv_engine_seq *s, size_t n_tokens)
+{
+    const size_t n = kv_seq_rewind(&s->kv, n_tokens);
+    if (n == n_tokens) return n;
+    return kv_prefix_resume(&e->prefix, &s->kv, s->tokens, n_tokens); /* it has let go, the cache may have not */
+}
+
 /* Runs passes while `progress` (may be NULL) agrees. Sequences must be distinct. */
 kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress,
                           void *user, kvasir_error *err)
@@ -366,7 +374,7 @@ kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_s
             return code;
         }
         if (code != KVASIR_OK) {
-            for (i = 0; i < n_steps; i++) kvasir_engine_rewind(e, steps[i].seq, e->seqs[steps[i].seq].before);
+            for (i = 0; i < n_steps; i++) rewind_to(e, &e->seqs[steps[i].seq], e->seqs[steps[i].seq].before);
             e->n_steps = 0;
             return code;
         }
@@ -408,10 +416,7 @@ size_t kvasir_engine_rewind(kvasir_engine *e, int seq, size_t n_tokens)
 {
     if (seq < 0 || seq >= e->n_seqs) return 0;
     kv_engine_seq *s = &e->seqs[seq];
-    n_tokens = kv_min_size(n_tokens, s->kv.n_tokens);
-    size_t n = kv_seq_rewind(&s->kv, n_tokens);
-    if (n < n_tokens)
-        n = kv_prefix_resume(&e->prefix, &s->kv, s->tokens, n_tokens); /* it has let go, the cache may have not */
+    const size_t n = rewind_to(e, s, kv_min_size(n_tokens, s->kv.n_tokens));
     if (n == 0) s->is_cached = false;
     return n;
 }
