@@ -196,7 +196,7 @@ static void rows_are_merged_and_summed_together_as_alone(void **state)
         const int n = oracle_int(&rng, 1, ROWS);
         for (int j = 0; j < 2 * ROWS; j++) {
             m[j / ROWS][j % ROWS] = oracle_int(&rng, 0, 3) ? oracle_normal(&rng) * 9 : -INFINITY;
-            l[j / ROWS][j % ROWS] = (float)oracle_uniform(&rng);
+            l[j / ROWS][j % ROWS] = isinf(m[j / ROWS][j % ROWS]) ? 0.0f : (float)oracle_uniform(&rng);
             for (int k = 0; k < D_V; k++) o[j / ROWS][j % ROWS * D_V + k] = oracle_normal(&rng);
         }
         for (int j = 0; j < ROWS * 16; j++) lanes[j] = oracle_normal(&rng);

@@ -188,3 +188,11 @@ def incomplete(data):
     for i, tensor in enumerate(c.tensors):
         if tensor[0] != b"output.weight":
             yield f"{tensor[0].decode()} missing", c.build(tensors=replaced(c.tensors, i)), True
+
+
+def damaged(model, data):
+    """With NaN in all of each of its tensors, which are F32, in turn."""
+    c = Checkpoint(data)
+    for i, (name, dims, kind, _, offset) in enumerate(c.tensors):
+        data = bytes([0, 0, 0xC0, 0x7F]) * math.prod(dims)
+        yield f"{model}: {name.decode()} all NaN", c.build(tensors=replaced(c.tensors, i, [name, dims, kind, data, offset])), True

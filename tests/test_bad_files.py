@@ -29,6 +29,7 @@ MAX_RSS_KIB = 1 << 20
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
 CONTROL = "control__extra_arrays.gguf"
 EXPERTS = os.path.join(ROOT, "build", "fixtures", "deepseek_v2", "model.gguf")
+DAMAGED = ["gemma2", "gpt_oss", "more/nemotron", "more/deepseek_v3"]  # soft-cap; sinks; squared ReLU; experts in groups with a bias of selection
 
 
 def is_sanitized():
@@ -162,6 +163,11 @@ def main():
     jobs += [(check_mutant, m) for m in gguf_mutants.mutants(control) if wanted(m[0])]
     with open(EXPERTS, "rb") as f:
         jobs += [(check_mutant, m) for m in gguf_mutants.incomplete(f.read()) if wanted(m[0])]
+    for name in DAMAGED:
+        path = os.path.join(BAD, name.replace("/", "_") + ".gguf")
+        subprocess.run([KVASIR, "convert", os.path.join(ROOT, "build", "fixtures", name, "hf"), path, "--outtype", "f32", "-q"], check=True)
+        with open(path, "rb") as f:
+            jobs += [(check_mutant, m) for m in gguf_mutants.damaged(name, f.read()) if wanted(m[0])]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:

@@ -274,7 +274,7 @@ static void merge_row(const kv_attend_job *job, const kv_plan *plan, int row, in
          split = next_marked(visible, split + 1, end)) {
         float *p = partial_at(job, plan, row, head, split);
         /* The first visible partial becomes the accumulator in place; merging into an empty one is a copy. */
-        if (m == -INFINITY)
+        if (l == 0.0f)
             m = p[d_v], l = p[d_v + 1], o = p;
         else
             job->c->kernels->merge(&(kv_partial_rows){&m, &l, o}, &(kv_partial_rows){p + d_v, p + d_v + 1, p}, 1, d_v);

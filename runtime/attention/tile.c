@@ -229,7 +229,7 @@ void kv_tile_attend_split(const kv_attend_job *job, const kv_segment *seg, int k
 void kv_tile_row_start(const kv_attend_job *job, int head, float *m, float *l, float *o)
 {
     *m = job->layer->sinks ? job->layer->sinks[head] : -INFINITY;
-    *l = job->layer->sinks ? 1.0f : 0.0f;
+    *l = *m == -INFINITY ? 0.0f : 1.0f + (*m - *m); /* e^0: 1; of a NaN, NaN */
     if (job->layer->sinks) memset(o, 0, (size_t)job->place->shape.d_v * sizeof *o);
 }
 

@@ -1,10 +1,9 @@
 /* impl_rows.h - elementwise functions and one attention page, over the primitives of simd_*.h; included after impl_linear.h. */
 
-/* e^x for any x: clamped to [-86, 88], so the result is never subnormal and never infinite. Range reduction x = n ln 2 + r with
- * ln 2 in two parts, |r| <= 0.347; degree 6 minimax by Chebyshev nodes, relative error below 2e-7. */
-KV_INLINE vf vf_exp(vf x)
+/* e^x for x in [-86, 88]; a NaN stays one. Range reduction x = n ln 2 + r with ln 2 in two parts, |r| <= 0.347; degree 6 minimax by
+ * Chebyshev nodes, relative error below 2e-7. */
+KV_INLINE vf vf_exp_within(vf x)
 {
-    x = vf_max(vf_min(x, vf_set1(88.0f)), vf_set1(-86.0f));
     vi n = vi_round(vf_mul(x, vf_set1(1.44269504f)));
     vf nf = vf_from_vi(n);
     vf r = vf_fma(nf, vf_set1(-0.693359375f), x);
@@ -18,6 +17,9 @@ KV_INLINE vf vf_exp(vf x)
     p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set1(1.0f)));
     return vf_as(vi_add(vi_as(p), vi_sll(n, 23)));
 }
+
+/* e^x for any x, also a NaN: clamped, so the result is never subnormal and never infinite. */
+KV_INLINE vf vf_exp(vf x) { return vf_exp_within(vf_max(vf_min(x, vf_set1(88.0f)), vf_set1(-86.0f))); }
 
 /* 1 / (1 + e^-x) times x */
 KV_INLINE vf vf_silu(vf x) { return vf_div(x, vf_add(vf_set1(1.0f), vf_exp(vf_sub(vf_set1(0.0f), x)))); }
@@ -42,10 +44,10 @@ KV_INLINE vf vf_gelu_erf(vf x)
     return vf_sub(vf_max(x, zero), vf_mul(vf_mul(size, vf_set1(0.5f)), p));
 }
 
-/* cap * tanh(x / cap) */
+/* cap * tanh(x / cap). A NaN stays one, as the second operand: damaged weights are to show in the logits. */
 KV_INLINE vf vf_softcap(vf x, float cap)
 {
-    vf e = vf_exp(vf_mul(x, vf_set1(2.0f / cap)));
+    vf e = vf_exp_within(vf_max(vf_set1(-86.0f), vf_min(vf_set1(88.0f), vf_mul(x, vf_set1(2.0f / cap)))));
     return vf_mul(vf_set1(cap), vf_sub(vf_set1(1.0f), vf_div(vf_set1(2.0f), vf_add(e, vf_set1(1.0f)))));
 }
 
@@ -201,7 +203,7 @@ KV_INLINE vf add_alibi(const kv_attend_args *g, int r, int t, vf x)
  * one constant for log2 e loses, 2e-8 |x| of the weight, is at most 1e-8 of the largest weight, which is e^0 = 1 exactly. */
 KV_INLINE vf vf_exp_weight(vf x)
 {
-    x = vf_max(vf_set1(-86.0f), x); /* a NaN stays one, as the second operand: damaged weights are to show in the logits */
+    x = vf_max(vf_set1(-86.0f), x); /* a NaN stays one, as above */
     const vf log2e = vf_set1(1.44269504f);
     const vi n = vi_round(vf_mul(x, log2e));
     const vf f = vf_fma(x, log2e, vf_sub(vf_set1(0.0f), vf_from_vi(n)));
@@ -413,8 +415,8 @@ static void impl_merge(const kv_partial_rows *a, const kv_partial_rows *b, int n
             const int r = r0 + i;
             float *oa = a->o + (size_t)r * (size_t)d_v;
             const float *ob = b->o + (size_t)r * (size_t)d_v;
-            if (b->m[r] == -INFINITY) continue;
-            if (a->m[r] == -INFINITY) {
+            if (b->l[r] == 0.0f) continue;
+            if (a->l[r] == 0.0f) {
                 a->m[r] = b->m[r], a->l[r] = b->l[r];
                 memcpy(oa, ob, (size_t)d_v * sizeof(float));
                 continue;

@@ -90,7 +90,7 @@ typedef struct kv_attend_args {
     const void *next_k, *next_v;
 } kv_attend_args;
 
-/* What some rows have seen: maxima m [n_rows], sums l [n_rows], unnormalised o [n_rows][d_v]. m -inf: nothing. */
+/* What some rows have seen: maxima m [n_rows], sums l [n_rows], unnormalised o [n_rows][d_v]. m -inf, l 0: nothing. */
 typedef struct kv_partial_rows {
     float *m, *l, *o;
 } kv_partial_rows;

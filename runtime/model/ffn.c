@@ -4,7 +4,7 @@
 
 static void relu2(float *x, int n)
 {
-    for (int i = 0; i < n; i++) x[i] = x[i] > 0.0f ? x[i] * x[i] : 0.0f;
+    for (int i = 0; i < n; i++) x[i] = x[i] < 0.0f ? 0.0f : x[i] * x[i]; /* a NaN stays one */
 }
 
 /* (up + 1) * gate * sigmoid(alpha gate), both within the limit first (gpt-oss 2025). Overwrites both. */

@@ -74,15 +74,20 @@ static void row_route(const kv_pass *p, int row)
     float *logits = kv_row(p->ws->moe.logits, row, n), *weights = kv_row(p->ws->moe.weights, row, k);
     int *ids = p->ws->moe.ids + (size_t)row * (size_t)k;
     float probs[KV_MAX_EXPERTS], score[KV_MAX_EXPERTS];
+    bool is_nan = false;
     for (int i = 0; i < n; i++) {
         if (w->moe.router_bias) logits[i] += w->moe.router_bias[i];
-        if (!(logits[i] == logits[i])) logits[i] = -3e38f; /* NaN selects nobody in particular */
+        if (!isnan(logits[i])) continue;
+        logits[i] = -3e38f, is_nan = true; /* selects nobody in particular */
     }
     if (m->gating == KV_GATING_SOFTMAX)
         softmax(logits, NULL, n, probs);
     else
         for (int i = 0; i < n; i++) probs[i] = m->gating == KV_GATING_SIGMOID ? sigmoid(logits[i]) : logits[i];
-    for (int i = 0; i < n; i++) score[i] = probs[i] + (w->moe.selection_bias ? w->moe.selection_bias[i] : 0.0f);
+    for (int i = 0; i < n; i++) {
+        score[i] = probs[i] + (w->moe.selection_bias ? w->moe.selection_bias[i] : 0.0f);
+        is_nan |= isnan(score[i]) != 0;
+    }
     if (m->n_groups > 1) keep_groups(m, w->moe.selection_bias, score);
     take_best(score, n, k, ids);
     if (m->gating == KV_GATING_SOFTMAX_SELECTED)
@@ -94,7 +99,8 @@ static void row_route(const kv_pass *p, int row)
         for (int i = 0; i < k; i++) sum += weights[i];
         for (int i = 0; i < k; i++) weights[i] /= sum + 1e-20f;
     }
-    for (int i = 0; i < k; i++) weights[i] *= m->weights_scale;
+    const float scale = is_nan ? NAN : m->weights_scale; /* damaged weights are to show in the logits */
+    for (int i = 0; i < k; i++) weights[i] *= scale;
 }
 
 /* Numbers the pairs by expert: moe.pair [row][rank] and its inverse moe.source [pair] (row), moe.first [expert]. */
