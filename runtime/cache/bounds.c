@@ -1,7 +1,7 @@
 /* bounds.c - minimum and maximum over the 64 keys of a page, from the layouts of store.h. Once per page, head and layer. */
 #include "cache/bounds.h"
 
-#include "base/alloc.h"
+#include "cache/slabs.h"
 
 enum { LANES = 16, TILES = KV_PAGE / LANES };
 
@@ -10,42 +10,18 @@ size_t kv_bounds_bytes(kv_elem type_k, int d_k)
     return kv_align_up(2 * (size_t)d_k * kv_elem_bytes(kv_bounds_elem(type_k)), 64);
 }
 
-struct kv_bounds_slab {
-    struct kv_bounds_slab *older;
-    uint8_t *data;
-};
-
 bool kv_bounds_place(kv_group *group, kv_page *page)
 {
     const size_t bytes = group->page_bytes - group->data_bytes;
     if (bytes == 0) return true;
-    if (!group->bounds || group->n_bounds == KV_BOUNDS_SLAB_PAGES) {
-        struct kv_bounds_slab *slab = kv_calloc(1, sizeof *slab);
-        if (!slab) return false;
-        slab->data = kv_alloc_aligned(bytes * KV_BOUNDS_SLAB_PAGES);
-        if (!slab->data) {
-            kv_free(slab);
-            return false;
-        }
-        memset(slab->data, 0,
-               bytes * KV_BOUNDS_SLAB_PAGES); /* places not taken yet are computed with too: they must be numbers */
-        slab->older = group->bounds;
-        group->bounds = slab;
-        group->n_bounds = 0;
+    if (!group->bounds || group->bounds->n_taken == KV_BOUNDS_SLAB_PAGES) {
+        if (!kv_slab_add(&group->bounds, KV_BOUNDS_SLAB_PAGES, bytes)) return false;
+        /* Places not taken yet are computed with too: they must be numbers. */
+        memset(group->bounds->data, 0, bytes * KV_BOUNDS_SLAB_PAGES);
     }
     page->bounds = group->bounds->data;
-    page->slot = (size_t)group->n_bounds++;
+    page->slot = group->bounds->n_taken++;
     return true;
-}
-
-void kv_bounds_free(kv_group *group)
-{
-    while (group->bounds) {
-        struct kv_bounds_slab *older = group->bounds->older;
-        kv_free(group->bounds->data);
-        kv_free(group->bounds);
-        group->bounds = older;
-    }
 }
 
 /* The 16 keys' values of dimension i in one sub-tile. */

@@ -20,7 +20,6 @@ enum { KV_BOUNDS_SLAB_PAGES = 64 };
 
 /* Gives a page its place, in a new slab when the last one is full. False when memory is exhausted. */
 bool kv_bounds_place(kv_group *group, kv_page *page);
-void kv_bounds_free(kv_group *group);
 
 /* [2 d_k][64] of the slab that a page lies in; the page is one of the 64. */
 static inline uint8_t *kv_page_bounds(const kv_page *page, const kv_layer_place *place, int head)

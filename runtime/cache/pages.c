@@ -146,8 +146,8 @@ void kv_cache_deinit(kv_cache *cache)
     for (int g = 0; g < cache->n_groups; g++) {
         while (cache->groups[g].free_pages) page_free(cache, &cache->groups[g]);
         free_spare(&cache->groups[g]);
-        kv_bounds_free(&cache->groups[g]);
-        kv_slabs_free(&cache->groups[g]);
+        kv_slabs_free(&cache->groups[g].bounds);
+        kv_slabs_free(&cache->groups[g].slabs);
     }
     kv_free(cache->layers);
     *cache = (kv_cache){0};

@@ -45,8 +45,7 @@ typedef struct kv_group {
     kv_page *spare;        /* pages whose memory went back: they keep their places */
     struct kv_slab *slabs; /* of data, the newest first (slabs.h) */
     size_t n_slab_pages;
-    struct kv_bounds_slab *bounds; /* the newest first; its first n_bounds places are taken */
-    int n_bounds;
+    struct kv_slab *bounds; /* of bounds (bounds.h) */
 } kv_group;
 
 /* Where a layer's heads lie in the pages of its group. */
