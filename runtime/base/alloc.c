@@ -57,20 +57,21 @@ void *kv_alloc_aligned(size_t bytes)
 
 enum { HUGE_PAGE = 2 << 20 };
 
+size_t kv_huge_pages(size_t bytes) { return bytes < 2 * HUGE_PAGE ? 0 : bytes / HUGE_PAGE; }
+
 void *kv_alloc_huge(size_t bytes)
 {
     void *ptr = NULL;
-    if (bytes < 2 * HUGE_PAGE) return kv_alloc_aligned(bytes);
+    if (kv_huge_pages(bytes) == 0) return kv_alloc_aligned(bytes);
     return posix_memalign(&ptr, HUGE_PAGE, bytes) == 0 ? ptr : NULL;
 }
 
 void kv_settle_huge(void *ptr, size_t bytes)
 {
     /* Advice only: a kernel without huge pages says no, and nothing changes. */
-    if (bytes >= 2 * HUGE_PAGE) madvise(ptr, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    const size_t n = kv_huge_pages(bytes);
+    if (n > 0) madvise(ptr, n * HUGE_PAGE, MADV_HUGEPAGE);
 }
-
-size_t kv_huge_pages(size_t bytes) { return bytes < 2 * HUGE_PAGE ? 0 : bytes / HUGE_PAGE; }
 
 bool kv_collapse_huge(void *ptr, size_t index)
 {

@@ -42,9 +42,8 @@ typedef struct kv_group {
     size_t page_bytes; /* of data and bounds together */
     size_t data_bytes;
     kv_page *free_pages;
-    kv_page *spare;        /* pages whose memory went back: they keep their places */
-    struct kv_slab *slabs; /* of data, the newest first (slabs.h) */
-    size_t n_slab_pages;
+    kv_page *spare;         /* pages whose memory went back: they keep their places */
+    struct kv_slab *slabs;  /* of data, the newest first (slabs.h) */
     struct kv_slab *bounds; /* of bounds (bounds.h) */
 } kv_group;
 

@@ -41,10 +41,9 @@ bool kv_slab_place(kv_group *group, kv_page *page)
 {
     const struct kv_slab *last = group->slabs;
     if (!last || last->n_taken == last->n_pages) {
-        const size_t n = kv_min_size(group->n_slab_pages, SLAB_BYTES / step_of(group));
+        const size_t n = kv_min_size(last ? 2 * last->n_pages : 1, SLAB_BYTES / step_of(group));
         if (!(n > 1 && kv_slab_add(&group->slabs, n, step_of(group))) && !kv_slab_add(&group->slabs, 1, step_of(group)))
             return false;
-        group->n_slab_pages += group->slabs->n_pages;
     }
     page->data = group->slabs->data + group->slabs->n_taken++ * step_of(group);
     return true;

@@ -1,9 +1,8 @@
 /* slabs.h - the memory that pages of a group lie in: slabs of many pages, so that the system can give them huge pages.
  *
  *   slab 0   [p0]                     A step of decoding reads some KiB of every page a layer: with memory pages of 4 KiB each of
- *   slab 1   [p1]                     these is a walk through the page table, in a virtual machine through two.
- *   slab 2   [p2][p3]
- *   slab 3   [p4][p5][p6][p7] ...     as many as there are already, up to SLAB_BYTES: short contexts stay small
+ *   slab 1   [p1][p2]                 these is a walk through the page table, in a virtual machine through two.
+ *   slab 2   [p3][p4][p5][p6] ...     twice as many as the last, up to SLAB_BYTES: short contexts stay small
  *
  * A page keeps its place for good. What it took can go back to the system, and comes again when it is written. Bounds of pages lie in slabs
  * of their own (bounds.h). */
