@@ -1,8 +1,9 @@
 /* schema_internal.h - what the files of the schema compiler share.
  *
- *     schema.c          subschemas as tasks, each a rule; $ref, anyOf, types
+ *     schema.c          subschemas as tasks, each a rule; $ref, anyOf
+ *     schema_type.c     by type, enum and const
  *     schema_merge.c    two schemas that both hold (allOf, keywords beside $ref or anyOf) as one
- *     schema_object.c   objects and arrays        schema_string.c  strings, formats, enum and const
+ *     schema_object.c   objects and arrays        schema_string.c  strings, formats, literals
  *     schema_number.c   numbers and ranges        schema_regex.c   patterns */
 #ifndef KV_CONSTRAINT_SCHEMA_INTERNAL_H
 #define KV_CONSTRAINT_SCHEMA_INTERNAL_H
@@ -56,7 +57,10 @@ bool kv_schema_spend(kv_schema *s, uint64_t values);
 
 /* ---- items that they write ---- */
 void kv_schema_ws(kv_schema *s);
-void kv_schema_any(kv_schema *s); /* any value */
+void kv_schema_by_type(kv_schema *s, json_t *schema, const char *path);    /* what no other keyword decides */
+void kv_schema_enum(kv_schema *s, const json_t *schema, const char *path); /* const, too */
+void kv_schema_true(kv_schema *s); /* any value, spelled out: the body of one rule */
+void kv_schema_any(kv_schema *s);  /* a call of that rule */
 void kv_schema_object(kv_schema *s, json_t *schema, const char *path);
 void kv_schema_array(kv_schema *s, json_t *schema, const char *path);
 void kv_schema_string(kv_schema *s, json_t *schema, const char *path);
