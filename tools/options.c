@@ -1,26 +1,23 @@
 /* options.c - the table-driven command line parser: see options.h for the picture.
  *
  *     argv word   "--name=value" | "--name value" | "-alias value" | operand | "-" | "--" (operands from here on)
- *       -> row of the tables -> parse_value(kind) -> field at base + offset
+ *       -> row of the tables -> option_value.c, by kind -> field at base + offset
  *
  * Every refusal is one line and exit status 2. A word that names no option is answered with the nearest name.
  */
 #include "tools/options.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <limits.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
+#include "tools/option_value.h"
 #include "tools/term.h"
 #include "tools/tools.h"
 
-enum { MAX_ROWS = 96, MAX_REASON = 256, MAX_LIST = 1 << 24, MAX_BIASES = 4096, MAX_STRINGS = 256 };
+enum { MAX_ROWS = 96 };
 
 /* One option of the merged tables: the row, its struct, and the text it was given, if any. */
 typedef struct slot {
@@ -128,212 +125,6 @@ static int unknown_option(const slots *all, const char *command_name, const char
     return kv_usage_error(command_name, "unknown option %.80s; 'kvasir %s --help' lists them", word, command_name);
 }
 
-static const char *range_text(const kv_opt *row, char *buf, size_t cap)
-{
-    snprintf(buf, cap, "%.10g to %.10g", row->min, row->max);
-    return buf;
-}
-
-/* ---- values ---------------------------------------------------------------------------------- */
-
-/* Lists live as long as argv does: until the process ends. They stay reachable from here, so that no leak checker minds. */
-typedef struct kept {
-    struct kept *next;
-    int values[];
-} kept;
-static kept *kept_lists;
-
-static int *keep_list(size_t n_bytes)
-{
-    kept *list = malloc(sizeof *list + n_bytes);
-    if (!list) return NULL;
-    list->next = kept_lists;
-    kept_lists = list;
-    return list->values;
-}
-
-/* Digits with an optional sign, up to *end; no spaces, no hexadecimal. */
-static bool parse_integer(const char *text, const char **end, long long *out)
-{
-    const char *p = text + (*text == '-' || *text == '+');
-    if (!isdigit((unsigned char)*p)) return false;
-    errno = 0;
-    char *stop;
-    *out = strtoll(text, &stop, 10);
-    if (errno == ERANGE) *out = *text == '-' ? LLONG_MIN : LLONG_MAX;
-    *end = stop;
-    return true;
-}
-
-static bool parse_real(const char *text, double *out)
-{
-    if (text[strspn(text, "+-.0123456789eE")] != '\0') return false; /* refuses nan, inf, hexadecimal, spaces */
-    char *end;
-    *out = strtod(text, &end);
-    return end != text && *end == '\0' && isfinite(*out);
-}
-
-static const char *parse_int(const kv_opt *row, const char *text, int *out, char *reason)
-{
-    char range[64];
-    const char *end;
-    long long value;
-    if (!parse_integer(text, &end, &value) || *end != '\0') {
-        snprintf(reason, MAX_REASON, "'%.60s' is not a whole number (range: %s)", text,
-                 range_text(row, range, sizeof range));
-        return reason;
-    }
-    if (value < (long long)row->min || value > (long long)row->max) {
-        snprintf(reason, MAX_REASON, "%.60s is out of range: %s", text, range_text(row, range, sizeof range));
-        return reason;
-    }
-    *out = (int)value;
-    return NULL;
-}
-
-static const char *parse_float(const kv_opt *row, const char *text, float *out, char *reason)
-{
-    char range[64];
-    double value;
-    if (!parse_real(text, &value)) {
-        snprintf(reason, MAX_REASON, "'%.60s' is not a finite number (range: %s)", text,
-                 range_text(row, range, sizeof range));
-        return reason;
-    }
-    if (!(value >= row->min && value <= row->max) || !isfinite((float)value)) {
-        snprintf(reason, MAX_REASON, "%.60s is out of range: %s", text, range_text(row, range, sizeof range));
-        return reason;
-    }
-    *out = (float)value;
-    return NULL;
-}
-
-static const char *parse_enum(const kv_opt *row, const char *text, int *out, char *reason)
-{
-    int n = 0;
-    for (; row->choices[n]; n++)
-        if (strcasecmp(text, row->choices[n]) == 0) { /* a type is Q8_0 to one tool and q8_0 to another */
-            *out = n;
-            return NULL;
-        }
-    int used = snprintf(reason, MAX_REASON, "'%.60s' is none of", text);
-    for (int i = 0; i < n && used < MAX_REASON; i++)
-        used += snprintf(reason + used, (size_t)(MAX_REASON - used), "%s %s", i ? "," : "", row->choices[i]);
-    const char *near = kv_nearest(text, row->choices, n);
-    if (near && used < MAX_REASON) snprintf(reason + used, (size_t)(MAX_REASON - used), "; did you mean %s?", near);
-    return reason;
-}
-
-static const char *parse_ints(const kv_opt *row, const char *text, kv_ints *out, char *reason)
-{
-    size_t capacity = 1;
-    for (const char *p = text; *p; p++) capacity += *p == ',';
-    int *values = capacity <= MAX_LIST ? keep_list(capacity * sizeof *values) : NULL;
-    if (!values) return "the list is too long";
-    int n = 0;
-    for (const char *p = text;;) {
-        const char *end;
-        long long value;
-        char range[64];
-        if (!parse_integer(p, &end, &value) || (*end != '\0' && *end != ',')) {
-            snprintf(reason, MAX_REASON, "'%.60s' is not a list of whole numbers such as 1,2,3 (range: %s)", text,
-                     range_text(row, range, sizeof range));
-            return reason;
-        }
-        if (value < (long long)row->min || value > (long long)row->max) {
-            snprintf(reason, MAX_REASON, "%.*s is out of range: %s", (int)(end - p > 60 ? 60 : end - p), p,
-                     range_text(row, range, sizeof range));
-            return reason;
-        }
-        values[n++] = (int)value;
-        if (*end == '\0') break;
-        p = end + 1;
-    }
-    *out = (kv_ints){values, n};
-    return NULL;
-}
-
-static const char *parse_seed(const char *text, kv_seed *out, char *reason)
-{
-    if (strcmp(text, "-1") == 0) {
-        *out = (kv_seed){0};
-        return NULL;
-    }
-    errno = 0;
-    char *end;
-    unsigned long long value = isdigit((unsigned char)*text) ? strtoull(text, &end, 10) : (end = (char *)text, 0);
-    if (end == text || *end != '\0' || errno == ERANGE) {
-        snprintf(reason, MAX_REASON, "'%.60s' is not a seed (range: 0 to %llu, or -1 for a random one)", text,
-                 ULLONG_MAX);
-        return reason;
-    }
-    *out = (kv_seed){value, true};
-    return NULL;
-}
-
-static const char *parse_bias(const char *text, kv_biases *out, char *reason)
-{
-    const char *end;
-    long long token;
-    double bias = 0;
-    bool is_ok = isdigit((unsigned char)*text) && parse_integer(text, &end, &token) && token <= INT32_MAX &&
-                 (*end == '+' || *end == '-');
-    if (is_ok && strcmp(end, "-inf") == 0)
-        bias = -INFINITY;
-    else if (is_ok)
-        is_ok = parse_real(end, &bias) && fabs(bias) <= 1e30;
-    if (!is_ok) {
-        snprintf(reason, MAX_REASON, "'%.60s' is not TOKEN+BIAS or TOKEN-BIAS, such as 42-1.5 or 42-inf", text);
-        return reason;
-    }
-    if (out->n >= MAX_BIASES) return "more biases than anyone types";
-    if (!out->values) out->values = (kvasir_logit_bias *)keep_list(MAX_BIASES * sizeof *out->values);
-    if (!out->values) return "out of memory";
-    out->values[out->n++] = (kvasir_logit_bias){(kvasir_token)token, (float)bias};
-    return NULL;
-}
-
-static const char *parse_string_of_many(const char *text, kv_strings *out)
-{
-    if (out->n >= MAX_STRINGS) return "it is given more often than anyone types";
-    if (!out->values) out->values = (const char **)keep_list(MAX_STRINGS * sizeof *out->values);
-    if (!out->values) return "out of memory";
-    out->values[out->n++] = text;
-    return NULL;
-}
-
-/* NULL when the text was understood and stored, otherwise why not. */
-static const char *parse_value(const slot *s, const char *text, char *reason)
-{
-    void *field = (char *)s->base + s->row->offset;
-    switch (s->row->kind) {
-    case KV_OPT_INT:
-        return parse_int(s->row, text, field, reason);
-    case KV_OPT_FLOAT:
-        return parse_float(s->row, text, field, reason);
-    case KV_OPT_STRING:
-        *(const char **)field = text;
-        return NULL;
-    case KV_OPT_ENUM:
-        return parse_enum(s->row, text, field, reason);
-    case KV_OPT_INTS:
-        return parse_ints(s->row, text, field, reason);
-    case KV_OPT_SEED:
-        return parse_seed(text, field, reason);
-    case KV_OPT_BIASES:
-        return parse_bias(text, field, reason);
-    case KV_OPT_STRINGS:
-        return parse_string_of_many(text, field);
-    case KV_OPT_FLAG:
-        *(bool *)field = true;
-        return NULL;
-    case KV_OPT_FLAG_OFF:
-        *(bool *)field = false;
-        return NULL;
-    }
-    return "unknown kind of option";
-}
-
 /* ---- words ------------------------------------------------------------------------------------- */
 
 static bool takes_value(const kv_opt *row) { return row->kind != KV_OPT_FLAG && row->kind != KV_OPT_FLAG_OFF; }
@@ -386,7 +177,7 @@ static int take_option(slots *all, const kv_command *command, int argc, char **a
     if (!takes_value(s->row)) {
         if (value) return kv_usage_error(command->name, "%s takes no value", name);
         s->given = "";
-        parse_value(s, NULL, NULL);
+        kv_option_set(s->row, s->base, NULL, NULL);
         return 0;
     }
     if (!value) {
@@ -404,8 +195,8 @@ static int take_option(slots *all, const kv_command *command, int argc, char **a
     const slot *before = may_repeat ? NULL : given_before(all, s);
     if (before && strcmp(before->given, value) != 0)
         return kv_usage_error(command->name, "%s is given twice: '%.60s' and '%.60s'", name, before->given, value);
-    char reason[MAX_REASON];
-    const char *why = parse_value(s, value, reason);
+    char reason[KV_REASON_BYTES];
+    const char *why = kv_option_set(s->row, s->base, value, reason);
     if (why) return kv_usage_error(command->name, "%s: %s", name, why);
     s->given = value;
     return 0;
@@ -476,7 +267,8 @@ static void print_option(const slot *s)
     char text[640], extra[96] = "", range[64], bounds[80] = "";
     default_text(s, extra, sizeof extra);
     bool has_range = row->kind == KV_OPT_INT || row->kind == KV_OPT_FLOAT;
-    if (has_range && row->max < INT_MAX) snprintf(bounds, sizeof bounds, " [%s]", range_text(row, range, sizeof range));
+    if (has_range && row->max < INT_MAX)
+        snprintf(bounds, sizeof bounds, " [%s]", kv_option_range(row, range, sizeof range));
     snprintf(text, sizeof text, "%s%s%s", row->help, bounds, extra);
     print_wrapped(text, COLUMN, COLUMN);
 }
