@@ -1,8 +1,9 @@
-/* jinja.h - the inside of the chat template interpreter: values, syntax tree, context. Only text/template.c and text/jinja_*.c see it.
+/* jinja.h - the inside of the chat template interpreter: values, context, library. Only text/template.c and text/jinja_*.c see it; the
+ * syntax tree is jinja_syntax.h.
  *
  *   source --jinja_lex--> tokens --jinja_parse, jinja_operators, jinja_expr--> nodes --jinja_exec, jinja_eval--> text
  *                                                             values: jinja_value, jinja_str, jinja_dict, jinja_repr
- *                                                             library: jinja_filter*, jinja_method, jinja_test, jinja_format, ...
+ *                                                             library: jinja_filter*, jinja_method*, jinja_test, jinja_format, ...
  *
  * Values are immutable and live in one arena per render (so nothing is freed one by one and a failure cannot leak); strings
  * and lists are views that share their bytes. Every function that can fail returns false after kv_jfail() has left the
@@ -63,7 +64,10 @@ struct kv_jloop;
 struct kv_jmethod;
 struct kv_jcycler;
 struct kv_jrange;
-struct kv_jnode;
+
+/* In jinja_syntax.h. */
+typedef struct kv_jnode kv_jnode;
+typedef struct kv_jnodes kv_jnodes;
 
 typedef struct kv_jval {
     uint8_t type;      /* kv_jtype */
@@ -140,89 +144,6 @@ typedef struct kv_jcycler {
     size_t pos;
 } kv_jcycler;
 
-/* ---- syntax tree --------------------------------------------------------------------------- */
-
-typedef enum kv_jnode_kind {
-    KV_JN_CONST,
-    KV_JN_NAME,
-    KV_JN_LIST,
-    KV_JN_TUPLE,
-    KV_JN_DICT,
-    KV_JN_BINARY,
-    KV_JN_UNARY,
-    KV_JN_AND,
-    KV_JN_OR,
-    KV_JN_NOT,
-    KV_JN_COMPARE,
-    KV_JN_OPERAND,
-    KV_JN_CONCAT,
-    KV_JN_COND,
-    KV_JN_FILTER,
-    KV_JN_TEST,
-    KV_JN_CALL,
-    KV_JN_ATTR,
-    KV_JN_ITEM,
-    KV_JN_SLICE,
-    KV_JN_KEYWORD,
-    KV_JN_STAR,
-    KV_JN_STARSTAR,
-    KV_JN_NSREF,
-    KV_JN_TEXT,
-    KV_JN_PRINT,
-    KV_JN_FOR,
-    KV_JN_IF,
-    KV_JN_SET,
-    KV_JN_SET_BLOCK,
-    KV_JN_FILTER_BLOCK,
-    KV_JN_MACRO,
-    KV_JN_CALL_BLOCK,
-    KV_JN_WITH,
-    KV_JN_GENERATION,
-    KV_JN_BREAK,
-    KV_JN_CONTINUE,
-} kv_jnode_kind;
-
-typedef enum kv_jop {
-    KV_JOP_ADD,
-    KV_JOP_SUB,
-    KV_JOP_MUL,
-    KV_JOP_DIV,
-    KV_JOP_FLOORDIV,
-    KV_JOP_MOD,
-    KV_JOP_POW,
-    KV_JOP_NEG,
-    KV_JOP_POS,
-    KV_JOP_EQ,
-    KV_JOP_NE,
-    KV_JOP_LT,
-    KV_JOP_LE,
-    KV_JOP_GT,
-    KV_JOP_GE,
-    KV_JOP_IN,
-    KV_JOP_NOT_IN,
-} kv_jop;
-
-typedef struct kv_jnodes {
-    struct kv_jnode **items;
-    uint32_t n, cap;
-} kv_jnodes;
-
-/* One shape for all nodes; which fields a kind uses:
- *   BINARY a op b · COMPARE a, args=OPERANDs(op, a) · CONCAT args · COND a=test b=then c=else · FILTER/TEST a, name, args, kwargs
- *   (a NULL in set/filter blocks: the captured text) · CALL a, args, kwargs · ATTR a, name · ITEM a[b] · SLICE a[b:c:d of the
- *   outer ITEM's b] · FOR a=target b=iterable c=filter body orelse · IF a=test body, b=next elif, orelse · SET a=target b=value
- *   MACRO name args=parameters kwargs=defaults body · CALL_BLOCK a=call and as MACRO · WITH args=targets kwargs=values body */
-typedef struct kv_jnode {
-    uint8_t kind, op;
-    bool flag;       /* FOR: recursive; MACRO: uses caller */
-    uint16_t height; /* of the expression tree */
-    uint32_t line;
-    const kv_jstr *name;
-    kv_jval value; /* CONST, TEXT */
-    struct kv_jnode *a, *b, *c;
-    kv_jnodes args, kwargs, body, orelse;
-} kv_jnode;
-
 /* ---- context ------------------------------------------------------------------------------- */
 
 /* Variables of one scope: a short list, searched from the newest. */
@@ -283,64 +204,6 @@ static inline bool kv_jpay_bytes(kv_jctx *ctx, size_t bytes) { return kv_jpay(ct
 bool kv_jenter(kv_jctx *ctx);
 static inline void kv_jleave(kv_jctx *ctx) { ctx->nested--; }
 bool kv_jout(kv_jctx *ctx, const char *data, size_t len);
-
-/* ---- parsing ------------------------------------------------------------------------------- */
-
-typedef enum kv_jtok_type {
-    KV_JT_EOF,
-    KV_JT_DATA,
-    KV_JT_VAR_BEGIN,
-    KV_JT_VAR_END,
-    KV_JT_BLOCK_BEGIN,
-    KV_JT_BLOCK_END,
-    KV_JT_NAME,
-    KV_JT_STRING,
-    KV_JT_INT,
-    KV_JT_FLOAT,
-    KV_JT_OP,
-} kv_jtok_type;
-typedef struct kv_jtok {
-    uint8_t type;
-    char op[3]; /* OP: its characters */
-    uint32_t line;
-    kv_jval value; /* DATA, NAME, STRING: STR (names interned) */
-} kv_jtok;
-typedef struct kv_jtoks {
-    kv_jtok *items;
-    size_t n, cap;
-} kv_jtoks;
-
-typedef struct kv_jparser {
-    kv_jctx *ctx;
-    const kv_jtok *tok;      /* the current one; ends with EOF */
-    size_t depth;            /* nesting of blocks and expressions */
-    size_t soft;             /* inside if or inline if: unknown filters fail only when run */
-    size_t loops;            /* for break, continue */
-    const kv_jnode *unknown; /* the first filter or test that does not exist, outside of any if */
-} kv_jparser;
-
-/* `names` interns identifiers (a dict from text to itself). */
-bool kv_jlex(kv_jctx *ctx, kv_jdict *names, const char *src, size_t len, kv_jtoks *out);
-bool kv_jparse(kv_jctx *ctx, const kv_jtoks *toks, kv_jnodes *body);
-
-/* Shared by statement and expression parser. NULL / false after a failure. */
-kv_jnode *kv_jparse_expr(kv_jparser *p, bool with_cond);
-kv_jnode *kv_jparse_tuple(kv_jparser *p, bool simple, bool with_cond, const char *end_name, bool parens, bool with_ns);
-kv_jnode *kv_jparse_unary(kv_jparser *p, bool with_filter);
-kv_jnode *kv_jparse_filters(kv_jparser *p, kv_jnode *of, bool inline_start);
-kv_jnode *kv_jnode_new(kv_jparser *p, kv_jnode_kind kind, uint32_t line);
-kv_jnode *kv_jnode_single(kv_jparser *p, kv_jnode_kind kind, int op, kv_jnode *a, uint32_t line);
-kv_jnode *kv_jnode_pair(kv_jparser *p, kv_jnode_kind kind, int op, kv_jnode *a, kv_jnode *b, uint32_t line);
-kv_jnode *kv_jnode_finish(kv_jparser *p, kv_jnode *node); /* measures its height */
-bool kv_jnodes_push(kv_jparser *p, kv_jnodes *list, kv_jnode *node);
-bool kv_jtok_is_op(const kv_jtok *tok, const char *op);
-bool kv_jtok_is_name(const kv_jtok *tok, const char *name);
-bool kv_jparse_skip_op(kv_jparser *p, const char *op);
-bool kv_jparse_skip_name(kv_jparser *p, const char *name);
-bool kv_jparse_expect_op(kv_jparser *p, const char *op);
-bool kv_jparse_enter(kv_jparser *p);
-/* "'endif'", "end of template": for messages; `buf` holds 80 bytes. */
-const char *kv_jtok_describe(const kv_jtok *tok, char *buf);
 
 /* ---- values: making and asking ------------------------------------------------------------- */
 
@@ -442,6 +305,26 @@ bool kv_jtojson(kv_jctx *ctx, kv_jval v, const kv_jval *argv, kv_jval *out);
 
 /* ---- evaluation ---------------------------------------------------------------------------- */
 
+typedef enum kv_jop {
+    KV_JOP_ADD,
+    KV_JOP_SUB,
+    KV_JOP_MUL,
+    KV_JOP_DIV,
+    KV_JOP_FLOORDIV,
+    KV_JOP_MOD,
+    KV_JOP_POW,
+    KV_JOP_NEG,
+    KV_JOP_POS,
+    KV_JOP_EQ,
+    KV_JOP_NE,
+    KV_JOP_LT,
+    KV_JOP_LE,
+    KV_JOP_GT,
+    KV_JOP_GE,
+    KV_JOP_IN,
+    KV_JOP_NOT_IN,
+} kv_jop;
+
 typedef enum kv_jflow { KV_J_FAILED, KV_J_NEXT, KV_J_BROKE, KV_J_CONTINUED } kv_jflow;
 kv_jflow kv_jexec(kv_jctx *ctx, const kv_jnodes *body);
 bool kv_jeval(kv_jctx *ctx, const kv_jnode *node, kv_jval *out);
@@ -501,7 +384,7 @@ typedef struct kv_jmethod_row {
     bool (*fn)(kv_jctx *ctx, kv_jval self, const kv_jval *argv, kv_jval *out);
     kv_jfilter_raw_fn raw; /* instead of fn: any arguments */
 } kv_jmethod_row;
-extern const kv_jmethod_row kv_jmethods_str[], kv_jmethods_other[];
+extern const kv_jmethod_row kv_jmethods_str[], kv_jmethods_str_is[], kv_jmethods_other[]; /* end with a NULL name */
 const kv_jmethod_row *kv_jmethod_find(kv_jtype type, const kv_jstr *name);
 bool kv_jmethod_mutates(kv_jval self, const kv_jstr *name);
 bool kv_jmethod_call(kv_jctx *ctx, const kv_jmethod *method, const kv_jargs *args, kv_jval *out);

@@ -2,7 +2,7 @@
  *
  * One recursive function with small helpers kept out of line, so that its C frame stays small; every level is counted
  * (kv_jenter), every node costs a step. ctx->node is always what is being evaluated: messages take line and construct from it. */
-#include "text/jinja.h"
+#include "text/jinja_syntax.h"
 
 #define NOINLINE __attribute__((noinline))
 

@@ -5,7 +5,7 @@
  *           of the conversation, then the global functions. A macro keeps the frame it was defined in.
  *
  * Captured text (set block, macro, ...) is the tail of the one output buffer, cut off when the capture ends. */
-#include "text/jinja.h"
+#include "text/jinja_syntax.h"
 
 static const kv_jstr name_loop = {"loop", 4, 4, NULL, false}, name_caller = {"caller", 6, 6, NULL, false},
                      name_kwargs = {"kwargs", 6, 6, NULL, false}, name_varargs = {"varargs", 7, 7, NULL, false};

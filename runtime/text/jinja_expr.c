@@ -5,7 +5,7 @@
  *
  * Depth of nesting is counted, and chains, which nest to the left without it, are bounded by the height of the tree.
  * Source: jinja2 3.1 parser.py. */
-#include "text/jinja.h"
+#include "text/jinja_syntax.h"
 
 enum { MAX_HEIGHT = 500 };
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <utf8proc.h>
 
-#include "text/jinja.h"
+#include "text/jinja_syntax.h"
 
 typedef struct lexer {
     kv_jctx *ctx;

@@ -3,7 +3,7 @@
  *   inline if > or > and > not > comparison > + - > ~ > * / // % > ** > unary (jinja_expr.c)
  *
  * So 'a' ~ 1 + 2 is ('a' ~ 1) + 2, and ** binds to the left: jinja2's own peculiarities. Source: jinja2 3.1 parser.py. */
-#include "text/jinja.h"
+#include "text/jinja_syntax.h"
 
 static kv_jnode *parse_pow(kv_jparser *p)
 {

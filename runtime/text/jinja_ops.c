@@ -4,7 +4,7 @@
  * `x.name` asks the object first and its keys second, `x['name']` the other way round; what neither has is Undefined. */
 #include <math.h>
 
-#include "text/jinja.h"
+#include "text/jinja_syntax.h"
 
 static const char *const op_names[] = {
     [KV_JOP_ADD] = "+", [KV_JOP_SUB] = "-",  [KV_JOP_MUL] = "*", [KV_JOP_DIV] = "/", [KV_JOP_FLOORDIV] = "//",

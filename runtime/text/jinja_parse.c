@@ -4,7 +4,7 @@
  *   import include extends block and autoescape would need a loader or escaping; they are refused by name and line.
  *
  * An elif chain is a list (b -> next), not nested, so its length costs no depth. Source: jinja2 3.1 parser.py. */
-#include "text/jinja.h"
+#include "text/jinja_syntax.h"
 
 static bool fail_at(kv_jparser *p, const kv_jtok *tok, const char *fmt, const char *what)
 {

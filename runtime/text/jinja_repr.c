@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <utf8proc.h>
 
-#include "text/jinja.h"
+#include "text/jinja_syntax.h"
 
 /* repr(float): fewest digits that round-trip; exponent form below 1e-4 and from 1e16 on. */
 void kv_jfloat_text(double f, char *buf)

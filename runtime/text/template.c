@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "text/jinja.h"
+#include "text/jinja_syntax.h"
 
 enum { MAX_SOURCE_BYTES = 4 << 20, MAX_PARSE_BYTES = 128 << 20, MAX_CONTEXT_DEPTH = 512, NESTED_PER_LEVEL = 12 };
 
