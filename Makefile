@@ -77,8 +77,9 @@ TEST_OBJ := $(call objects,$(TEST_SRC),$(OUT))
 TESTS    := $(patsubst tests/%.c,$(OUT)/tests/%,$(TEST_SRC))
 
 # Tests that need more at link time than the rest: one row each.
-TEST_LDFLAGS_test_alloc_failure := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=free
-TEST_LDFLAGS_test_sampler := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign
+WATCHED_HEAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=posix_memalign,--wrap=free
+TEST_LDFLAGS_test_alloc_failure := $(WATCHED_HEAP)
+TEST_LDFLAGS_test_alloc_decode := $(WATCHED_HEAP)
 
 # ---- what the machine must have --------------------------------------------------------------------
 NEEDS_NOTHING := help clean format uninstall

@@ -2,7 +2,7 @@
  *
  * The sampler works on integer weights and never sorts, so agreement is not by construction. Sets may differ only
  * where the oracle's own cumulative mass comes within 1e-6 of the border; such draws of the generator are counted and
- * must be rare. Linked with --wrap=malloc and friends (Makefile), to count allocations.
+ * must be rare.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,42 +10,12 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <float.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/sampler_internal.h"
-#include "kvasir.h"
-
-/* ---- counted allocations --------------------------------------------------------------------- */
-
-static size_t n_allocations;
-static long fail_after = -1; /* this many more succeed; -1: all */
-
-static int may_allocate(void)
-{
-    n_allocations++;
-    return fail_after < 0 || fail_after-- > 0;
-}
-
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t n, size_t size);
-void *__real_realloc(void *p, size_t n);
-void *__real_aligned_alloc(size_t align, size_t n);
-int __real_posix_memalign(void **p, size_t align, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t n, size_t size);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_aligned_alloc(size_t align, size_t n);
-int __wrap_posix_memalign(void **p, size_t align, size_t n);
-void *__wrap_malloc(size_t n) { return may_allocate() ? __real_malloc(n) : NULL; }
-void *__wrap_calloc(size_t n, size_t size) { return may_allocate() ? __real_calloc(n, size) : NULL; }
-void *__wrap_realloc(void *p, size_t n) { return may_allocate() ? __real_realloc(p, n) : NULL; }
-void *__wrap_aligned_alloc(size_t a, size_t n) { return may_allocate() ? __real_aligned_alloc(a, n) : NULL; }
-int __wrap_posix_memalign(void **p, size_t a, size_t n) { return may_allocate() ? __real_posix_memalign(p, a, n) : 12; }
+#include "tests/sampler_support.h"
 
 /* ---- random logits ---------------------------------------------------------------------------- */
 
@@ -136,30 +106,12 @@ static int oracle(const kvasir_sampler_params *p, const float *logits, int n_voc
     return n;
 }
 
-static kvasir_sampler_params plain(void)
-{
-    kvasir_sampler_params p = kvasir_sampler_params_default();
-    p.temperature = 1;
-    p.top_k = 0;
-    p.top_p = 1;
-    p.min_p = 0;
-    return p;
-}
-
-static kvasir_sampler *open_sampler(const kvasir_sampler_params *p, int n_vocab)
-{
-    kvasir_sampler *s = NULL;
-    kvasir_error err = {0};
-    if (kvasir_sampler_open(p, n_vocab, &s, &err) != KVASIR_OK) fail_msg("%s", err.message);
-    return s;
-}
-
 static int by_id(const void *a, const void *b) { return kv_candidate_id(a) - kv_candidate_id(b); }
 
 /* The sampler's candidates against the oracle's. False: the border was too near to judge. */
 static int agrees(const kvasir_sampler_params *p, float *logits, int n_vocab)
 {
-    kvasir_sampler *s = open_sampler(p, n_vocab);
+    kvasir_sampler *s = must_open_sampler(p, n_vocab);
     item *want = malloc((size_t)n_vocab * sizeof *want);
     double margin;
     int n_want = oracle(p, logits, n_vocab, want, &margin);
@@ -195,7 +147,7 @@ static void compare(void (*set)(kvasir_sampler_params *p, int n_vocab))
         float *logits = malloc((size_t)sizes[i] * sizeof *logits);
         for (size_t j = 0; j < sizeof spreads / sizeof *spreads; j++) {
             for (int round = 0; round < (sizes[i] > 10000 ? 3 : 20); round++, n++) {
-                kvasir_sampler_params p = plain();
+                kvasir_sampler_params p = plain_sampling();
                 rng_state = i * 1000003 + j * 10007 + (unsigned)round;
                 set(&p, sizes[i]);
                 fill_logits(logits, sizes[i], spreads[j]);
@@ -241,10 +193,10 @@ static void equal_logits_keep_the_lowest_ids(void **state)
     enum { N = 5000 };
     static float logits[N];
     for (int stage = 0; stage < 2; stage++) {
-        kvasir_sampler_params p = plain();
+        kvasir_sampler_params p = plain_sampling();
         if (stage == 0) p.top_k = 40;
         if (stage == 1) p.top_p = 0.0079f; /* 39.5 of 5000 */
-        kvasir_sampler *s = open_sampler(&p, N);
+        kvasir_sampler *s = must_open_sampler(&p, N);
         for (int i = 0; i < N; i++) logits[i] = 2.5f;
         const kv_candidates *c = kv_sampler_filter(s, logits);
         assert_int_equal(c->n, 40);
@@ -257,11 +209,11 @@ static void a_border_reached_exactly_is_enough(void **state)
 {
     (void)state;
     for (int stage = 0; stage < 3; stage++) {
-        kvasir_sampler_params p = plain();
+        kvasir_sampler_params p = plain_sampling();
         if (stage == 0) p.top_p = 0.5f;
         if (stage == 1) p.typical_p = 0.5f;
         if (stage == 2) p.min_p = 1;
-        kvasir_sampler *s = open_sampler(&p, 8);
+        kvasir_sampler *s = must_open_sampler(&p, 8);
         float logits[8] = {3, 3, 3, 3, 3, 3, 3, 3};
         if (stage == 2) logits[1] = logits[4] = logits[5] = logits[7] = 2.99f;
         assert_int_equal(kv_sampler_filter(s, logits)->n, 4);
@@ -275,7 +227,7 @@ static void top_k_holds_for_rising_and_falling_logits(void **state)
     enum { N = 1000 };
     float logits[N];
     for (int rising = 0; rising < 2; rising++) {
-        kvasir_sampler_params p = plain();
+        kvasir_sampler_params p = plain_sampling();
         p.top_k = 7;
         for (int i = 0; i < N; i++) logits[i] = (float)(rising ? i : -i) * 0.01f;
         assert_true(agrees(&p, logits, N));
@@ -290,7 +242,7 @@ static void greedy_takes_the_lowest_id_of_the_best(void **state)
     enum { N = 37 };
     kvasir_sampler_params p = kvasir_sampler_params_default();
     p.temperature = 0;
-    kvasir_sampler *s = open_sampler(&p, N);
+    kvasir_sampler *s = must_open_sampler(&p, N);
     float logits[N];
     for (int first = 0; first < N; first++) {
         for (int i = 0; i < N; i++) logits[i] = i >= first ? -1.5f : -2.0f;
@@ -303,10 +255,10 @@ static void bias_adds_and_forbids(void **state)
 {
     (void)state;
     kvasir_logit_bias bias[] = {{0, 1.5f}, {1, -INFINITY}, {3, -2.0f}, {3, 0.5f}};
-    kvasir_sampler_params p = plain();
+    kvasir_sampler_params p = plain_sampling();
     p.logit_bias = bias;
     p.n_logit_bias = 4;
-    kvasir_sampler *s = open_sampler(&p, 4);
+    kvasir_sampler *s = must_open_sampler(&p, 4);
     bias[0].bias = 99; /* copied at open */
     float logits[4] = {1, 9, 1, 1};
     const kv_candidates *c = kv_sampler_filter(s, logits);
@@ -324,12 +276,12 @@ static void penalties_count_exactly_the_window(void **state)
     enum { N = 50, STEPS = 400 };
     static const int windows[] = {-1, 0, 1, 2, 7, 64, 1000};
     for (size_t w = 0; w < sizeof windows / sizeof *windows; w++) {
-        kvasir_sampler_params p = plain();
+        kvasir_sampler_params p = plain_sampling();
         p.repeat_last_n = windows[w];
         p.repeat_penalty = 1.3f;
         p.presence_penalty = 0.5f;
         p.frequency_penalty = 0.25f;
-        kvasir_sampler *s = open_sampler(&p, N);
+        kvasir_sampler *s = must_open_sampler(&p, N);
         int history[STEPS];
         rng_state = w;
         for (int step = 0; step < STEPS; step++) {
@@ -367,7 +319,7 @@ static void draws_follow_the_distribution_by_chi_square(void **state)
     (void)state;
     enum { N = 40, DRAWS = 40000 };
     for (unsigned seed = 1; seed <= 4; seed++) {
-        kvasir_sampler_params p = plain();
+        kvasir_sampler_params p = plain_sampling();
         p.seed = seed;
         p.temperature = seed == 1 ? 1.0f : 0.7f;
         p.top_k = seed == 2 ? 20 : 0;
@@ -378,7 +330,7 @@ static void draws_follow_the_distribution_by_chi_square(void **state)
         item want[N];
         double margin, chi = 0;
         int n = oracle(&p, logits, N, want, &margin), seen[N] = {0};
-        kvasir_sampler *s = open_sampler(&p, N);
+        kvasir_sampler *s = must_open_sampler(&p, N);
         for (int i = 0; i < DRAWS; i++) {
             memcpy(copy, logits, sizeof copy);
             seen[kvasir_sampler_sample(s, copy)]++;
@@ -407,7 +359,7 @@ static void same_seed_gives_the_same_tokens_and_another_seed_others(void **state
         kvasir_sampler_params p = kvasir_sampler_params_default();
         p.seed = r == 2 ? 8 : 7;
         p.repeat_penalty = 1.1f;
-        kvasir_sampler *s = open_sampler(&p, N);
+        kvasir_sampler *s = must_open_sampler(&p, N);
         for (int twice = 0; twice < (r == 1 ? 2 : 1); twice++) { /* run 1 shows the second half of a reset */
             kvasir_sampler_reset(s, p.seed);
             rng_state = 5;
@@ -421,204 +373,6 @@ static void same_seed_gives_the_same_tokens_and_another_seed_others(void **state
     }
     assert_memory_equal(run[0], run[1], sizeof run[0]);
     assert_memory_not_equal(run[0], run[2], sizeof run[0]);
-}
-
-/* ---- strange numbers --------------------------------------------------------------------------- */
-
-static void nan_counts_as_minus_infinity(void **state)
-{
-    (void)state;
-    for (int mode = 0; mode < 6; mode++) {
-        kvasir_sampler_params p = plain();
-        if (mode == 0) p.temperature = 0;
-        if (mode == 1) p.top_k = 2;
-        if (mode == 2) p.top_p = 0.99f;
-        if (mode == 3) p.min_p = 0.01f;
-        if (mode == 4) p.typical_p = 0.99f;
-        kvasir_sampler *s = open_sampler(&p, 4);
-        for (int i = 0; i < 50; i++) {
-            float one[4] = {NAN, -INFINITY, 1, NAN}, none[4] = {NAN, -INFINITY, NAN, NAN};
-            float infinite[4] = {INFINITY, INFINITY, NAN, -INFINITY}, sure[4] = {5, NAN, INFINITY, -1};
-            assert_int_equal(kvasir_sampler_sample(s, one), 2);
-            assert_int_equal(kvasir_sampler_sample(s, none), -1);
-            assert_int_equal(kvasir_sampler_sample(s, infinite), -1);
-            assert_int_equal(kvasir_sampler_sample(s, sure), 2);
-        }
-        kvasir_sampler_close(s);
-    }
-}
-
-static void extreme_logits_and_temperatures_stay_defined(void **state)
-{
-    (void)state;
-    static const float temperatures[] = {1e-45f, 1e-30f, 1, 1e30f, FLT_MAX};
-    for (size_t i = 0; i < sizeof temperatures / sizeof *temperatures; i++) {
-        kvasir_logit_bias bias = {1, FLT_MAX};
-        kvasir_sampler_params p = plain();
-        p.temperature = temperatures[i];
-        p.repeat_penalty = 1000;
-        p.frequency_penalty = -1000;
-        p.logit_bias = &bias;
-        p.n_logit_bias = 1;
-        kvasir_sampler *s = open_sampler(&p, 3);
-        kvasir_sampler_accept(s, 0);
-        for (int j = 0; j < 20; j++) {
-            float logits[3] = {-FLT_MAX, FLT_MAX, FLT_MIN};
-            kvasir_token t = kvasir_sampler_sample(s, logits);
-            assert_in_range(t, 0, 2);
-            if (temperatures[i] <= 1) assert_int_equal(t, 1);
-        }
-        kvasir_sampler_close(s);
-    }
-}
-
-static void a_bad_parameter_is_named_with_its_range(void **state)
-{
-    (void)state;
-    kvasir_logit_bias outside = {10, 0}, nan_bias = {1, NAN};
-    struct {
-        const char *name, *range;
-        kvasir_sampler_params p;
-        int n_vocab;
-    } rows[14];
-    for (size_t i = 0; i < 14; i++) rows[i].p = plain(), rows[i].n_vocab = 10, rows[i].range = "";
-    int n = 0;
-#define ROW(field, value, text) (rows[n].name = #field, rows[n].p.field = (value), rows[n++].range = (text))
-    ROW(temperature, NAN, "finite");
-    ROW(temperature, INFINITY, "finite");
-    ROW(top_k, -1, "0");
-    ROW(top_p, NAN, "at least 0 and at most 1");
-    ROW(top_p, 1.5f, "at most 1");
-    ROW(min_p, -0.1f, "at least 0");
-    ROW(typical_p, 2.0f, "at most 1");
-    ROW(repeat_penalty, 0.0f, "greater than 0");
-    ROW(presence_penalty, INFINITY, "1000");
-    ROW(frequency_penalty, NAN, "1000");
-    ROW(repeat_last_n, -2, "-1");
-    ROW(logit_bias, &outside, "0 to 9");
-    ROW(logit_bias, &nan_bias, "finite");
-    rows[11].p.n_logit_bias = rows[12].p.n_logit_bias = 1;
-    rows[13].name = "n_vocab", rows[13].n_vocab = 0;
-    for (size_t i = 0; i < 14; i++) {
-        kvasir_sampler *s = (void *)&rows;
-        kvasir_error err = {0};
-        assert_int_equal(kvasir_sampler_open(&rows[i].p, rows[i].n_vocab, &s, &err), KVASIR_ERR_ARGUMENT);
-        assert_ptr_equal(s, &rows); /* untouched */
-        if (!strstr(err.message, rows[i].name) || !strstr(err.message, rows[i].range))
-            fail_msg("row %zu: %s", i, err.message);
-    }
-}
-
-/* ---- memory and time ---------------------------------------------------------------------------- */
-
-static void sampling_allocates_nothing(void **state)
-{
-    (void)state;
-    enum { N = 5000 };
-    static float logits[N];
-    for (int mode = 0; mode < 4; mode++) {
-        kvasir_sampler_params p = kvasir_sampler_params_default();
-        p.repeat_penalty = 1.1f;
-        p.repeat_last_n = mode == 3 ? -1 : 64;
-        if (mode == 1) p.temperature = 0;
-        if (mode >= 2) p.top_k = 0, p.typical_p = 0.9f;
-        size_t at_open = n_allocations;
-        kvasir_sampler *s = open_sampler(&p, N);
-        assert_true(n_allocations > at_open); /* the counter works */
-        size_t before = n_allocations;
-        for (int i = 0; i < 100; i++) {
-            fill_logits(logits, N, 3);
-            kvasir_sampler_accept(s, kvasir_sampler_sample(s, logits));
-        }
-        kvasir_sampler_reset(s, 3);
-        assert_int_equal(n_allocations, before);
-        kvasir_sampler_close(s);
-    }
-}
-
-static void a_failed_allocation_is_an_error_without_a_leak(void **state)
-{
-    (void)state;
-    kvasir_logit_bias bias = {1, 1};
-    kvasir_sampler_params p = kvasir_sampler_params_default();
-    p.repeat_penalty = 1.1f;
-    p.logit_bias = &bias;
-    p.n_logit_bias = 1;
-    int n_failed = 0;
-    for (long n = 0;; n++) { /* leaks are for AddressSanitizer to see */
-        kvasir_sampler *s = NULL;
-        kvasir_error err = {0};
-        fail_after = n;
-        kvasir_code code = kvasir_sampler_open(&p, 100, &s, &err);
-        fail_after = -1;
-        if (code == KVASIR_OK) {
-            kvasir_sampler_close(s);
-            break;
-        }
-        n_failed++;
-        assert_int_equal(code, KVASIR_ERR_MEMORY);
-        assert_null(s);
-        assert_true(strlen(err.message) > 0);
-    }
-    assert_true(n_failed >= 4);
-}
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define IS_INSTRUMENTED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(undefined_behavior_sanitizer)
-#define IS_INSTRUMENTED 1
-#endif
-#endif
-#ifndef IS_INSTRUMENTED
-#define IS_INSTRUMENTED 0
-#endif
-
-/* One read of the vocabulary is the least any sampler does; a sort would be some 100 of them. Best of several, CPU
- * time of this thread, so that a busy machine does not decide. */
-static void a_large_vocabulary_costs_a_few_passes(void **state)
-{
-    (void)state;
-    enum { N = 262144, ROUNDS = 15 };
-    static float source[N], logits[N];
-    rng_state = 11;
-    fill_logits(source, N, 2.5);
-    const double limits[] = {12, 12, 60, 60}; /* passes; the last two look at every token's probability */
-    for (int mode = 0; mode < 4; mode++) {
-        kvasir_sampler_params p = kvasir_sampler_params_default();
-        if (mode == 0) p.temperature = 0;
-        if (mode >= 2) p.top_k = 0;
-        if (mode == 3) p.typical_p = 0.9f;
-        kvasir_sampler *s = open_sampler(&p, N);
-        double best = 1e9, pass = 1e9;
-        volatile float sink = 0;
-        for (int round = 0; round < ROUNDS; round++) {
-            memcpy(logits, source, sizeof logits);
-            double t0 = seconds();
-            float max = -INFINITY;
-            for (int i = 0; i < N; i++) max = logits[i] > max ? logits[i] : max;
-            sink = max;
-            double t1 = seconds();
-            kvasir_sampler_sample(s, logits);
-            double t2 = seconds();
-            pass = fmin(pass, t1 - t0);
-            best = fmin(best, t2 - t1);
-        }
-        (void)sink;
-        kvasir_sampler_close(s);
-        print_message("  mode %d: %.0f us, %.1f plain passes\n", mode, best * 1e6, best / pass);
-        /* Sanitizers slow the two sides differently; a sort would still be above this. */
-        double limit = limits[mode] * (IS_INSTRUMENTED ? 10 : 1);
-        if (best > limit * pass)
-            fail_msg("mode %d: %.0f us is %.1f passes, limit %.0f", mode, best * 1e6, best / pass, limit);
-    }
 }
 
 int main(void)
@@ -639,12 +393,6 @@ int main(void)
         cmocka_unit_test(penalties_count_exactly_the_window),
         cmocka_unit_test(draws_follow_the_distribution_by_chi_square),
         cmocka_unit_test(same_seed_gives_the_same_tokens_and_another_seed_others),
-        cmocka_unit_test(nan_counts_as_minus_infinity),
-        cmocka_unit_test(extreme_logits_and_temperatures_stay_defined),
-        cmocka_unit_test(a_bad_parameter_is_named_with_its_range),
-        cmocka_unit_test(sampling_allocates_nothing),
-        cmocka_unit_test(a_failed_allocation_is_an_error_without_a_leak),
-        cmocka_unit_test(a_large_vocabulary_costs_a_few_passes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
