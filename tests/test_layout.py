@@ -12,7 +12,8 @@ for below, area in (("kernels", "cache"), ("cache", "attention"), ("attention", 
 MAY_INCLUDE["text"] = ["base", "gguf"]
 MAY_INCLUDE["constraint"] = ["base", "gguf", "text"]
 MAY_INCLUDE["engine"] = MAY_INCLUDE["engine"] + ["text", "constraint"]
-MAX_LINES = 600
+MAX_LINES = 550
+MAX_PUBLIC_HEADER_LINES = 650  # the only header that programs see stays one file
 
 tracked = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True)
 FILES = sorted(f for f in tracked.stdout.split("\n") if f and os.path.exists(f))
@@ -97,8 +98,8 @@ def architecture_is_never_asked_in_the_model():
 
 
 def files_stay_small():
-    return [f"{f}: {n} lines" for f in FILES if (f.endswith((".c", ".h")) and not f.startswith("tests/")) or f.startswith(("scripts/", "Makefile"))
-            for n in [text(f).count("\n")] if n > MAX_LINES]
+    return [f"{f}: {n} lines" for f in FILES if f.endswith((".c", ".h")) or f.startswith(("scripts/", "Makefile"))
+            for n in [text(f).count("\n")] if n > (MAX_PUBLIC_HEADER_LINES if f == "runtime/kvasir.h" else MAX_LINES)]
 
 
 def files_open_with_what_they_are():

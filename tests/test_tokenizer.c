@@ -420,54 +420,6 @@ static void streaming_shows_what_the_whole_text_has(void **state)
     close_file(o[1]);
 }
 
-static void utf8_stream_does_not_depend_on_where_it_is_cut(void **state)
-{
-    (void)state;
-    uint64_t seed = 7;
-    for (int round = 0; round < 3000; round++) {
-        char text[48], whole[3 * 48 + 16], parts[3 * 48 + 64];
-        size_t len = next_random(&seed) % sizeof text;
-        for (size_t i = 0; i < len; i++) {
-            text[i] = "ab\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\xff\xc0\xed\xa0\xf4\x90\x80\x80"[next_random(&seed) % 20];
-        }
-        kvasir_utf8_stream a = {0}, b = {0};
-        size_t n_whole = kvasir_utf8_push(&a, text, len, whole);
-        n_whole += kvasir_utf8_finish(&a, whole + n_whole);
-        size_t n_parts = 0;
-        for (size_t pos = 0; pos < len;) {
-            size_t step = next_random(&seed) % 5;
-            if (step > len - pos) step = len - pos;
-            n_parts += kvasir_utf8_push(&b, text + pos, step, parts + n_parts);
-            assert_int_equal(kv_utf8_valid_prefix(parts, n_parts), n_parts);
-            pos += step;
-        }
-        n_parts += kvasir_utf8_finish(&b, parts + n_parts);
-        assert_int_equal(n_parts, n_whole);
-        assert_memory_equal(parts, whole, n_whole);
-    }
-}
-
-/* Python: bytes.decode("utf-8", "replace"). */
-static void broken_utf8_becomes_one_replacement_per_maximal_subpart(void **state)
-{
-    (void)state;
-#define FFFD "\xef\xbf\xbd"
-    static const char *const cases[][2] = {
-        {"a\xe2\x82z", "a" FFFD "z"},     {"\xf0\x9f\x98", FFFD},
-        {"\xc0\xaf", FFFD FFFD},          {"\xed\xa0\x80", FFFD FFFD FFFD},
-        {"\xf4\x90\x80", FFFD FFFD FFFD}, {"\x80\xc3\xa9", FFFD "\xc3\xa9"},
-        {"\xe0\x80\x80", FFFD FFFD FFFD}, {"\xe2\x82\xe2\x82\xac", FFFD "\xe2\x82\xac"},
-    };
-    for (size_t i = 0; i < KV_COUNT(cases); i++) {
-        char out[64];
-        kvasir_utf8_stream s = {0};
-        size_t n = kvasir_utf8_push(&s, cases[i][0], strlen(cases[i][0]), out);
-        n += kvasir_utf8_finish(&s, out + n);
-        assert_int_equal(n, strlen(cases[i][1]));
-        assert_memory_equal(out, cases[i][1], n);
-    }
-}
-
 /* ---- pre-tokenizers ------------------------------------------------------------------------------ */
 
 static void jit_and_interpreter_cut_alike_and_lose_nothing(void **state)
@@ -543,8 +495,6 @@ int main(void)
         cmocka_unit_test(detokenizing_hides_control_tokens_and_refuses_ids_outside),
         cmocka_unit_test(random_bytes_come_back),
         cmocka_unit_test(streaming_shows_what_the_whole_text_has),
-        cmocka_unit_test(utf8_stream_does_not_depend_on_where_it_is_cut),
-        cmocka_unit_test(broken_utf8_becomes_one_replacement_per_maximal_subpart),
         cmocka_unit_test(jit_and_interpreter_cut_alike_and_lose_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
