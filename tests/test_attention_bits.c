@@ -196,8 +196,8 @@ static void try_company(const subject *s, const kvasir_want wants[3])
             const size_t at = kvasir_engine_n_tokens(e, seq), left = N - at;
             const size_t n = (round + (size_t)seq) % 4 == 3 ? 1 : left < chunks[seq] ? left : chunks[seq];
             if (left == 0) continue;
-            steps[n_steps++] = (kvasir_step){
-                .seq = seq, .tokens = s->tokens + at, .n_tokens = n, .want = wants[(round + n_steps) % 3]};
+            const kvasir_want want = wants[(round + n_steps) % 3];
+            steps[n_steps++] = (kvasir_step){.seq = seq, .tokens = s->tokens + at, .n_tokens = n, .want = want};
         }
         if (n_steps == 0) break;
         assert_int_equal(kvasir_engine_eval(e, steps, n_steps, NULL), KVASIR_OK);
