@@ -18,22 +18,15 @@ enum { MAX_TEXT_BYTES = 1 << 28 };
 
 static const kv_opt ALL_ROWS[] = {PROMPT_ROW, FILE_ROW, TOKENS_ROW, {0}};
 static const kv_opt TEXT_ROWS[] = {PROMPT_ROW, FILE_ROW, {0}};
-static const kv_opt TOKEN_ROWS[] = {TOKENS_ROW, {0}};
 
 kv_opt_group kv_group_source(kv_source *source) { return (kv_opt_group){"Input", ALL_ROWS, source}; }
 kv_opt_group kv_group_text_source(kv_source *source) { return (kv_opt_group){"Input", TEXT_ROWS, source}; }
-kv_opt_group kv_group_token_source(kv_source *source) { return (kv_opt_group){"Input", TOKEN_ROWS, source}; }
 
 /* "-p TEXT, -f FILE or -": the sources that the command has. */
 static const char *source_names(const kv_command *command)
 {
-    bool has_text = false, has_tokens = false;
-    for (int g = 0; g < command->n_groups; g++) {
-        const kv_opt *rows = command->groups[g].options;
-        has_text |= rows == ALL_ROWS || rows == TEXT_ROWS;
-        has_tokens |= rows == ALL_ROWS || rows == TOKEN_ROWS;
-    }
-    if (!has_text) return "--tokens 1,2,3 or - (standard input)";
+    bool has_tokens = false;
+    for (int g = 0; g < command->n_groups; g++) has_tokens |= command->groups[g].options == ALL_ROWS;
     return has_tokens ? "-p TEXT, -f FILE, - (standard input) or --tokens 1,2,3"
                       : "-p TEXT, -f FILE or - (standard input)";
 }

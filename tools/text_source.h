@@ -13,9 +13,8 @@ typedef struct kv_source {
     const char *operand; /* set command.args to &source.operand with max_args 1 */
 } kv_source;
 
-kv_opt_group kv_group_source(kv_source *source);       /* -p -f --tokens */
-kv_opt_group kv_group_text_source(kv_source *source);  /* -p -f */
-kv_opt_group kv_group_token_source(kv_source *source); /* --tokens */
+kv_opt_group kv_group_source(kv_source *source);      /* -p -f --tokens */
+kv_opt_group kv_group_text_source(kv_source *source); /* -p -f */
 
 /* Exactly one source must be there. Returns KV_PARSED or the exit status of a usage error. */
 int kv_source_check(kv_source *source, const kv_command *command);

@@ -120,7 +120,7 @@ size_t kv_tile_next_page(const kv_tile *t, size_t page)
     return next;
 }
 
-size_t kv_tile_next_page_before(const kv_tile *t, size_t page, size_t end)
+static size_t next_page_before(const kv_tile *t, size_t page, size_t end)
 {
     if (t->selection || t->n_queries > KV_DECODE_ROWS) return kv_min_size(kv_tile_next_page(t, page), end);
     for (; page < end; page++)
@@ -208,8 +208,8 @@ void kv_tile_attend_split(const kv_attend_job *job, const kv_segment *seg, int k
                            .scores = t->scores,
                            .q8 = &t->q8,
                            .gemm_scratch = t->gemm_scratch};
-    for (size_t page = kv_tile_next_page_before(t, split * KV_SPLIT_PAGES, end), next; page < end; page = next) {
-        next = kv_tile_next_page_before(t, page + 1, end);
+    for (size_t page = next_page_before(t, split * KV_SPLIT_PAGES, end), next; page < end; page = next) {
+        next = next_page_before(t, page + 1, end);
         set_next(job, next < end ? (kv_page_spot){seg, next, kv_head} : after, t->n_rows, &args);
         if (t->selection)
             args.seen = kv_select_masks(t->selection, page);

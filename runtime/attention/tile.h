@@ -69,8 +69,6 @@ void kv_tile_select(const kv_attend_job *job, const kv_segment *seg, int kv_head
 
 /* First page >= `page` that some query of the tile sees. */
 size_t kv_tile_next_page(const kv_tile *t, size_t page);
-/* The same within [page, end), `end` when there is none: does not look at what lies behind. */
-size_t kv_tile_next_page_before(const kv_tile *t, size_t page, size_t end);
 
 /* Runs the visible pages of a split, of which there is one at least, through the online softmax. State starts anew. `after`: what this
  * thread probably reads then. */

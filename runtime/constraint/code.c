@@ -162,8 +162,6 @@ void kv_build_call(kv_builder *b, int32_t rule)
     emit_jump(b, KV_OP_CALL, rule);
 }
 
-void kv_build_nothing(kv_builder *b) { b->item = b->n_code; }
-
 void kv_build_never(kv_builder *b)
 {
     b->item = b->n_code;

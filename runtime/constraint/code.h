@@ -95,8 +95,7 @@ void kv_build_take_up(kv_builder *b, kv_aside *kept);
 void kv_build_bytes(kv_builder *b, uint8_t lo, uint8_t hi);
 void kv_build_text(kv_builder *b, const char *text, size_t len);
 void kv_build_call(kv_builder *b, int32_t rule);
-void kv_build_nothing(kv_builder *b); /* the empty text */
-void kv_build_never(kv_builder *b);   /* no text at all */
+void kv_build_never(kv_builder *b); /* no text at all */
 
 /* ( a | b | c ): open, items, or, items, or, items, close. The group is then the last item. */
 void kv_build_open(kv_builder *b);

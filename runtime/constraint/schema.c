@@ -51,7 +51,8 @@ static bool check_keywords(kv_schema *s, const json_t *schema, const char *path)
     return true;
 }
 
-bool kv_schema_is_bare(const json_t *schema, const char *except)
+/* Whether nothing but annotations is in it, apart from `except`. */
+static bool is_bare(const json_t *schema, const char *except)
 {
     const char *name;
     json_t *value;
@@ -163,7 +164,7 @@ json_t *kv_schema_resolve(kv_schema *s, json_t *schema, const char *path)
         json_t *ref = json_object_get(schema, "$ref");
         if (!ref) return schema;
         json_t *target = target_of(s, ref, path);
-        if (!target || kv_schema_is_bare(schema, "$ref")) {
+        if (!target || is_bare(schema, "$ref")) {
             schema = target;
             continue;
         }
@@ -232,7 +233,7 @@ static void alternatives(kv_schema *s, json_t *schema, const char *key, const ch
         return;
     }
     if (strcmp(key, "oneOf") == 0 && !check_one_of(s, schema, branches, path)) return;
-    json_t *rest = kv_schema_is_bare(schema, key) ? NULL : without(s, schema, key);
+    json_t *rest = is_bare(schema, key) ? NULL : without(s, schema, key);
     kv_build_open(b);
     for (size_t i = 0; i < json_array_size(branches) && b->failed == KVASIR_OK; i++) {
         char index[24];
@@ -267,7 +268,7 @@ static void compile(kv_schema *s, json_t *schema, const char *path)
     }
     if (!check_keywords(s, schema, path)) return;
     json_t *ref = json_object_get(schema, "$ref");
-    if (ref && kv_schema_is_bare(schema, "$ref")) {
+    if (ref && is_bare(schema, "$ref")) {
         json_t *target = target_of(s, ref, path);
         if (target) kv_build_call(b, kv_schema_rule(s, target, json_string_value(ref)));
         return;

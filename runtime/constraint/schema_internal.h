@@ -38,8 +38,6 @@ bool kv_schema_count(kv_schema *s, const json_t *schema, const char *path, const
 const char *kv_schema_path(kv_schema *s, const char *path, const char *key);
 /* Follows $ref while there is nothing else; NULL after an error. */
 json_t *kv_schema_resolve(kv_schema *s, json_t *schema, const char *path);
-/* Whether nothing but annotations is in it, apart from `except` (may be NULL). */
-bool kv_schema_is_bare(const json_t *schema, const char *except);
 /* A keyword that restricts nothing. */
 bool kv_schema_is_annotation(const char *name);
 
@@ -56,24 +54,19 @@ json_t *kv_schema_copy(kv_schema *s, const json_t *object);
 bool kv_schema_spend(kv_schema *s, uint64_t values);
 
 /* ---- items that they write ---- */
-void kv_schema_ws(kv_schema *s);
 void kv_schema_by_type(kv_schema *s, json_t *schema, const char *path);    /* what no other keyword decides */
 void kv_schema_enum(kv_schema *s, const json_t *schema, const char *path); /* const, too */
 void kv_schema_true(kv_schema *s); /* any value, spelled out: the body of one rule */
-void kv_schema_any(kv_schema *s);  /* a call of that rule */
 void kv_schema_object(kv_schema *s, json_t *schema, const char *path);
 void kv_schema_array(kv_schema *s, json_t *schema, const char *path);
 void kv_schema_string(kv_schema *s, json_t *schema, const char *path);
 void kv_schema_number(kv_schema *s, json_t *schema, const char *path, bool is_integer);
 void kv_schema_literal(kv_schema *s, const json_t *value, const char *path); /* of const and enum */
-int32_t kv_schema_any_string(kv_schema *s);
 int32_t kv_schema_any_number(kv_schema *s);
 
 /* ---- schema_regex.c ---- */
 /* The pattern over characters of a JSON string, without the quotes. Errors name the path. */
 void kv_schema_regex(kv_schema *s, const char *pattern, size_t len, const char *path);
-/* One character of the set as it stands in a JSON string: raw where it may, escaped where it must be. */
-void kv_schema_chars(kv_schema *s, kv_charset *set);
 void kv_schema_key(kv_schema *s, const char *text, size_t len); /* a string, quoted and escaped */
 
 #endif

@@ -6,7 +6,7 @@
  * Properties come in the order of the schema. Other ones, where they are allowed, come last and have none of the declared names. */
 #include "constraint/schema_internal.h"
 
-void kv_schema_ws(kv_schema *s)
+static void ws(kv_schema *s)
 {
     kv_aside kept;
     kv_builder *b = s->b;
@@ -79,11 +79,11 @@ static int32_t other_key(object *o)
 
 static void pair(object *o, int32_t value)
 {
-    kv_schema_ws(o->s);
+    ws(o->s);
     kv_build_text(o->s->b, ":", 1);
-    kv_schema_ws(o->s);
+    ws(o->s);
     kv_build_call(o->s->b, value);
-    kv_schema_ws(o->s);
+    ws(o->s);
 }
 
 static void property(object *o, const char *name, json_t *schema)
@@ -101,7 +101,7 @@ static void other(object *o)
 static void comma(object *o)
 {
     kv_build_text(o->s->b, ",", 1);
-    kv_schema_ws(o->s);
+    ws(o->s);
 }
 
 static void others_behind(object *o, uint32_t most)
@@ -249,7 +249,7 @@ void kv_schema_object(kv_schema *s, json_t *schema, const char *path)
         return;
     }
     kv_build_text(b, "{", 1);
-    kv_schema_ws(s);
+    ws(s);
     write_first(&o, jumps, n);
     write_rest(&o, jumps, n);
     kv_build_text(b, "}", 1);
@@ -262,10 +262,10 @@ static void element(kv_schema *s, int32_t rule, bool with_comma)
 {
     if (with_comma) {
         kv_build_text(s->b, ",", 1);
-        kv_schema_ws(s);
+        ws(s);
     }
     kv_build_call(s->b, rule);
-    kv_schema_ws(s);
+    ws(s);
 }
 
 /* `n` more of the same behind `before` elements: at least min, at most max in all. */
@@ -314,7 +314,7 @@ void kv_schema_array(kv_schema *s, json_t *schema, const char *path)
         return;
     }
     kv_build_text(b, "[", 1);
-    kv_schema_ws(s);
+    ws(s);
     for (uint32_t i = 0; i < n && b->failed == KVASIR_OK; i++)
         element(s, kv_schema_rule(s, json_array_get(prefix, i), kv_schema_path(s, path, "prefixItems")), i > 0);
     if (!no_more && max > n) {

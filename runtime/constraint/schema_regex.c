@@ -33,7 +33,8 @@ static void escaped(kv_builder *b, uint32_t cp)
     kv_build_text(b, text, strlen(text));
 }
 
-void kv_schema_chars(kv_schema *s, kv_charset *set)
+/* One character of the set as it stands in a JSON string: raw where it may, escaped where it must be. */
+static void one_of_chars(kv_schema *s, kv_charset *set)
 {
     kv_builder *b = s->b;
     bool needs[128] = {false};
@@ -169,7 +170,7 @@ static bool class(regex *r)
         if (ok && has_shorthand) ok = kv_charset_remove(&set, 0x7F, KV_MAX_CHAR);
         if (!ok) kv_build_fail_memory(r->s->b);
     }
-    if (ok) kv_schema_chars(r->s, &set);
+    if (ok) one_of_chars(r->s, &set);
     kv_charset_deinit(&set);
     return ok;
 }
@@ -177,7 +178,7 @@ static bool class(regex *r)
 static bool set_item(regex *r, kv_charset *set, bool ok)
 {
     if (ok)
-        kv_schema_chars(r->s, set);
+        one_of_chars(r->s, set);
     else
         kv_build_fail_memory(r->s->b);
     kv_charset_deinit(set);

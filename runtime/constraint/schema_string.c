@@ -113,7 +113,7 @@ static void one_char(kv_schema *s, bool with_unicode)
     kv_build_close(s->b);
 }
 
-int32_t kv_schema_any_string(kv_schema *s)
+static int32_t any_string(kv_schema *s)
 {
     kv_aside kept;
     if (s->string != KV_NO_RULE) return s->string;
@@ -179,7 +179,7 @@ void kv_schema_string(kv_schema *s, json_t *schema, const char *path)
     }
     const bool by_size = min > 0 || max != KV_REPEAT_FOREVER;
     if (!by_size && !pattern && !format) {
-        kv_build_call(s->b, kv_schema_any_string(s));
+        kv_build_call(s->b, any_string(s));
         return;
     }
     int32_t rules[3];

@@ -78,7 +78,7 @@ void kv_schema_enum(kv_schema *s, const json_t *schema, const char *path)
     kv_build_close(b);
 }
 
-void kv_schema_any(kv_schema *s)
+static void any(kv_schema *s)
 {
     if (s->value == KV_NO_RULE) s->value = kv_schema_rule(s, json_true(), "value");
     kv_build_call(s->b, s->value);
@@ -151,7 +151,7 @@ void kv_schema_by_type(kv_schema *s, json_t *schema, const char *path)
     json_t *given = json_object_get(schema, "type");
     const char *implied = given ? NULL : implied_type(schema);
     if (!given && !implied) {
-        kv_schema_any(s);
+        any(s);
         return;
     }
     if (!json_is_array(given)) {

@@ -44,8 +44,6 @@ typedef struct kv_gguf_cursor {
 
 static inline size_t kv_gguf_remaining(const kv_gguf_cursor *c) { return c->size - c->pos; }
 
-/* FORMAT: "truncated at byte N: <what> needs more than the M bytes that remain". */
-kvasir_code kv_gguf_truncated(const kv_gguf_cursor *c, const char *what);
 kvasir_code kv_gguf_take_u32(kv_gguf_cursor *c, const char *what, uint32_t *out);
 kvasir_code kv_gguf_take_u64(kv_gguf_cursor *c, const char *what, uint64_t *out);
 /* u64 length, then that many bytes. 1..max_len of them. */

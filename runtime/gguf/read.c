@@ -19,7 +19,8 @@ enum { KV_MIN_BYTES = 8 + 1 + 4 + 1, TENSOR_MIN_BYTES = 8 + 1 + 4 + 8 + 4 + 8 };
 
 /* ---- taking bytes --------------------------------------------------------------------------- */
 
-kvasir_code kv_gguf_truncated(const kv_gguf_cursor *c, const char *what)
+/* FORMAT: "truncated at byte N: <what> needs more than the M bytes that remain". */
+static kvasir_code truncated(const kv_gguf_cursor *c, const char *what)
 {
     return kv_fail(c->err, KVASIR_ERR_FORMAT,
                    "%s at byte %zu needs more than the %zu bytes that remain: truncated or damaged", what, c->pos,
@@ -28,7 +29,7 @@ kvasir_code kv_gguf_truncated(const kv_gguf_cursor *c, const char *what)
 
 kvasir_code kv_gguf_take_u32(kv_gguf_cursor *c, const char *what, uint32_t *out)
 {
-    if (kv_gguf_remaining(c) < sizeof(*out)) return kv_gguf_truncated(c, what);
+    if (kv_gguf_remaining(c) < sizeof(*out)) return truncated(c, what);
     memcpy(out, c->data + c->pos, sizeof(*out));
     c->pos += sizeof(*out);
     return KVASIR_OK;
@@ -36,7 +37,7 @@ kvasir_code kv_gguf_take_u32(kv_gguf_cursor *c, const char *what, uint32_t *out)
 
 kvasir_code kv_gguf_take_u64(kv_gguf_cursor *c, const char *what, uint64_t *out)
 {
-    if (kv_gguf_remaining(c) < sizeof(*out)) return kv_gguf_truncated(c, what);
+    if (kv_gguf_remaining(c) < sizeof(*out)) return truncated(c, what);
     memcpy(out, c->data + c->pos, sizeof(*out));
     c->pos += sizeof(*out);
     return KVASIR_OK;
@@ -55,7 +56,7 @@ kvasir_code kv_gguf_take_name(kv_gguf_cursor *c, const char *what, size_t max_le
     }
     if (len > kv_gguf_remaining(c)) {
         c->pos = at; /* name the place where it begins */
-        return kv_gguf_truncated(c, what);
+        return truncated(c, what);
     }
     *out = (kv_str){(const char *)c->data + c->pos, (size_t)len};
     c->pos += (size_t)len;
@@ -226,7 +227,7 @@ static kvasir_code fail_foreign(const kv_gguf_cursor *c)
             return kv_fail(c->err, KVASIR_ERR_FORMAT, "not a GGUF file: it does not start with 'GGUF'");
         }
     }
-    return kv_gguf_truncated(c, "the GGUF header");
+    return truncated(c, "the GGUF header");
 }
 
 static kvasir_code check_version(uint32_t version, kvasir_error *err)

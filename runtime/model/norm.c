@@ -11,7 +11,8 @@ static float sum_of_lanes(float lane[16])
     return lane[0];
 }
 
-void kv_layer_norm(const float *x, const float *w, const float *bias, int n, float eps, float *y)
+/* y = (x - mean) / sqrt(variance + eps) * w [+ bias] over n values; bias may be NULL, y may be x. */
+static void layer_norm(const float *x, const float *w, const float *bias, int n, float eps, float *y)
 {
     float lane[16] = {0};
     for (int i = 0; i < n; i++) lane[i % 16] += x[i];
@@ -31,6 +32,6 @@ void kv_norm_apply(const kv_kernels *kernels, kv_norm_kind kind, const kv_norm *
     } else if (kind == KV_NORM_RMS) {
         kernels->rms_norm(x, norm->weight, n, eps, y);
     } else {
-        kv_layer_norm(x, norm->weight, norm->bias, n, eps, y);
+        layer_norm(x, norm->weight, norm->bias, n, eps, y);
     }
 }

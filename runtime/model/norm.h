@@ -4,8 +4,6 @@
 
 #include "model/arch.h"
 
-/* y = (x - mean) / sqrt(variance + eps) * w [+ bias] over n values; bias may be NULL, y may be x. */
-void kv_layer_norm(const float *x, const float *w, const float *bias, int n, float eps, float *y);
 /* y [n] = norm(x); without a norm, x itself. y may be x. */
 void kv_norm_apply(const kv_kernels *kernels, kv_norm_kind kind, const kv_norm *norm, const float *x, int n, float eps,
                    float *y);

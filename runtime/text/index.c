@@ -16,7 +16,7 @@
 #include "base/alloc.h"
 #include "text/vocab_internal.h"
 
-uint64_t kv_hash(const void *data, size_t len, uint64_t seed) { return XXH3_64bits_withSeed(data, len, seed); }
+static uint64_t hash_of(const void *data, size_t len, uint64_t seed) { return XXH3_64bits_withSeed(data, len, seed); }
 
 static uint64_t random_seed(const void *salt)
 {
@@ -36,7 +36,7 @@ static bool is_mergeable(const kv_vocab *vocab, kvasir_token id)
 kvasir_token kv_index_find(const kv_vocab *vocab, const kv_index *index, const char *text, size_t len)
 {
     if (len == 0 || len > KV_MAX_TOKEN_TEXT) return -1;
-    uint64_t hash = kv_hash(text, len, index->seed);
+    uint64_t hash = hash_of(text, len, index->seed);
     uint32_t tag = (uint32_t)(hash >> 32);
     for (size_t i = hash & index->texts_mask;; i = (i + 1) & index->texts_mask) {
         const kv_text_slot *slot = &index->texts[i];
@@ -58,7 +58,7 @@ static kvasir_code build_texts(const kv_vocab *vocab, kv_index *index, kvasir_er
     for (uint32_t id = 0; id < vocab->n_tokens; id++) {
         kv_str text = kv_vocab_token_text(vocab, (kvasir_token)id);
         if (text.len == 0 || text.len > KV_MAX_TOKEN_TEXT || !is_mergeable(vocab, (kvasir_token)id)) continue;
-        uint64_t hash = kv_hash(text.data, text.len, index->seed);
+        uint64_t hash = hash_of(text.data, text.len, index->seed);
         uint32_t tag = (uint32_t)(hash >> 32);
         size_t i = hash & index->texts_mask;
         for (; index->texts[i].id1 != 0; i = (i + 1) & index->texts_mask) {

@@ -241,7 +241,6 @@ bool kv_jstr_mark(kv_jctx *ctx, const kv_jstr *s, kv_jval *out);
 size_t kv_jstr_chars(kv_jctx *ctx, const kv_jstr *s);
 /* Decodes one code point (invalid bytes count as U+FFFD, one byte each); returns its length, >= 1. */
 size_t kv_jutf8_next(const char *data, size_t len, int32_t *cp);
-size_t kv_jutf8_put(int32_t cp, char *out);
 /* Byte offset of code point `index` (<= n_chars). */
 size_t kv_jstr_offset(const kv_jstr *s, size_t index);
 bool kv_jis_space(int32_t cp);
@@ -337,9 +336,6 @@ bool kv_jget_slice(kv_jctx *ctx, kv_jval obj, kv_jval start, kv_jval stop, kv_jv
 bool kv_jfind_attr(kv_jctx *ctx, kv_jval obj, const kv_jstr *name, kv_jval *out);
 
 kv_jframe *kv_jframe_push(kv_jctx *ctx, kv_jframe *parent); /* becomes ctx->frame; NULL after a failure */
-void kv_jframe_pop(kv_jctx *ctx, kv_jframe *back_to);
-bool kv_jframe_set(kv_jctx *ctx, kv_jframe *frame, const kv_jstr *name, kv_jval value);
-bool kv_jassign(kv_jctx *ctx, const kv_jnode *target, kv_jval value);
 /* Runs the body of a `for` over `iterable`; also loop(...) of recursive loops. */
 kv_jflow kv_jrun_loop(kv_jctx *ctx, const kv_jnode *node, kv_jframe *outer, kv_jval iterable, size_t depth0);
 
@@ -353,7 +349,6 @@ typedef struct kv_jargs {
     const kv_jkwarg *kw;
     size_t n_kw;
 } kv_jargs;
-bool kv_jcall(kv_jctx *ctx, kv_jval callee, const kv_jargs *args, kv_jval *out);
 bool kv_jcall_macro(kv_jctx *ctx, const kv_jmacro *macro, const kv_jargs *args, kv_jval *out);
 /* Binds arguments to the names in `params` ("a b c"; the first n_required must be given) -> argv (ABSENT where not given). */
 bool kv_jbind(kv_jctx *ctx, const char *params, size_t n_required, const kv_jargs *args, kv_jval *argv);
@@ -391,7 +386,6 @@ bool kv_jmethod_call(kv_jctx *ctx, const kv_jmethod *method, const kv_jargs *arg
 
 bool kv_jglobal_find(const kv_jstr *name, kv_jval *out);
 bool kv_jglobal_call(kv_jctx *ctx, uint32_t function, const kv_jargs *args, kv_jval *out);
-const char *kv_jglobal_name(uint32_t function);
 
 /* Text operations shared by methods and filters (jinja_str.c, jinja_case.c). */
 typedef enum kv_jcase {

@@ -190,7 +190,7 @@ bool kv_jbind(kv_jctx *ctx, const char *params, size_t n_required, const kv_jarg
 
 static const kv_jstr empty = {"", 0, 0, NULL, false};
 
-bool kv_jcall(kv_jctx *ctx, kv_jval callee, const kv_jargs *args, kv_jval *out)
+static bool call(kv_jctx *ctx, kv_jval callee, const kv_jargs *args, kv_jval *out)
 {
     switch (callee.type) {
     case KV_J_MACRO:
@@ -206,7 +206,7 @@ bool kv_jcall(kv_jctx *ctx, kv_jval callee, const kv_jargs *args, kv_jval *out)
         return true;
     case KV_J_LOOP: {
         kv_jval argv[1];
-        if (!callee.loop->node->flag)
+        if (!callee.loop->node->recursive)
             return kv_jfail(ctx, "the loop must have the 'recursive' marker to be called recursively");
         if (!kv_jbind(ctx, "iterable", 1, args, argv)) return false;
         size_t start = ctx->out_len;
@@ -225,7 +225,7 @@ static NOINLINE bool eval_call(kv_jctx *ctx, const kv_jnode *node, kv_jval *out)
 {
     kv_jval callee;
     kv_jargs args;
-    return kv_jeval(ctx, node->a, &callee) && eval_args(ctx, node, &args) && kv_jcall(ctx, callee, &args, out);
+    return kv_jeval(ctx, node->a, &callee) && eval_args(ctx, node, &args) && call(ctx, callee, &args, out);
 }
 
 static NOINLINE bool eval_filter(kv_jctx *ctx, const kv_jnode *node, kv_jval *out)

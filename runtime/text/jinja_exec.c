@@ -29,7 +29,7 @@ kv_jframe *kv_jframe_push(kv_jctx *ctx, kv_jframe *parent)
 }
 
 /* A frame that a macro or a loop object may still see is left to the arena. */
-void kv_jframe_pop(kv_jctx *ctx, kv_jframe *back_to)
+static void frame_pop(kv_jctx *ctx, kv_jframe *back_to)
 {
     kv_jframe *frame = ctx->frame;
     if (!frame->captured) {
@@ -39,7 +39,7 @@ void kv_jframe_pop(kv_jctx *ctx, kv_jframe *back_to)
     ctx->frame = back_to;
 }
 
-bool kv_jframe_set(kv_jctx *ctx, kv_jframe *frame, const kv_jstr *name, kv_jval value)
+static bool frame_set(kv_jctx *ctx, kv_jframe *frame, const kv_jstr *name, kv_jval value)
 {
     for (uint32_t i = 0; i < frame->n; i++) {
         if (frame->vars[i].name == name ||
@@ -65,9 +65,9 @@ static void capture_frames(kv_jframe *frame)
     for (; frame && !frame->captured; frame = frame->parent) frame->captured = true;
 }
 
-bool kv_jassign(kv_jctx *ctx, const kv_jnode *target, kv_jval value)
+static bool assign(kv_jctx *ctx, const kv_jnode *target, kv_jval value)
 {
-    if (target->kind == KV_JN_NAME) return kv_jframe_set(ctx, ctx->frame, target->name, value);
+    if (target->kind == KV_JN_NAME) return frame_set(ctx, ctx->frame, target->name, value);
     if (target->kind == KV_JN_NSREF) {
         kv_jval ns;
         kv_jnode name = {.kind = KV_JN_NAME, .line = target->line, .name = target->name};
@@ -84,7 +84,7 @@ bool kv_jassign(kv_jctx *ctx, const kv_jnode *target, kv_jval value)
     }
     if (!kv_jenter(ctx)) return false;
     for (size_t i = 0; i < n; i++) {
-        if (!kv_jassign(ctx, target->args.items[i], items[i])) return false;
+        if (!assign(ctx, target->args.items[i], items[i])) return false;
     }
     kv_jleave(ctx);
     return true;
@@ -106,7 +106,7 @@ static kv_jflow run_scoped(kv_jctx *ctx, const kv_jnodes *body, kv_jval *capture
     size_t start = ctx->out_len;
     if (!kv_jframe_push(ctx, outer)) return KV_J_FAILED;
     kv_jflow flow = kv_jexec(ctx, body);
-    kv_jframe_pop(ctx, outer);
+    frame_pop(ctx, outer);
     if (flow != KV_J_FAILED && captured && !capture_end(ctx, start, captured)) return KV_J_FAILED;
     return flow;
 }
@@ -118,7 +118,7 @@ static kv_jflow exec_set_block(kv_jctx *ctx, const kv_jnode *node)
     if (flow != KV_J_NEXT) return flow;
     ctx->piped = text;
     if (node->b && !kv_jeval(ctx, node->b, &text)) return KV_J_FAILED;
-    return kv_jassign(ctx, node->a, text) ? KV_J_NEXT : KV_J_FAILED;
+    return assign(ctx, node->a, text) ? KV_J_NEXT : KV_J_FAILED;
 }
 
 static bool print_value(kv_jctx *ctx, kv_jval v)
@@ -145,10 +145,10 @@ static kv_jflow exec_with(kv_jctx *ctx, const kv_jnode *node)
         ctx->frame = outer; /* the values do not see each other */
         if (!kv_jeval(ctx, node->kwargs.items[i], &v)) return KV_J_FAILED;
         ctx->frame = inner;
-        if (!kv_jassign(ctx, node->args.items[i], v)) return KV_J_FAILED;
+        if (!assign(ctx, node->args.items[i], v)) return KV_J_FAILED;
     }
     kv_jflow flow = kv_jexec(ctx, &node->body);
-    kv_jframe_pop(ctx, outer);
+    frame_pop(ctx, outer);
     return flow;
 }
 
@@ -159,9 +159,8 @@ static bool filter_items(kv_jctx *ctx, const kv_jnode *node, kv_jframe *outer, k
     kv_jgrow kept = {.ctx = ctx};
     for (size_t i = 0; i < loop->n; i++) {
         kv_jval item = loop->items ? loop->items[i] : kv_jint(loop->range.start + (int64_t)i * loop->range.step), yes;
-        if (!kv_jframe_push(ctx, outer) || !kv_jassign(ctx, node->a, item) || !kv_jeval(ctx, node->c, &yes))
-            return false;
-        kv_jframe_pop(ctx, outer);
+        if (!kv_jframe_push(ctx, outer) || !assign(ctx, node->a, item) || !kv_jeval(ctx, node->c, &yes)) return false;
+        frame_pop(ctx, outer);
         if (kv_jtruth(yes) && !kv_jgrow_push(&kept, item)) return false;
     }
     loop->items = kept.items;
@@ -188,13 +187,13 @@ kv_jflow kv_jrun_loop(kv_jctx *ctx, const kv_jnode *node, kv_jframe *outer, kv_j
     for (size_t i = 0; i < loop->n && flow != KV_J_BROKE; i++) {
         loop->index0 = i;
         kv_jval item = loop->items ? loop->items[i] : kv_jint(loop->range.start + (int64_t)i * loop->range.step);
-        if (!kv_jpay(ctx, 1) || !kv_jframe_push(ctx, outer) ||
-            !kv_jframe_set(ctx, ctx->frame, &name_loop, loop_value) || !kv_jassign(ctx, node->a, item)) {
+        if (!kv_jpay(ctx, 1) || !kv_jframe_push(ctx, outer) || !frame_set(ctx, ctx->frame, &name_loop, loop_value) ||
+            !assign(ctx, node->a, item)) {
             return KV_J_FAILED;
         }
         flow = kv_jexec(ctx, &node->body);
         if (flow == KV_J_FAILED) return flow;
-        kv_jframe_pop(ctx, outer);
+        frame_pop(ctx, outer);
         ctx->node = node;
     }
     flow = loop->n || !node->orelse.n ? KV_J_NEXT : run_scoped(ctx, &node->orelse, NULL);
@@ -206,7 +205,7 @@ static kv_jflow exec_for(kv_jctx *ctx, const kv_jnode *node)
 {
     kv_jval iterable;
     if (!kv_jeval(ctx, node->b, &iterable)) return KV_J_FAILED;
-    if (node->flag) capture_frames(ctx->frame);
+    if (node->recursive) capture_frames(ctx->frame);
     return kv_jrun_loop(ctx, node, ctx->frame, iterable, 0);
 }
 
@@ -240,22 +239,24 @@ static bool bind_rest(kv_jctx *ctx, const kv_jnode *node, const kv_jargs *args)
     for (size_t k = 0; k < args->n_kw; k++) {
         const kv_jstr *name = args->kw[k].name;
         if (takes(node, name)) continue;
-        if ((node->op & 1) && kv_jstr_is(name, "caller")) {
-            if (!kv_jframe_set(ctx, ctx->frame, &name_caller, args->kw[k].value)) return false;
+        if ((node->op & KV_JMACRO_CALLER) && kv_jstr_is(name, "caller")) {
+            if (!frame_set(ctx, ctx->frame, &name_caller, args->kw[k].value)) return false;
             continue;
         }
-        if (!(node->op & 2))
+        if (!(node->op & KV_JMACRO_KWARGS))
             return kv_jfail(ctx, "macro takes no keyword argument '%.*s'", (int)kv_min_size(name->len, 60), name->data);
         if (!kv_jdict_set(ctx, extra, (kv_jval){.type = KV_J_STR, .str = name}, args->kw[k].value)) return false;
     }
-    if ((node->op & 2) && !kv_jframe_set(ctx, ctx->frame, &name_kwargs, (kv_jval){.type = KV_J_DICT, .dict = extra}))
+    if ((node->op & KV_JMACRO_KWARGS) &&
+        !frame_set(ctx, ctx->frame, &name_kwargs, (kv_jval){.type = KV_J_DICT, .dict = extra}))
         return false;
     size_t n = node->args.n;
-    if (args->n_pos > n && !(node->op & 4)) return kv_jfail(ctx, "macro takes not more than %zu arguments", n);
-    if (node->op & 4) {
+    if (args->n_pos > n && !(node->op & KV_JMACRO_VARARGS))
+        return kv_jfail(ctx, "macro takes not more than %zu arguments", n);
+    if (node->op & KV_JMACRO_VARARGS) {
         bool more = args->n_pos > n;
         if (!kv_jlist_make(ctx, more ? args->pos + n : NULL, more ? args->n_pos - n : 0, KV_J_KIND_TUPLE, &rest) ||
-            !kv_jframe_set(ctx, ctx->frame, &name_varargs, rest)) {
+            !frame_set(ctx, ctx->frame, &name_varargs, rest)) {
             return false;
         }
     }
@@ -265,8 +266,8 @@ static bool bind_rest(kv_jctx *ctx, const kv_jnode *node, const kv_jargs *args)
 static bool bind_params(kv_jctx *ctx, const kv_jnode *node, const kv_jargs *args)
 {
     size_t n = node->args.n, first_default = n - node->kwargs.n;
-    if ((node->op & 1) && !takes(node, &name_caller) &&
-        !kv_jframe_set(ctx, ctx->frame, &name_caller, kv_jundefined(KV_J_WHY_NAME, KV_J_ABSENT, &name_caller))) {
+    if ((node->op & KV_JMACRO_CALLER) && !takes(node, &name_caller) &&
+        !frame_set(ctx, ctx->frame, &name_caller, kv_jundefined(KV_J_WHY_NAME, KV_J_ABSENT, &name_caller))) {
         return false;
     }
     for (size_t i = 0; i < n; i++) {
@@ -283,7 +284,7 @@ static bool bind_params(kv_jctx *ctx, const kv_jnode *node, const kv_jargs *args
         if (v.type == KV_J_ABSENT && i >= first_default && !kv_jeval(ctx, node->kwargs.items[i - first_default], &v))
             return false;
         if (v.type == KV_J_ABSENT) v = kv_jundefined(KV_J_WHY_NAME, KV_J_ABSENT, name);
-        if (!kv_jframe_set(ctx, ctx->frame, name, v)) return false;
+        if (!frame_set(ctx, ctx->frame, name, v)) return false;
     }
     return bind_rest(ctx, node, args);
 }
@@ -298,7 +299,7 @@ bool kv_jcall_macro(kv_jctx *ctx, const kv_jmacro *macro, const kv_jargs *args, 
     size_t start = ctx->out_len;
     if (!kv_jframe_push(ctx, macro->frame) || !bind_params(ctx, macro->node, args)) return false;
     if (kv_jexec(ctx, &macro->node->body) == KV_J_FAILED || !capture_end(ctx, start, out)) return false;
-    kv_jframe_pop(ctx, back_to);
+    frame_pop(ctx, back_to);
     ctx->node = node;
     ctx->calls--;
     return true;
@@ -346,11 +347,11 @@ static kv_jflow exec_one(kv_jctx *ctx, const kv_jnode *node)
         ok = kv_jeval(ctx, node->a, &v) && print_value(ctx, v);
         break;
     case KV_JN_SET:
-        ok = kv_jeval(ctx, node->b, &v) && kv_jassign(ctx, node->a, v);
+        ok = kv_jeval(ctx, node->b, &v) && assign(ctx, node->a, v);
         break;
     case KV_JN_MACRO:
         v = make_macro(ctx, node);
-        ok = v.type == KV_J_MACRO && kv_jframe_set(ctx, ctx->frame, node->name, v);
+        ok = v.type == KV_J_MACRO && frame_set(ctx, ctx->frame, node->name, v);
         break;
     case KV_JN_IF:
         return exec_if(ctx, node);

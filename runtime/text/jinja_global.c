@@ -135,8 +135,6 @@ bool kv_jglobal_find(const kv_jstr *name, kv_jval *out)
     return false;
 }
 
-const char *kv_jglobal_name(uint32_t function) { return globals[function].name; }
-
 bool kv_jglobal_call(kv_jctx *ctx, uint32_t function, const kv_jargs *args, kv_jval *out)
 {
     return globals[function].fn(ctx, args, out);

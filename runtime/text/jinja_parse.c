@@ -68,7 +68,7 @@ static bool parse_for(kv_jparser *p, kv_jnode *node)
         node->c = kv_jparse_expr(p, true);
         if (!node->c) return false;
     }
-    node->flag = kv_jparse_skip_name(p, "recursive");
+    node->recursive = kv_jparse_skip_name(p, "recursive");
     static const char *const ends[] = {"endfor", "else", NULL};
     kv_jparse_skip_op(p, ":");
     p->loops++;
@@ -148,9 +148,9 @@ static bool parse_macro(kv_jparser *p, kv_jnode *node)
     if (!parse_until(p, &node->body, "endmacro")) return false;
     for (const kv_jtok *t = start; t < p->tok; t++) {
         if (t->type != KV_JT_NAME || t[-1].op[0] == '.') continue;
-        if (kv_jtok_is_name(t, "caller")) node->op |= 1;
-        if (kv_jtok_is_name(t, "kwargs")) node->op |= 2;
-        if (kv_jtok_is_name(t, "varargs")) node->op |= 4;
+        if (kv_jtok_is_name(t, "caller")) node->op |= KV_JMACRO_CALLER;
+        if (kv_jtok_is_name(t, "kwargs")) node->op |= KV_JMACRO_KWARGS;
+        if (kv_jtok_is_name(t, "varargs")) node->op |= KV_JMACRO_VARARGS;
     }
     p->loops = loops;
     p->soft = soft;

@@ -26,7 +26,7 @@ size_t kv_jutf8_next(const char *data, size_t len, int32_t *cp)
     return (size_t)n;
 }
 
-size_t kv_jutf8_put(int32_t cp, char *out) { return (size_t)utf8proc_encode_char(cp, (utf8proc_uint8_t *)out); }
+static size_t put_char(int32_t cp, char *out) { return (size_t)utf8proc_encode_char(cp, (utf8proc_uint8_t *)out); }
 
 static bool make(kv_jctx *ctx, const char *data, size_t len, kv_jbytes *bytes, kv_jval *out)
 {
@@ -139,13 +139,13 @@ bool kv_jbuild_put(kv_jbuild *b, const char *data, size_t len)
 bool kv_jbuild_cp(kv_jbuild *b, int32_t cp)
 {
     char buf[4];
-    return kv_jbuild_put(b, buf, kv_jutf8_put(cp, buf));
+    return kv_jbuild_put(b, buf, put_char(cp, buf));
 }
 
 bool kv_jbuild_fill(kv_jbuild *b, int32_t cp, size_t count)
 {
     char buf[4];
-    size_t n = kv_jutf8_put(cp, buf);
+    size_t n = put_char(cp, buf);
     if (!kv_jpay_bytes(b->ctx, count)) return false;
     for (size_t i = 0; i < count; i++) {
         if (!kv_jbuild_put(b, buf, n)) return false;

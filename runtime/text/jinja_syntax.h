@@ -55,6 +55,9 @@ struct kv_jnodes {
     uint32_t n, cap;
 };
 
+/* What the body of a macro names, and so takes although it is no parameter. */
+typedef enum kv_jmacro_uses { KV_JMACRO_CALLER = 1, KV_JMACRO_KWARGS = 2, KV_JMACRO_VARARGS = 4 } kv_jmacro_uses;
+
 /* One shape for all nodes; which fields a kind uses:
  *   BINARY a op b · COMPARE a, args=OPERANDs(op, a) · CONCAT args · COND a=test b=then c=else · FILTER/TEST a, name, args, kwargs
  *   (a NULL in set/filter blocks: the captured text) · CALL a, args, kwargs · ATTR a, name · ITEM a[b] · SLICE a[b:c:d of the
@@ -62,8 +65,8 @@ struct kv_jnodes {
  *   MACRO name args=parameters kwargs=defaults body · CALL_BLOCK a=call and as MACRO · WITH args=targets kwargs=values body */
 struct kv_jnode {
     uint8_t kind;    /* kv_jnode_kind */
-    uint8_t op;      /* kv_jop */
-    bool flag;       /* FOR: recursive; MACRO: uses caller */
+    uint8_t op;      /* kv_jop; MACRO: kv_jmacro_uses */
+    bool recursive;  /* FOR */
     uint16_t height; /* of the expression tree */
     uint32_t line;
     const kv_jstr *name;

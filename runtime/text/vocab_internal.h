@@ -133,7 +133,6 @@ kvasir_code kv_index_get(const kv_vocab *vocab, const kv_index **out, kvasir_err
 void kv_index_free(kv_index *index);
 /* The first token with exactly this text that ordinary text may become (not control, unknown or byte), or -1. */
 kvasir_token kv_index_find(const kv_vocab *vocab, const kv_index *index, const char *text, size_t len);
-uint64_t kv_hash(const void *data, size_t len, uint64_t seed);
 
 /* ---- bpe.c, spm.c, unigram.c ---- */
 

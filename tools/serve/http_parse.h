@@ -65,10 +65,6 @@ bool kv_http_may_wait(kv_http_request *r, const char *begin, size_t len);
 void kv_http_accept_body(kv_http_request *r, bool needs_length);
 /* In BODY: `len` bytes (at most r->left) have been taken. */
 void kv_http_took_body(kv_http_request *r, size_t len);
-/* Whether the next thing is a line. */
-bool kv_http_wants_line(const kv_http_request *r);
-
-void kv_http_fail(kv_http_request *r, int status, const char *why);
 
 /* Percent-decodes a part of a target into `out` [strlen(text) + 1]; what is no escape, or one of NUL, stays as it is. */
 void kv_http_decode(const char *text, char *out);

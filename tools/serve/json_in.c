@@ -158,7 +158,8 @@ static void write_path(const scan *s, char *path, size_t cap)
     }
 }
 
-void kv_json_path_at(const char *text, size_t len, size_t at, char *path, size_t cap)
+/* Path of the value that holds byte `at` of a JSON text: "messages[2].content", or "". Linear in `at`. */
+static void path_at(const char *text, size_t len, size_t at, char *path, size_t cap)
 {
     scan s = {.text = text, .len = len};
     walk(&s, at < len ? at : len);
@@ -209,7 +210,7 @@ json_t *kv_json_read(const char *text, size_t len, kv_api_error *error)
             return NULL;
         }
         /* The position is behind what was read: one back lies in it. */
-        kv_json_path_at(text, len, why.position > 0 ? (size_t)why.position - 1 : 0, path, sizeof path);
+        path_at(text, len, why.position > 0 ? (size_t)why.position - 1 : 0, path, sizeof path);
         const char *what = what_is_wrong(&why);
         if (what)
             kv_api_refuse(error, path, "%s %s (line %d, column %d of the body)", path[0] ? path : "the request body",

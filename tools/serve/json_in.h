@@ -35,8 +35,6 @@ bool kv_api_fail_cancelled(kv_api_error *error);
 
 /* The value, which must be an object; NULL after a refusal. Linear in len. */
 json_t *kv_json_read(const char *text, size_t len, kv_api_error *error);
-/* Path of the value that holds byte `at` of a JSON text: "messages[2].content", or "". Linear in `at`. */
-void kv_json_path_at(const char *text, size_t len, size_t at, char *path, size_t cap);
 
 typedef enum kv_field_kind {
     KV_FIELD_FLOAT = 1, /* float, min..max */

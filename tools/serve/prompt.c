@@ -319,8 +319,9 @@ static bool read_chat(const json_t *body, const kv_request_defaults *defaults, k
     return ok;
 }
 
-bool kv_prompts_read(kv_kind kind, const json_t *body, const kv_request_defaults *defaults, kv_request *out,
-                     kv_api_error *error)
+/* Fills prompts from "messages", "prompt" or "input", and checks that they fit the context. */
+static bool read_prompts(kv_kind kind, const json_t *body, const kv_request_defaults *defaults, kv_request *out,
+                         kv_api_error *error)
 {
     bool ok;
     if (kind == KV_KIND_CHAT) {
@@ -341,7 +342,7 @@ bool kv_request_read(kv_kind kind, const json_t *body, const kv_request_defaults
                      kv_api_error *error)
 {
     *out = (kv_request){0};
-    if (kv_params_read(kind, body, defaults, out, error) && kv_prompts_read(kind, body, defaults, out, error) &&
+    if (kv_params_read(kind, body, defaults, out, error) && read_prompts(kind, body, defaults, out, error) &&
         kv_constraints_read(body, defaults, out, error)) {
         const char *stop = kind == KV_KIND_CHAT ? defaults->template_stop : NULL;
         char *copy = stop ? strdup(stop) : NULL;

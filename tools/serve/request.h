@@ -89,8 +89,5 @@ bool kv_chat_render(const json_t *body, const kv_request_defaults *defaults, cha
                     kv_api_error *error);
 /* params.c: constraints for the choices; prompts are known. */
 bool kv_constraints_read(const json_t *body, const kv_request_defaults *defaults, kv_request *out, kv_api_error *error);
-/* prompt.c: fills prompts from "messages", "prompt" or "input", and checks that they fit the context. */
-bool kv_prompts_read(kv_kind kind, const json_t *body, const kv_request_defaults *defaults, kv_request *out,
-                     kv_api_error *error);
 
 #endif

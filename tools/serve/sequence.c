@@ -46,16 +46,14 @@ static size_t max_tokens_of(const kv_sequence *q)
     return r->max_tokens < 0 ? SIZE_MAX : (size_t)r->max_tokens;
 }
 
-bool kv_sequence_scores_prompt(const kv_sequence *q)
+/* Whether its rows must all be looked at: no cache, small chunks. */
+static bool scores_prompt(const kv_sequence *q)
 {
     const kv_request *r = request_of(q);
     return r->kind == KV_KIND_EMBEDDING || (r->echo && r->wants_logprobs);
 }
 
-bool kv_sequence_is_cached(const kv_sequence *q)
-{
-    return request_of(q)->cache_prompt && !kv_sequence_scores_prompt(q);
-}
+bool kv_sequence_is_cached(const kv_sequence *q) { return request_of(q)->cache_prompt && !scores_prompt(q); }
 
 /* There is room for a draft behind it afterwards: the tokens stay where they are while a step that reads them is planned and evaluated. */
 static bool push_token(kv_sequence *q, kvasir_token token)
@@ -122,7 +120,7 @@ kvasir_want kv_sequence_want(const kv_sequence *q, size_t have, size_t n)
         return r->pooling == KV_POOLING_MEAN ? KVASIR_HIDDEN_ALL
                : have + n == q->n_tokens     ? KVASIR_HIDDEN_LAST
                                              : KVASIR_LOGITS_NONE;
-    if (kv_sequence_scores_prompt(q) && !q->has_begun) return KVASIR_LOGITS_ALL;
+    if (scores_prompt(q) && !q->has_begun) return KVASIR_LOGITS_ALL;
     return have + n == q->n_tokens ? KVASIR_LOGITS_LAST : KVASIR_LOGITS_NONE;
 }
 

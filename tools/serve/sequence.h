@@ -60,8 +60,6 @@ void kv_sequence_end(kv_sequence *q); /* frees what begin made */
 
 /* What the step wants: logits of the last row, of all, hidden rows, or nothing yet. */
 kvasir_want kv_sequence_want(const kv_sequence *q, size_t have, size_t n);
-/* Whether its rows must all be looked at: no cache, small chunks. */
-bool kv_sequence_scores_prompt(const kv_sequence *q);
 /* Whether it begins with pages of others and leaves its own to them. */
 bool kv_sequence_is_cached(const kv_sequence *q);
 
