@@ -1,8 +1,5 @@
 /* hf_model.c - config.json: which architecture, and the sizes that everything else hangs on. Both styles are read: rope_theta and
  * rope_scaling (transformers 4), rope_parameters (5), the latter also by kind of layer; and the many names of the same number. */
-#include <math.h>
-#include <stdio.h>
-
 #include "convert/hf.h"
 
 static kvasir_code find_arch(kv_hf_object config, const kv_hf_arch **out, kvasir_error *err)

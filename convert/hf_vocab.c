@@ -8,7 +8,6 @@
  *     BPE with byte fallback    "llama"   SentencePiece merges by the score of the product: rank r of the first merge that makes a token
  *                                         gives it the score -r, so that order is the same
  *     Unigram                   "t5"      scores as they are */
-#include <math.h>
 #include <stdio.h>
 
 #include "base/alloc.h"

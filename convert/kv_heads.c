@@ -14,7 +14,6 @@
  * share a basis of head_dim real vectors. Biases are one more column. LAPACK (zgesdd, dgesdd) does the decompositions.
  *
  * A layer is made when the first of its tensors is written, and kept until another layer is asked for. */
-#include <math.h>
 #include <stdio.h>
 
 #include "base/alloc.h"

@@ -2,7 +2,6 @@
  *
  * The numbers are those of the models named beside them, but for the vocabularies of "1b" and "3b": Llama's 128256 rows would be
  * a quarter of the small model, and no more realistic for it. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 

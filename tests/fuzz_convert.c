@@ -2,7 +2,6 @@
  * the input is; the others are what a small model has. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 #include "convert/hf.h"

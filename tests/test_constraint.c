@@ -2,7 +2,6 @@
  *
  * What is expected is written by hand from the definitions of GBNF and JSON Schema; tests/test_schema_corpus.py compares with the
  * jsonschema package. */
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

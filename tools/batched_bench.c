@@ -7,9 +7,7 @@
  * Keys and meanings are llama-batched-bench's, so that scripts which compare engines read both: speed_pp counts the prompt tokens
  * that were read, speed_tg all sequences' tokens, n_kv what the cache then holds. With -r the times are medians.
  */
-#include <limits.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "tools/bench_report.h"
 #include "tools/json_out.h"

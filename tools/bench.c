@@ -10,7 +10,6 @@
  * Several --attention, --kernels all and --gemm both make several variants of this, one after the other, each with its model opened anew:
  *     blas (when asked, first, so that the others have its times to be compared with)  ->  each kernel set that this CPU runs
  */
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>

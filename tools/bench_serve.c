@@ -6,7 +6,6 @@
  * The prompts are token ids, made up per request, with a beginning that all share when --shared-prefix says so: the cache is then
  * part of what is measured. Works with any server that takes token ids there, llama-server included; with --text they are words, for the rest.
  */
-#include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>

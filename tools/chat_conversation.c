@@ -3,7 +3,6 @@
 #include "tools/chat_conversation.h"
 
 #include <jansson.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

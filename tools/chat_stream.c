@@ -9,7 +9,6 @@
 #include "tools/chat_stream.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "tools/term.h"

@@ -4,7 +4,6 @@
  * spellings of the row before them.
  */
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 

@@ -1,6 +1,4 @@
 /* convert.c - `kvasir convert HF_DIR OUT.gguf`: a Hugging Face checkpoint as a GGUF file. */
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #include "tools/json_out.h"

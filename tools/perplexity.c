@@ -8,7 +8,6 @@
  * the first, in lockstep, with the other arithmetic. With --attention the base is the checkpoint's own attention, and each specification
  * is one row of the result. Rows are scored in pieces, so memory stays at PIECE * n_vocab floats.
  */
-#include <errno.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>

@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <pthread.h>
-#include <string.h>
 
 #include "tools/logprob.h"
 

@@ -1,7 +1,5 @@
 /* synth.c - `kvasir synth`: a random checkpoint of a given shape, for tests and benchmarks without a download.
  */
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 #include "tools/json_out.h"

@@ -1,8 +1,6 @@
 /* decode.c - splits of keys; see decode.h. */
 #include "attention/decode.h"
 
-#include <math.h>
-
 static int pad16(int n) { return (n + 15) / 16 * 16; }
 
 /* A partial: o [d_v], then m and l. */

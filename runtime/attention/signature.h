@@ -8,7 +8,6 @@
 #ifndef KV_ATTENTION_SIGNATURE_H
 #define KV_ATTENTION_SIGNATURE_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

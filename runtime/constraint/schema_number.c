@@ -4,10 +4,7 @@
  *
  * Ranges compare decimal digits, as text does. Digits are limited so that what is written is exact in a double where it matters:
  * 15 of them for bounded numbers. Multiples are a second rule (a remainder per state), and both must hold. */
-#include <errno.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include "base/number.h"
 #include "constraint/schema_internal.h"

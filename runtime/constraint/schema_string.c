@@ -1,5 +1,4 @@
 /* schema_string.c - strings: any, by length, pattern and format; and the literals of const and enum. */
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "constraint/schema_internal.h"

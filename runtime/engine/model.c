@@ -2,7 +2,6 @@
  * first large allocation. */
 #include <limits.h>
 #include <math.h>
-#include <stdlib.h>
 
 #include "base/alloc.h"
 #include "base/cores.h"

@@ -10,8 +10,6 @@
 #ifndef KV_KERNELS_TUNER_H
 #define KV_KERNELS_TUNER_H
 
-#include <stdint.h>
-
 #include "quant/types.h"
 
 enum {

@@ -2,7 +2,6 @@
 #include "model/hparams.h"
 
 #include <math.h>
-#include <stdio.h>
 
 #include "base/alloc.h"
 #include "model/keys.h"

@@ -3,8 +3,6 @@
 #ifndef KV_MODEL_KEYS_H
 #define KV_MODEL_KEYS_H
 
-#include <math.h>
-
 #include "model/arch.h"
 
 enum {

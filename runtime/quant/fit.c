@@ -2,7 +2,6 @@
 #include "quant/fit.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "quant/types.h"
 

@@ -10,7 +10,6 @@
 #define KV_QUANT_FIT_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 /* Levels that codes stand for: lo..hi in steps of one, or `levels` [16], ascending or in any order (then lo and hi are its ends). */

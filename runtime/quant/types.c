@@ -4,7 +4,6 @@
 #include "quant/types.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include "quant/blocks.h"
 #include "quant/families.h"

@@ -7,7 +7,6 @@
  * '+' keeps either. Newlines become \n and one newline at the end of the source goes before anything else. One pass, no
  * backtracking. Source of the rules: jinja2 3.1 lexer.py (root_tag_rules, tokeniter). */
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <utf8proc.h>
 

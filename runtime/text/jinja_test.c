@@ -1,6 +1,4 @@
 /* jinja_test.c - what stands behind `is`: defined, none, string, mapping, divisibleby, ... Source: jinja2 3.1 tests.py. */
-#include <math.h>
-
 #include "text/jinja.h"
 
 static bool t_defined(kv_jctx *ctx, kv_jval v, kv_jval arg, bool *out)

@@ -1,8 +1,6 @@
 /* merge.c - see merge.h. Two loops with one result: an array rescanned for up to 32 symbols, a heap above. */
 #include "text/merge.h"
 
-#include <string.h>
-
 #include "base/alloc.h"
 #include "base/util.h"
 

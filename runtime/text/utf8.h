@@ -7,7 +7,6 @@
 #ifndef KV_TEXT_UTF8_H
 #define KV_TEXT_UTF8_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

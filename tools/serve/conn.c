@@ -7,7 +7,6 @@
  * The times are for the whole head and the whole body, so a client that sends a byte now and then gains nothing. While a request
  * is worked on the socket is still read (up to a bound), because that is how we learn that its client has left.
  */
-#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>

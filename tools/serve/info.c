@@ -1,7 +1,5 @@
 /* info.c - what is answered at once: health, models, properties, slots, metrics. Shapes as OpenAI's and llama-server's. */
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "tools/json_out.h"
 #include "tools/serve/page.h"

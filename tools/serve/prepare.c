@@ -2,9 +2,7 @@
 #include "tools/serve/prepare.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-#include "tools/json_out.h"
 #include "tools/serve/text_api.h"
 #include "tools/tools.h"
 

@@ -17,7 +17,6 @@
  * engine reads between two steps. A job belongs to the loop and comes back with exactly one END.
  */
 #include <event2/event.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -25,7 +24,6 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "tools/chat_template.h"
 #include "tools/serve/server.h"

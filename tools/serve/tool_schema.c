@@ -4,7 +4,6 @@
  *      "$defs": {"tools[0]": parameters of f, its references moved along}}
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "tools/serve/request.h"
