@@ -155,7 +155,7 @@ typedef struct kvasir_attention_params {
     int n_ctx;             /* tokens of context; 0: what the checkpoint declares */
     kvasir_kv_type type_k, type_v;
     double read_bytes_per_s, flops_per_s, int8_ops_per_s; /* this machine's limits, 0: not known */
-    int map_cells; /* also a map of each layer's pattern with so many cells a side; 0: none */
+    int map_cells; /* also a map of each layer's pattern with so many cells a side, 256 at most; 0: none */
 } kvasir_attention_params;
 
 /* What attention costs, layer by layer, as a JSON object: {"ctx", "layers": [{"layer", "spec", "heads", "kv_heads", "kv_bytes_per_token", "kv_bytes",
@@ -195,8 +195,8 @@ typedef struct kvasir_utf8_stream {
     char pending[8];
     int n_pending;
 } kvasir_utf8_stream;
-/* Appends `len` bytes; returns how many bytes were written to `out` (capacity len + 8), always whole characters.
- * Bytes that can never become a character are replaced by U+FFFD (so out needs 3*len + 8 in the worst case). */
+/* Takes `len` bytes; returns how many bytes were written to `out`, always whole characters. Bytes that can never become a character are
+ * replaced by U+FFFD, three bytes for one, so `out` must have room for 3*len + 8. */
 KVASIR_API size_t kvasir_utf8_push(kvasir_utf8_stream *s, const char *bytes, size_t len, char *out);
 /* Ends the stream: an unfinished character becomes U+FFFD. `out` needs 8 bytes. */
 KVASIR_API size_t kvasir_utf8_finish(kvasir_utf8_stream *s, char *out);
@@ -219,8 +219,8 @@ KVASIR_API bool kvasir_token_is_eog(const kvasir_model *model, kvasir_token toke
  *   tools_json     a JSON array or NULL
  *   bos, eos       texts of those tokens; NULL: the model's
  *   extra_json     a JSON object with more template variables, or NULL
- * `*text` is allocated. Errors: ARGUMENT (JSON), TEMPLATE (raise_exception's own message, or line and construct), UNSUPPORTED
- * (the model has no template). */
+ * `*text` is allocated (kvasir_free), `*len` bytes, NUL-terminated as well. Errors: ARGUMENT (JSON), TEMPLATE (raise_exception's own
+ * message, or line and construct), UNSUPPORTED (the model has no template), MEMORY. */
 typedef struct kvasir_template_params {
     const char *source;
     const char *messages_json;
@@ -251,9 +251,11 @@ typedef struct kvasir_session_params {
 
 /* f16, n_draft KVASIR_DRAFT_MAX, the rest 0. */
 KVASIR_API kvasir_session_params kvasir_session_params_default(void);
-/* Errors: ARGUMENT (types, negative sizes), CONTEXT (n_ctx beyond learned positions), MEMORY. KV pages are allocated as they are filled. */
+/* `params` may be NULL. KV pages are allocated as they are filled. Errors: ARGUMENT (types, negative sizes; a model opened for its vocabulary
+ * only), CONTEXT (n_ctx beyond learned positions), MEMORY. */
 KVASIR_API kvasir_code kvasir_session_open(kvasir_model *model, const kvasir_session_params *params,
                                            kvasir_session **out, kvasir_error *err);
+/* NULL is fine. */
 KVASIR_API void kvasir_session_close(kvasir_session *session);
 
 /* Which rows of an eval get logits; or, for embeddings, the hidden state [n_embd] behind the last norm, from which logits are made. */
@@ -275,7 +277,8 @@ typedef bool (*kvasir_progress)(void *user, size_t done, size_t total);
  * Logits of LAST are row 0; of ALL are rows 0..n_tokens-1 (memory n_tokens * n_vocab floats: feed in pieces). */
 KVASIR_API kvasir_code kvasir_session_eval(kvasir_session *session, const kvasir_token *tokens, size_t n_tokens,
                                            kvasir_want want, kvasir_progress progress, void *user, kvasir_error *err);
-/* Logits [n_vocab] of row `row` of the last eval (of a step: row 0); valid until the next. May be modified in place. */
+/* Logits [n_vocab] of row `row` of the last eval (of a step: row 0), or NULL where it made none. Borrowed until the next eval or step; may be
+ * modified in place. */
 KVASIR_API float *kvasir_session_logits(kvasir_session *session, size_t row);
 /* Appends one token: what eval does with KVASIR_LOGITS_LAST, the same logits to the bit, in less time where a text repeats itself. With
  * the token it reads ahead those that followed the same tokens before (drafts, below), as far as that is likely to pay; when they are what
@@ -290,7 +293,7 @@ KVASIR_API kvasir_draft_stats kvasir_session_draft_stats(const kvasir_session *s
 
 KVASIR_API size_t kvasir_session_n_tokens(const kvasir_session *session);
 KVASIR_API size_t kvasir_session_n_ctx(const kvasir_session *session);
-/* The tokens evaluated so far, borrowed. */
+/* The tokens evaluated so far [kvasir_session_n_tokens]. Borrowed until the session is closed; eval, step and rewind write there. */
 KVASIR_API const kvasir_token *kvasir_session_tokens(const kvasir_session *session);
 /* Forgets everything after the first n_tokens tokens (undo). Window layers may have returned the pages that this needs;
  * then fewer tokens are kept: returns how many (feed the rest again). */
@@ -328,6 +331,7 @@ typedef struct kvasir_imatrix kvasir_imatrix;
 
 /* Errors: ARGUMENT (opened for its vocabulary only), MEMORY. The model must outlive it. */
 KVASIR_API kvasir_code kvasir_imatrix_open(const kvasir_model *model, kvasir_imatrix **out, kvasir_error *err);
+/* No session may observe into it any more. NULL is fine. */
 KVASIR_API void kvasir_imatrix_close(kvasir_imatrix *imatrix);
 /* From now on what goes into the session's matrices is added to `imatrix` (of the same model; one session at a time), until NULL is
  * given. Rows that want logits or hidden states are added to the output matrix; hidden states do so without multiplying. */
@@ -352,6 +356,7 @@ typedef struct kvasir_engine kvasir_engine;
 /* `params->n_ctx` is per sequence, the KV budget for all. n_seqs 1 .. 1024. Errors: as kvasir_session_open. */
 KVASIR_API kvasir_code kvasir_engine_open(kvasir_model *model, const kvasir_session_params *params, int n_seqs,
                                           kvasir_engine **out, kvasir_error *err);
+/* NULL is fine. */
 KVASIR_API void kvasir_engine_close(kvasir_engine *engine);
 
 /* What one sequence does in an eval: n_tokens tokens are appended to sequence `seq`. */
@@ -366,10 +371,12 @@ typedef struct kvasir_step {
  * sequence has changed, except that window layers may have to start anew (n_tokens says). */
 KVASIR_API kvasir_code kvasir_engine_eval(kvasir_engine *engine, const kvasir_step *steps, size_t n_steps,
                                           kvasir_error *err);
-/* Logits [n_vocab] of row `row` (LAST: 0; ALL: 0 .. n_tokens-1) of step `step` of the last eval, or NULL. */
+/* Logits [n_vocab] of row `row` (LAST: 0; ALL: 0 .. n_tokens-1) of step `step` of the last eval, or NULL where it made none. Borrowed until the
+ * next eval; may be modified in place. */
 KVASIR_API float *kvasir_engine_logits(kvasir_engine *engine, size_t step, size_t row);
 /* The same for steps that wanted hidden states: [n_embd]. */
 KVASIR_API const float *kvasir_engine_hidden(kvasir_engine *engine, size_t step, size_t row);
+/* Tokens that sequence `seq` holds; 0 for one that the engine does not have. */
 KVASIR_API size_t kvasir_engine_n_tokens(const kvasir_engine *engine, int seq);
 /* As kvasir_session_rewind. */
 KVASIR_API size_t kvasir_engine_rewind(kvasir_engine *engine, int seq, size_t n_tokens);
@@ -485,7 +492,8 @@ typedef struct kvasir_estimate {
     size_t total_bytes;
     size_t available_bytes; /* what this machine has free now (MemAvailable, cgroup limit) */
 } kvasir_estimate;
-/* From the header alone, nothing large is read. */
+/* What kvasir_model_open and kvasir_session_open would take; `mp` and `sp` may be NULL. From the header alone, nothing large is read.
+ * Errors: as theirs. */
 KVASIR_API kvasir_code kvasir_estimate_memory(const char *path, const kvasir_model_params *mp,
                                               const kvasir_session_params *sp, kvasir_estimate *out, kvasir_error *err);
 
@@ -507,7 +515,7 @@ typedef struct kvasir_sampler_params {
     float presence_penalty;              /* 0: off */
     float frequency_penalty;             /* 0: off */
     int repeat_last_n;                   /* tokens that the penalties look back on; 0: off, -1: everything accepted */
-    const kvasir_logit_bias *logit_bias; /* copied */
+    const kvasir_logit_bias *logit_bias; /* [n_logit_bias], added in their order; copied */
     size_t n_logit_bias;
 } kvasir_sampler_params;
 
@@ -515,9 +523,10 @@ typedef struct kvasir_sampler kvasir_sampler;
 
 /* temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, penalties off, last_n 64, seed 0. */
 KVASIR_API kvasir_sampler_params kvasir_sampler_params_default(void);
-/* Errors: ARGUMENT (NaN or out of range, names the parameter), MEMORY. */
+/* `params` may be NULL. Errors: ARGUMENT (NaN or out of range, names the parameter), MEMORY. */
 KVASIR_API kvasir_code kvasir_sampler_open(const kvasir_sampler_params *params, int n_vocab, kvasir_sampler **out,
                                            kvasir_error *err);
+/* NULL is fine. */
 KVASIR_API void kvasir_sampler_close(kvasir_sampler *sampler);
 /* Tells the sampler of a token that is now part of the text (prompt tokens and chosen ones), for the penalties. */
 KVASIR_API void kvasir_sampler_accept(kvasir_sampler *sampler, kvasir_token token);
@@ -558,6 +567,7 @@ KVASIR_API size_t kvasir_grammar_bytes(const kvasir_grammar *grammar);
 
 /* Stands at the beginning of the text. Used by one thread at a time. Errors: MEMORY. */
 KVASIR_API kvasir_code kvasir_constraint_open(kvasir_grammar *grammar, kvasir_constraint **out, kvasir_error *err);
+/* NULL is fine. */
 KVASIR_API void kvasir_constraint_close(kvasir_constraint *constraint);
 /* Sets the logits [n_vocab] of all tokens that cannot come next to -infinity. End-of-generation tokens are allowed where the text
  * may end. False: no token can (the text has ended, or the vocabulary cannot say what is due); then all are -infinity. */

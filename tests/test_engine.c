@@ -277,6 +277,24 @@ static void vectors_are_copies(void **state)
     kvasir_model_close(m);
 }
 
+static void types_of_the_cache_are_known_by_name(void **state)
+{
+    static const struct {
+        const char *name;
+        kvasir_kv_type type;
+    } rows[] = {{"f16", KVASIR_KV_F16}, {"f32", KVASIR_KV_F32}, {"bf16", KVASIR_KV_BF16}, {"q8_0", KVASIR_KV_Q8_0}};
+    kvasir_kv_type type;
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        assert_true(kvasir_kv_type_parse(rows[i].name, &type));
+        assert_int_equal(type, rows[i].type);
+    }
+    type = KVASIR_KV_BF16;
+    assert_false(kvasir_kv_type_parse("q4_0", &type));
+    assert_false(kvasir_kv_type_parse("", &type));
+    assert_int_equal(type, KVASIR_KV_BF16); /* untouched */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -288,6 +306,7 @@ int main(void)
         cmocka_unit_test(the_head_size_that_q8_0_cannot_hold_is_named),
         cmocka_unit_test(vectors_are_copies),
         cmocka_unit_test(a_wrong_specification_has_a_code_of_its_own),
+        cmocka_unit_test(types_of_the_cache_are_known_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
