@@ -1,24 +1,19 @@
-/* check_linear.c - linear layers: against the contract's own implementation (numpy, tests/golden/attention/make.py), against the dense
- * definition in double precision, and against themselves cut in every way.
+/* check_linear.c - linear layers: against the dense definition in double precision, and against themselves cut in every way. (Against the
+ * contract's own implementation: test_attention_golden.c.)
  *
  *     accuracy:   1e-4 of the largest |v|
  *     bits:       chunks, decode, mixtures, threads, kernels, used pages  ==  prefill at once                                          */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include <cmocka.h>
 
 #include "attention/linear.h"
 #include "attention/stage.h"
-#include "base/splitmix.h"
 #include "oracle_attention.h"
 #include "oracle_specs.h"
-
-enum { MAX_LINE = 1 << 14 };
 
 /* Every kind of the registry, with its defaults and with random values. */
 enum { MAX_KINDS = 32 };
@@ -71,82 +66,6 @@ static const kv_kernels *best_kernels(void)
     const kv_kernels *k = NULL;
     assert_int_equal(kv_kernels_select("auto", &k, NULL), KVASIR_OK);
     return k;
-}
-
-/* ---- the reference's rows ------------------------------------------------------------------------------- */
-
-enum { N = 330, HEADS = 8, KV_HEADS = 4, D = 16, N_ROWS = 10 };
-
-/* value() of make.py */
-static void fill(float *x, size_t n, uint64_t which)
-{
-    for (size_t i = 0; i < n; i++) x[i] = (float)((int)(kv_mix64(KV_GOLDEN_GAMMA * (i + 1) + which) % 17) - 8) / 4.0f;
-}
-
-static void average(float *x, int n_kept)
-{
-    for (int t = 0; t < N; t++) {
-        float row[KV_HEADS * D];
-        memcpy(row, x + (size_t)t * KV_HEADS * D, sizeof row);
-        kv_average_heads(row, KV_HEADS, n_kept, D);
-        memcpy(x + (size_t)t * (size_t)n_kept * D, row, (size_t)n_kept * D * sizeof *row);
-    }
-}
-
-static float *run_case(const char *spec, int number, int n_kv_heads, oracle_plan plan)
-{
-    oracle_layer l = make_layer(spec, number, HEADS, KV_HEADS, D, D, 0.25f);
-    l.n_kv_heads = n_kv_heads;
-    oracle_sequence s = {.n = N,
-                         .q = malloc(N * HEADS * D * sizeof(float)),
-                         .k = malloc(N * KV_HEADS * D * sizeof(float)),
-                         .v = malloc(N * KV_HEADS * D * sizeof(float))};
-    assert_true(s.q && s.k && s.v);
-    fill(s.q, N * HEADS * D, 1), fill(s.k, N * KV_HEADS * D, 2), fill(s.v, N * KV_HEADS * D, 3);
-    average(s.k, n_kv_heads), average(s.v, n_kv_heads);
-    float *out = run(best_kernels(), 1, &l, &s, plan, true);
-    kv_phi_deinit(&l.attention.phi);
-    oracle_sequence_free(&s);
-    return out;
-}
-
-static void check_row(const char *spec, char *at, const float *out)
-{
-    const long row = strtol(at, &at, 10);
-    assert_in_range(row, 0, N - 1);
-    for (int i = 0; i < HEADS * D; i++) {
-        char *end;
-        const double want = strtod(at, &end), got = (double)out[row * HEADS * D + i];
-        assert_true(end != at);
-        at = end;
-        if (!(fabs(got - want) <= 1e-4 * 2)) /* the largest |v| is 2 */
-            fail_msg("%s: row %ld, head %d, value %d: %.9g, not %.9g", spec, row, i / D, i % D, got, want);
-    }
-}
-
-static void every_kind_is_what_the_reference_computes(void **state)
-{
-    (void)state;
-    static char line[MAX_LINE], spec[512];
-    FILE *f = fopen("tests/golden/attention/linear.txt", "r");
-    assert_non_null(f);
-    int n_cases = 0, n_rows = 0, number, kv_heads, at;
-    float softcap, *out = NULL;
-    while (fgets(line, sizeof line, f)) {
-        line[strcspn(line, "\n")] = '\0';
-        if (sscanf(line, "case %d %f %d %n", &number, &softcap, &kv_heads, &at) == 3) {
-            snprintf(spec, sizeof spec, "%s", line + at);
-            free(out);
-            out = run_case(spec, number, kv_heads, n_cases++ % 2 ? ORACLE_AT_ONCE : ORACLE_MIXED);
-        } else {
-            assert_non_null(out);
-            check_row(spec, line, out);
-            n_rows++;
-        }
-    }
-    free(out);
-    fclose(f);
-    assert_true(n_cases >= 8 && n_rows == n_cases * N_ROWS);
 }
 
 /* ---- the dense definition --------------------------------------------------------------------------------- */
@@ -309,7 +228,6 @@ static void every_table_gives_the_same_bits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_kind_is_what_the_reference_computes),
         cmocka_unit_test(linear_attention_is_what_the_dense_definition_says),
         cmocka_unit_test(no_way_of_cutting_the_work_changes_a_bit),
         cmocka_unit_test(every_table_gives_the_same_bits),

@@ -1,5 +1,8 @@
 /* test_attention_golden.c - the contract's own implementation (numpy, tests/golden/attention/make.py) beside ours: for every pattern and
- * stage of the grammar, rows of one sequence. Inputs are made of exact numbers, so both must choose the same keys. */
+ * stage of the grammar, and for linear layers, rows of one sequence. Inputs are made of exact numbers, so both must choose the same keys.
+ *
+ *     case LAYER SOFTCAP KV_HEADS SPEC
+ *     ROW V V V ...                       [HEADS * D], for N_ROWS rows of a case */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "attention/linear.h"
 #include "attention/stage.h"
 #include "base/splitmix.h"
 #include "oracle_attention.h"
@@ -37,6 +41,8 @@ static float *run_case(const char *spec, int layer, float softcap, int n_kv_head
     oracle_layer l = {.n_kv_heads = n_kv_heads, .d_k = D, .d_v = D};
     l.attention = (kv_attention){
         .spec = oracle_spec(spec, layer, KV_HEADS, D), .n_heads = HEADS, .scale = 0.25f, .softcap = softcap};
+    const kv_linear_attn *linear = l.attention.spec.n_sources == 0 ? &l.attention.spec.linear : NULL;
+    if (linear) assert_int_equal(kv_phi_init(&l.attention.phi, linear, layer, D, l.attention.scale, NULL), KVASIR_OK);
     oracle_sequence s = {.n = N,
                          .q = malloc(N * HEADS * D * sizeof(float)),
                          .k = malloc(N * KV_HEADS * D * sizeof(float)),
@@ -54,11 +60,12 @@ static float *run_case(const char *spec, int layer, float softcap, int n_kv_head
     oracle_run(&c.c, &l, &s, 1, plan, true, &rng, &out);
     oracle_compute_free(&c);
     kv_pool_close(pool);
+    if (linear) kv_phi_deinit(&l.attention.phi);
     oracle_sequence_free(&s);
     return out;
 }
 
-static void check_row(const char *spec, char *line, const float *out)
+static void check_row(const char *spec, char *line, const float *out, double tolerance)
 {
     char *at = line;
     const long row = strtol(at, &at, 10);
@@ -68,16 +75,16 @@ static void check_row(const char *spec, char *line, const float *out)
         const double want = strtod(at, &end), got = (double)out[row * HEADS * D + i];
         assert_true(end != at);
         at = end;
-        if (!(fabs(got - want) <= 2e-5 * 2)) /* the largest |v| is 2 */
+        if (!(fabs(got - want) <= tolerance * 2)) /* the largest |v| is 2 */
             fail_msg("%s: row %ld, head %d, value %d: %.9g, not %.9g", spec, row, i / D, i % D, got, want);
     }
 }
 
-static void every_case_is_what_the_reference_computes(void **state)
+/* All cases of a file, of which there must be so many. `tolerance` is relative to the largest |v|. */
+static void check_file(const char *path, double tolerance, int at_least)
 {
-    (void)state;
     static char line[MAX_LINE], spec[512];
-    FILE *f = fopen("tests/golden/attention/expect.txt", "r");
+    FILE *f = fopen(path, "r");
     assert_non_null(f);
     int n_cases = 0, n_rows = 0, layer, kv_heads, at;
     float softcap, *out = NULL;
@@ -89,18 +96,33 @@ static void every_case_is_what_the_reference_computes(void **state)
             out = run_case(spec, layer, softcap, kv_heads, n_cases++ % 2 ? ORACLE_AT_ONCE : ORACLE_MIXED);
         } else {
             assert_non_null(out);
-            check_row(spec, line, out);
+            check_row(spec, line, out, tolerance);
             n_rows++;
         }
     }
     free(out);
     fclose(f);
-    assert_true(n_cases >= 48 && n_rows == n_cases * N_ROWS);
+    assert_true(n_cases >= at_least && n_rows == n_cases * N_ROWS);
     oracle_specs_free();
+}
+
+static void every_pattern_and_stage_is_what_the_reference_computes(void **state)
+{
+    (void)state;
+    check_file("tests/golden/attention/expect.txt", 2e-5, 48);
+}
+
+static void every_linear_kind_is_what_the_reference_computes(void **state)
+{
+    (void)state;
+    check_file("tests/golden/attention/linear.txt", 1e-4, 8);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_case_is_what_the_reference_computes)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_pattern_and_stage_is_what_the_reference_computes),
+        cmocka_unit_test(every_linear_kind_is_what_the_reference_computes),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
