@@ -150,8 +150,7 @@ kvasir_code kvasir_convert(const char *hf_dir, const char *out, const kvasir_con
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", j.params->n_threads);
     kvasir_code code = find_type(j.params->type, &j.type, err);
     if (code == KVASIR_OK) code = load(&j, err);
-    if (code == KVASIR_OK)
-        code = kv_pool_open(j.params->n_threads ? j.params->n_threads : kv_cores(), &j.pool, err);
+    if (code == KVASIR_OK) code = kv_pool_open(j.params->n_threads ? j.params->n_threads : kv_cores(), &j.pool, err);
     if (code == KVASIR_OK) code = write_file(&j, out, err);
     kv_pool_close(j.pool);
     kv_hf_plan_free(j.plan);

@@ -326,7 +326,8 @@ static void numbers_have_a_point_in_every_locale(void **state)
     snprintf(command, sizeof command, "localedef -i de_DE -f UTF-8 %s/de_DE.UTF-8 >/dev/null 2>&1", folder);
     const int made = system(command);
     setenv("LOCPATH", folder, 1);
-    const bool has_comma = made == 0 && setlocale(LC_ALL, "de_DE.UTF-8") && strcmp(localeconv()->decimal_point, ",") == 0;
+    const bool has_comma =
+        made == 0 && setlocale(LC_ALL, "de_DE.UTF-8") && strcmp(localeconv()->decimal_point, ",") == 0;
     unsetenv("LOCPATH");
     snprintf(command, sizeof command, "rm -r %s", folder);
     assert_int_equal(system(command), 0);

@@ -33,8 +33,8 @@ typedef struct kv_page {
     bool in_prefix; /* one of them is the prefix tree's */
     struct kv_page *next_free;
     uint8_t *data;   /* NULL: no place yet (slabs.h) */
-    uint8_t *bounds; /* a slab of bounds and which of its 64 places is this page's (bounds.h); NULL: the group has none */
-    size_t slot;
+    uint8_t *bounds; /* the slab of bounds that it has a place in (bounds.h); NULL: the group has none */
+    size_t slot;     /* which of the 64 places there */
 } kv_page;
 
 typedef struct kv_group {

@@ -48,7 +48,7 @@ typedef struct kv_conn {
     bool keep_alive, is_head_only, is_streaming, has_eof, is_advancing;
     size_t body_counted; /* bytes of the server's body budget */
     size_t n_lingered;
-    size_t unsent_bytes; /* as unsent.c has counted them */
+    size_t unsent_bytes;           /* as unsent.c has counted them */
     double last_write_ms, idle_ms; /* idle_ms: since when, while it is */
     struct {
         double begin_ms;
