@@ -466,8 +466,8 @@ typedef bool (*kvasir_quantize_progress)(void *user, const kvasir_quantize_tenso
 typedef struct kvasir_quantize_params {
     const char *type; /* "Q4_K_M", "Q8_0", "F16", ...; an unknown one is answered with the list */
     bool pure;        /* every matrix gets the plain type, no mix */
-    const char *const *
-        tensor_types; /* [n_tensor_types] "NAME=TYPE": matrices whose name contains NAME, of which there is one; the last that fits wins */
+    /* [n_tensor_types] "NAME=TYPE": matrices whose name contains NAME, of which there is one at least; the last that fits wins. */
+    const char *const *tensor_types;
     size_t n_tensor_types;
     const char *imatrix;   /* file of kvasir imatrix, or NULL: all inputs matter alike */
     int n_threads;         /* 0: physical cores */

@@ -29,10 +29,10 @@ typedef struct kv_attention {
     int n_heads;
     float scale;   /* of q.k */
     float softcap; /* 0: none */
-    const float *
-        alibi; /* [n_heads] slopes (Press 2021) or NULL: slope * (k_pos - q_pos) joins the scaled score, before soft-cap */
-    const float *
-        sinks; /* [n_heads] logits (gpt-oss) or NULL: weight without a value, one partial (sink, 1, 0) before all others */
+    /* [n_heads] slopes (Press 2021) or NULL: slope * (k_pos - q_pos) joins the scaled score, before soft-cap. */
+    const float *alibi;
+    /* [n_heads] logits (gpt-oss) or NULL: weight without a value, one partial (sink, 1, 0) before all others. */
+    const float *sinks;
     kv_phi phi; /* linear layers: the feature map */
 } kv_attention;
 

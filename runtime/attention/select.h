@@ -13,9 +13,8 @@
 
 #include "attention/attend.h"
 
-enum {
-    KV_SELECT_BYTES = 2 << 20
-}; /* of masks and scores per tile: more queries share the keys they read, as far as this goes */
+/* Of masks and scores per tile: more queries share the keys they read, as far as this goes. */
+enum { KV_SELECT_BYTES = 2 << 20 };
 
 /* The rows of a tile, query by query, and what is kept for them. */
 typedef struct kv_selection {
@@ -29,8 +28,8 @@ typedef struct kv_selection {
     void *gemm_scratch;
     const size_t *pos;           /* [n_queries] */
     const kv_span *const *spans; /* [n_queries] */
-    const float
-        *weights; /* [n_queries][weights_step], from kv_select_weigh where threads share it, for few rows; or NULL */
+    /* [n_queries][weights_step], from kv_select_weigh where threads share it, for few rows; or NULL. */
+    const float *weights;
     size_t weights_step;
     /* Result: visible pages in ascending order and the masks of their rows. Where the caller says, or NULL: in scratch. */
     int n_pages;

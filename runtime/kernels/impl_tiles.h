@@ -17,8 +17,8 @@ enum { ROWS_PER_ADDRESS = 3 };
 
 /* Twelve rows of activations and their sums. */
 typedef struct tile_block {
-    const uint8_t *
-        at[TILE_ROWS / ROWS_PER_ADDRESS]; /* the current block of every third row; one and two strides on, the others */
+    /* The current block of every third row; one and two strides on, the others. */
+    const uint8_t *at[TILE_ROWS / ROWS_PER_ADDRESS];
     size_t stride;
     int nb;
     vf sums[TILE_ROWS][2];

@@ -66,8 +66,8 @@ typedef struct kv_rope_params {
     float factor;               /* context is stretched by this */
     float attn_factor;          /* yarn, longrope: extra magnitude */
     float beta_fast, beta_slow; /* yarn: rotations that stay, rotations that stretch */
-    float
-        log_multiplier; /* yarn: magnitude goes into the score as (1 + this * ln factor)^2, not into the vectors; 0: not */
+    /* yarn: magnitude goes into the score as (1 + this * ln factor)^2, not into the vectors; 0: not. */
+    float log_multiplier;
     bool no_truncate;      /* yarn: the ramp begins and ends between two pairs */
     uint32_t original_ctx; /* yarn, longrope */
     bool use_factors;      /* divide each frequency by rope_freqs.weight (llama 3) or the long or short factors */
@@ -146,8 +146,8 @@ typedef struct kv_layer {
     struct {
         kv_linear router;
         const float *router_bias; /* [n_experts], added to the logits */
-        const float
-            *selection_bias;     /* [n_experts], added to the scores that select, not to the weights (DeepSeek-V3) */
+        /* [n_experts], added to the scores that select, not to the weights (DeepSeek-V3). */
+        const float *selection_bias;
         kv_stack gate, up, down; /* [n_experts] */
         kv_linear shared_gate, shared_up, shared_down;
         const float *shared_expert_gate; /* [n_embd]: the shared expert times sigmoid of this dot h (Qwen2-MoE) */
@@ -224,8 +224,8 @@ typedef struct kv_arch {
     kv_qk_norm qk_norm;
     kv_activation activation; /* <arch>.hidden_activation, where the file says it, wins */
     bool parallel;
-    const kv_tensor_row *
-        model_tensors; /* beyond token_embd, output, output_norm.weight, rope_freqs; may be NULL; ends with a NULL name */
+    /* Beyond token_embd, output, output_norm.weight, rope_freqs; may be NULL; ends with a NULL name. */
+    const kv_tensor_row *model_tensors;
     const kv_tensor_row *layer_tensors; /* ends with a NULL name */
     /* Fills what differs from the common keys (hparams.c), which are read already; every value checked, errors name the key. */
     kvasir_code (*read_hparams)(const kv_gguf *gguf, kv_hparams *hp, kvasir_error *err);

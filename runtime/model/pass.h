@@ -28,8 +28,8 @@ static inline const kv_layer *kv_pass_layer(const kv_pass *p) { return &p->m->bo
 typedef struct kv_rows {
     const float *x;
     int width;
-    kv_row_fn
-        make; /* NULL: they are there. Else it writes a row, right before that is quantised: it is in L1 then, and a barrier is saved */
+    /* NULL: they are there. Else it writes a row, right before that is quantised: it is in L1 then, and a barrier is saved. */
+    kv_row_fn make;
     kv_stage stage; /* which has the time of that */
 } kv_rows;
 
