@@ -12,7 +12,7 @@
 #include "tools/tools.h"
 
 static const char TOOL[] = "attention";
-enum { MAX_CONTEXTS = 16, MAP_CELLS = 48, LIMIT_BUFFER = 64 << 20 };
+enum { MAP_CELLS = 48, LIMIT_BUFFER = 64 << 20 };
 
 typedef struct attention_options {
     kv_common common;
@@ -27,9 +27,9 @@ static const kv_opt ATTENTION_ROWS[] = {
     {"--svg", NULL, KV_OPT_STRING, AT(svg), "OUT", 0, 0, NULL,
      "Draw the pattern of every layer, for the first context length, into this file."},
     {"--cache-type-k", "-ctk", KV_OPT_ENUM, offsetof(attention_options, common.type_k), "TYPE", 0, 0,
-     (const char *const[]){"f16", "f32", "bf16", "q8_0", NULL}, "Type of the keys in the cache."},
+     kv_cache_type_names, "Type of the keys in the cache."},
     {"--cache-type-v", "-ctv", KV_OPT_ENUM, offsetof(attention_options, common.type_v), "TYPE", 0, 0,
-     (const char *const[]){"f16", "f32", "bf16", "q8_0", NULL}, "Type of the values in the cache."},
+     kv_cache_type_names, "Type of the values in the cache."},
     {0},
 };
 

@@ -10,12 +10,12 @@
 #include "tools/options.h"
 
 const char *const kv_kernel_names[] = {KV_KERNEL_NAMES, NULL};
+const char *const kv_cache_type_names[] = {"f16", "f32", "bf16", "q8_0", NULL};
 
 #define AT(field) offsetof(kv_common, field)
 
-static const char *const GEMMS[] = {"native", "blas", NULL};                /* in the order of kvasir_gemm */
-static const char *const KV_TYPES[] = {"f16", "f32", "bf16", "q8_0", NULL}; /* in the order of kvasir_kv_type */
-static const char *const OUTPUTS[] = {"text", "json", NULL};                /* in the order of kv_output */
+static const char *const GEMMS[] = {"native", "blas", NULL}; /* in the order of kvasir_gemm */
+static const char *const OUTPUTS[] = {"text", "json", NULL}; /* in the order of kv_output */
 
 /* clang-format off */
 /*   name, alias, kind, field, placeholder, min, max, choices, help */
@@ -37,8 +37,8 @@ static const kv_opt CONTEXT_OPTIONS[] = {
     {"--ctx-size", "-c", KV_OPT_INT, AT(n_ctx), "N", 0, INT_MAX, NULL, "Context in tokens; 0: what the checkpoint declares."},
     {"--batch-size", "-b", KV_OPT_INT, AT(n_batch), "N", 1, 65536, NULL, "Most prompt tokens at once."},
     {"--ubatch-size", "-ub", KV_OPT_INT, AT(n_ubatch), "N", 1, 16384, NULL, "Prompt tokens per prefill chunk."},
-    {"--cache-type-k", "-ctk", KV_OPT_ENUM, AT(type_k), "TYPE", 0, 0, KV_TYPES, "Type of cached keys: f16, f32, bf16, q8_0."},
-    {"--cache-type-v", "-ctv", KV_OPT_ENUM, AT(type_v), "TYPE", 0, 0, KV_TYPES, "Type of cached values: f16, f32, bf16, q8_0."},
+    {"--cache-type-k", "-ctk", KV_OPT_ENUM, AT(type_k), "TYPE", 0, 0, kv_cache_type_names, "Type of cached keys: f16, f32, bf16, q8_0."},
+    {"--cache-type-v", "-ctv", KV_OPT_ENUM, AT(type_v), "TYPE", 0, 0, kv_cache_type_names, "Type of cached values: f16, f32, bf16, q8_0."},
     {"--kv-budget", NULL, KV_OPT_INT, AT(kv_budget_mib), "MIB", 0, 1 << 30, NULL, "Most memory for the KV cache; 0 (the default): what the context needs."},
     {0},
 };

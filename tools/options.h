@@ -103,7 +103,8 @@ const char *kv_option_instead(const char *word);
 
 /* What --kernels takes. */
 #define KV_KERNEL_NAMES "auto", "scalar", "avx2", "avxvnni", "avx512", "amx", "neon", "neondot", "neoni8mm"
-extern const char *const kv_kernel_names[]; /* those, NULL-terminated */
+extern const char *const kv_kernel_names[];     /* those, NULL-terminated */
+extern const char *const kv_cache_type_names[]; /* in the order of kvasir_kv_type, NULL-terminated */
 
 typedef struct kv_common {
     const char *model;     /* PATH or NAME; NULL: the default model */

@@ -241,7 +241,7 @@ static double mean_error(double sum, double sum2, size_t n)
 }
 
 typedef struct result {
-    double ppl, error, kl, kl_error, same_top, base_ppl, base_error;
+    double ppl, error, kl, kl_error, same_top, base_ppl;
     bool is_compared;
 } result;
 
