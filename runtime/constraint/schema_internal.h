@@ -3,7 +3,7 @@
  *     schema.c          subschemas as tasks, each a rule; $ref, anyOf
  *     schema_type.c     by type, enum and const
  *     schema_merge.c    two schemas that both hold (allOf, keywords beside $ref or anyOf) as one
- *     schema_object.c   objects and arrays        schema_string.c  strings, formats, literals
+ *     schema_object.c   objects and arrays        schema_string.c  strings, formats
  *     schema_number.c   numbers and ranges        schema_regex.c   patterns */
 #ifndef KV_CONSTRAINT_SCHEMA_INTERNAL_H
 #define KV_CONSTRAINT_SCHEMA_INTERNAL_H
@@ -61,7 +61,6 @@ void kv_schema_object(kv_schema *s, json_t *schema, const char *path);
 void kv_schema_array(kv_schema *s, json_t *schema, const char *path);
 void kv_schema_string(kv_schema *s, json_t *schema, const char *path);
 void kv_schema_number(kv_schema *s, json_t *schema, const char *path, bool is_integer);
-void kv_schema_literal(kv_schema *s, const json_t *value, const char *path); /* of const and enum */
 int32_t kv_schema_any_number(kv_schema *s);
 
 /* ---- schema_regex.c ---- */

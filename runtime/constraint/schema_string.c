@@ -1,5 +1,4 @@
-/* schema_string.c - strings: any, by length, pattern and format; and the literals of const and enum. */
-#include <stdlib.h>
+/* schema_string.c - strings: any, by length, pattern and format. */
 
 #include "constraint/schema_internal.h"
 
@@ -201,25 +200,4 @@ void kv_schema_string(kv_schema *s, json_t *schema, const char *path)
     }
     kv_build_take_up(s->b, &kept);
     kv_build_call(s->b, n ? rules[0] : KV_NO_RULE);
-}
-
-/* ---- literals --------------------------------------------------------------------------------------------- */
-
-static void literal_text(kv_schema *s, const json_t *value)
-{
-    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
-    if (text)
-        kv_build_text(s->b, text, strlen(text));
-    else
-        kv_build_fail_memory(s->b);
-    free(text);
-}
-
-void kv_schema_literal(kv_schema *s, const json_t *value, const char *path)
-{
-    (void)path;
-    if (json_is_string(value))
-        kv_schema_key(s, json_string_value(value), json_string_length(value));
-    else
-        literal_text(s, value);
 }

@@ -3,6 +3,8 @@
  *     "type": "string"    that one    ["string", "null"]    alternatives    none: what the keywords are about, or any value
  *
  * Objects and arrays of any value are rules of their own, so that the rule for any value can be recursive. */
+#include <stdlib.h>
+
 #include "constraint/schema_internal.h"
 
 static const char *const types[] = {"object", "array", "string", "number", "integer", "boolean", "null"};
@@ -44,6 +46,21 @@ static bool has_type(const json_t *types_given, const json_t *value)
     return false;
 }
 
+/* The value as JSON. */
+static void literal(kv_schema *s, const json_t *value)
+{
+    if (json_is_string(value)) {
+        kv_schema_key(s, json_string_value(value), json_string_length(value));
+        return;
+    }
+    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
+    if (text)
+        kv_build_text(s->b, text, strlen(text));
+    else
+        kv_build_fail_memory(s->b);
+    free(text);
+}
+
 /* const and enum: the values themselves. Other restrictions beside them are refused rather than checked. */
 void kv_schema_enum(kv_schema *s, const json_t *schema, const char *path)
 {
@@ -73,7 +90,7 @@ void kv_schema_enum(kv_schema *s, const json_t *schema, const char *path)
         value = list ? json_array_get(list, i) : constant;
         if ((constant && !json_equal(constant, value)) || !has_type(type, value)) continue;
         kv_build_or(b);
-        kv_schema_literal(s, value, path);
+        literal(s, value);
     }
     kv_build_close(b);
 }
