@@ -1,5 +1,4 @@
 /* schema_string.c - strings: any, by length, pattern and format. */
-
 #include "constraint/schema_internal.h"
 
 /* Formats as patterns: a subset of each that every validator accepts. The 29th of February is left out. */
