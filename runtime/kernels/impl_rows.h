@@ -441,11 +441,11 @@ static void impl_sum_lanes(const float *l, int n, float *sums)
 #define KV_KERNELS_TABLE_BY(NAME, ATTEND, SCORE)                                                                       \
     {                                                                                                                  \
         .name = NAME, .quantize_q8 = impl_quantize_q8, .gemm_q8 = impl_gemm_q8, .gemm_f32 = impl_gemm_f32,             \
-        .attend_page = ATTEND, .score_page = SCORE, .bound_pages = impl_bound_pages,                                   \
-        .merge = impl_merge, .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul, .gelu_mul = impl_gelu_mul,        \
-        .silu = impl_silu, .gelu = impl_gelu, .gelu_erf = impl_gelu_erf, .to_f32 = impl_to_f32,                        \
-        .from_f32 = impl_from_f32, .values_to_f32 = impl_values_to_f32, .exp = impl_exp, .rms_norm = impl_rms_norm,    \
-        .add = impl_add, .scale = impl_scale, .rotate_halves = impl_rotate_halves, .rotate_pairs = impl_rotate_pairs,  \
+        .attend_page = ATTEND, .score_page = SCORE, .bound_pages = impl_bound_pages, .merge = impl_merge,              \
+        .sum_lanes = impl_sum_lanes, .silu_mul = impl_silu_mul, .gelu_mul = impl_gelu_mul, .silu = impl_silu,          \
+        .gelu = impl_gelu, .gelu_erf = impl_gelu_erf, .to_f32 = impl_to_f32, .from_f32 = impl_from_f32,                \
+        .values_to_f32 = impl_values_to_f32, .exp = impl_exp, .rms_norm = impl_rms_norm, .add = impl_add,              \
+        .scale = impl_scale, .rotate_halves = impl_rotate_halves, .rotate_pairs = impl_rotate_pairs,                   \
         .keys_to_f32 = impl_keys_to_f32, .phi_keys = impl_phi_keys, .phi_rows = impl_phi_rows,                         \
         .phi_attend = impl_phi_attend, .phi_fold = impl_phi_fold, .phi_join = impl_phi_join,                           \
     }
