@@ -210,6 +210,33 @@ static void pages_in_use_are_never_given_up(void **state)
     close_tree();
 }
 
+/* With room for one text only: its end stays in the tree as long as nobody goes on from there. */
+static void the_last_page_is_taken_from_the_tree_when_there_is_no_room_for_a_copy(void **state)
+{
+    (void)state;
+    for (int window = 0; window <= WINDOW; window += WINDOW) {
+        text a = text_of(10, 250);
+        open_tree(window, window ? 8 : 4);
+        assert_int_equal(read_and_retire(&a), 0);
+        a.n = 256;
+        assert_int_equal(resume(&running[1], &a), 250);
+        assert_int_equal(kv_prefix_match(&tree, a.tokens, 256), 250);
+        assert_int_equal(read_tokens(&running[1], 6), KVASIR_OK);
+        check_content(&running[1]), check_tree_books();
+        assert_int_equal(read_tokens(&running[1], 1), KVASIR_ERR_CONTEXT);
+        /* Two who share it: there is no room for both. */
+        retire(&running[1]);
+        a.n = 250;
+        assert_int_equal(resume(&running[1], &a), 250);
+        assert_int_equal(resume(&running[2], &a), 250);
+        assert_int_equal(read_tokens(&running[1], 1), KVASIR_ERR_CONTEXT);
+        kv_seq_rewind(&running[2].kv, 0);
+        assert_int_equal(read_tokens(&running[1], 1), KVASIR_OK);
+        check_content(&running[1]), check_tree_books();
+        close_tree();
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -219,6 +246,7 @@ int main(void)
         cmocka_unit_test(to_be_looked_up_is_to_be_used),
         cmocka_unit_test(a_fork_stays_a_place_to_come_back_to),
         cmocka_unit_test(pages_in_use_are_never_given_up),
+        cmocka_unit_test(the_last_page_is_taken_from_the_tree_when_there_is_no_room_for_a_copy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

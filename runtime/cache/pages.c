@@ -301,16 +301,18 @@ void kv_seq_deinit(kv_seq *seq)
     *seq = (kv_seq){0};
 }
 
-/* The page that the next token goes into must be ours alone. False when no page could be had. */
+/* The page that the next token goes into must be ours alone. Where there is no room for a copy, the prefix tree gives up its share:
+ * what a sequence needs at most is enough for it. False when no page could be had. */
 static bool own_tail_page(kv_seq *seq, int group)
 {
     struct kv_table *t = &seq->tables[group];
     const size_t tail = seq->n_tokens / KV_PAGE;
     if (seq->n_tokens % KV_PAGE == 0 || tail >= t->end || t->pages[tail]->refs == 1) return true;
-    kv_page *copy = page_get(seq->cache, group);
-    if (!copy) return false;
-    memcpy(copy->data, t->pages[tail]->data, seq->cache->groups[group].data_bytes);
-    kv_page_put(seq->cache, group, t->pages[tail]);
+    kv_page *page = t->pages[tail], *copy = page_get(seq->cache, group);
+    if (!copy && page->in_prefix && page->refs == 2) kv_prefix_let_go(seq->cache->prefix, group, page);
+    if (!copy) return page->refs == 1;
+    memcpy(copy->data, page->data, seq->cache->groups[group].data_bytes);
+    kv_page_put(seq->cache, group, page);
     t->pages[tail] = copy;
     return true;
 }

@@ -277,3 +277,10 @@ bool kv_prefix_evict(kv_prefix *p)
     }
     return false;
 }
+
+void kv_prefix_let_go(kv_prefix *p, int group, const kv_page *page)
+{
+    kv_prefix_node *x = p->youngest;
+    while (x && x->pages[group] != page) x = x->older;
+    if (x) drop_page(p, x, group);
+}

@@ -52,5 +52,7 @@ size_t kv_prefix_match(const kv_prefix *prefix, const kvasir_token *tokens, size
 size_t kv_prefix_resume(kv_prefix *prefix, kv_seq *seq, const kvasir_token *tokens, size_t n_tokens);
 /* Gives up idle pages: those of one node. False: there are none. */
 bool kv_prefix_evict(kv_prefix *prefix);
+/* Gives up one page that a sequence uses, which it then has for itself. */
+void kv_prefix_let_go(kv_prefix *prefix, int group, const kv_page *page);
 
 #endif
