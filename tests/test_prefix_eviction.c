@@ -237,6 +237,24 @@ static void the_last_page_is_taken_from_the_tree_when_there_is_no_room_for_a_cop
     }
 }
 
+/* A sequence has gone on from where it wanted to come back to. Its last pages there are in use, what the window needs before them is not. */
+static void a_place_to_come_back_to_goes_before_a_sequence_has_no_room(void **state)
+{
+    (void)state;
+    const text a = text_of(10, 448);
+    /* All pages of one layer; of the other those that hold WINDOW, a page more and what comes. */
+    open_tree(WINDOW, 7 + 5);
+    running[1].text = a;
+    for (int i = 0; i < 320; i += 64) assert_int_equal(read_tokens(&running[1], 64), KVASIR_OK);
+    assert_int_equal(kv_prefix_match(&tree, a.tokens, 448), 320);
+    for (int i = 320; i < 448; i += 4) {
+        assert_int_equal(kv_seq_reserve(&running[1].kv, 4, &tree_error), KVASIR_OK);
+        kv_seq_commit(&running[1].kv, 4);
+        check_tree_books();
+    }
+    close_tree();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -247,6 +265,7 @@ int main(void)
         cmocka_unit_test(a_fork_stays_a_place_to_come_back_to),
         cmocka_unit_test(pages_in_use_are_never_given_up),
         cmocka_unit_test(the_last_page_is_taken_from_the_tree_when_there_is_no_room_for_a_copy),
+        cmocka_unit_test(a_place_to_come_back_to_goes_before_a_sequence_has_no_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

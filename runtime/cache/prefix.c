@@ -236,11 +236,12 @@ static bool is_needed(const kv_prefix *p, const kv_prefix_node *node, int group)
     }
 }
 
-static bool trim(kv_prefix *p, kv_prefix_node *x)
+/* Gives up a node's idle pages of windows, `all` or those that nothing needs. */
+static bool trim(kv_prefix *p, kv_prefix_node *x, bool all)
 {
     bool has_freed = false;
     for (int g = 0; g < p->cache->n_groups; g++) {
-        if (p->cache->groups[g].horizon == 0 || !is_idle(x->pages[g]) || is_needed(p, x, g)) continue;
+        if (p->cache->groups[g].horizon == 0 || !is_idle(x->pages[g]) || (!all && is_needed(p, x, g))) continue;
         drop_page(p, x, g);
         p->n_evicted_pages++;
         has_freed = true;
@@ -264,9 +265,10 @@ static bool holds_pages(const kv_prefix *p, const kv_prefix_node *x)
 
 bool kv_prefix_evict(kv_prefix *p)
 {
+    kv_prefix_node *const first = p->has_windows ? p->oldest : NULL; /* to look for windows from */
     if (p->cache->idle_pages == 0) return false;
-    for (kv_prefix_node *x = p->has_windows ? p->oldest : NULL; x; x = x->younger)
-        if (trim(p, x)) return true;
+    for (kv_prefix_node *x = first; x; x = x->younger)
+        if (trim(p, x, false)) return true;
     for (kv_prefix_node *x = p->oldest, *younger; x; x = younger) {
         const size_t n = n_idle_pages(p, x);
         younger = x->younger;
@@ -275,6 +277,8 @@ bool kv_prefix_evict(kv_prefix *p)
         p->n_evicted_pages += n;
         if (n > 0) return true;
     }
+    for (kv_prefix_node *x = first; x; x = x->younger)
+        if (trim(p, x, true)) return true;
     return false;
 }
 

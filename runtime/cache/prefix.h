@@ -10,6 +10,7 @@
  *
  *     room is short:   1. pages of windows that no end and no fork of the tree needs    least recently used first
  *                      2. leaves                                                        least recently used first
+ *                      3. pages of windows that ends in use need: nobody comes back there
  *
  * A path is used from its end to the root, so that no node is younger than its parent: the oldest node is a leaf.
  * After RadixAttention (Zheng 2024); forks as places to come back to after Marconi (Pan 2025). */
