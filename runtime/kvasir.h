@@ -241,7 +241,8 @@ typedef struct kvasir_session kvasir_session;
 enum { KVASIR_DRAFT_MAX = 7 }; /* tokens read ahead at most */
 
 typedef struct kvasir_session_params {
-    int n_ctx;     /* tokens the session can hold; 0: what the checkpoint declares */
+    int n_ctx; /* tokens the session can hold; 0: what the checkpoint declares. Of LongRoPE's two sets of factors (Phi 3) it is what
+                  chooses: the long one where it is beyond the context that the model was first trained with. */
     int n_threads; /* 0: the model's default */
     int n_batch;   /* rows per prefill chunk (-ub); 0: 512 */
     kvasir_kv_type type_k, type_v;
