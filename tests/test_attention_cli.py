@@ -191,6 +191,16 @@ def a_file_holds_a_rule_a_line_with_comments_and_errors_name_the_line():
             refused(19, f"b.csr, line {line}:", "run", "-m", TINY, "-p", "a", "--attention", f"*=blocks(16, file={csr})")
 
 
+@test
+def a_path_is_printed_as_it_can_be_read():
+    with tempfile.TemporaryDirectory() as d:
+        for name, quoted in (("b.csr", False), ("b c.csr", True), ("b,(c);#d.csr", True), ('b"c.csr', False), ('b" c;#|d".csr', False)):
+            csr = os.path.join(d, name)
+            open(csr, "w").write("1 1\n0 1\n0\n")
+            spec = in_force(TINY, "--attention", f'*=blocks(16, file="{csr}")' if quoted else f"*=blocks(16, file={csr})")["attention_spec"]
+            assert csr in spec and in_force(TINY, "--attention", spec)["attention_spec"] == spec, spec
+
+
 def with_key(text, value_type=8):
     """The tiny checkpoint with one more key: kvasir.attention."""
     data = open(TINY, "rb").read()

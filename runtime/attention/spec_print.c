@@ -40,10 +40,10 @@ static void put_set(out *o, const kv_position_set *set)
     }
 }
 
-/* Quoted where the grammar would end it. */
+/* Quoted where the grammar would end it. One that holds a quote was written without, and ends where it did then. */
 static void put_path(out *o, const char *path)
 {
-    const bool plain = path[0] != '\0' && strcspn(path, "\",();#|+ \t\r\n") == strlen(path);
+    const bool plain = strchr(path, '"') || strcspn(path, ",();#|+ \t\r\n") == strlen(path);
     put(o, plain ? "%s" : "\"%s\"", path);
 }
 
