@@ -340,11 +340,12 @@ kvasir_code kv_seq_reserve(kv_seq *seq, size_t n_new, kvasir_error *err)
     for (int g = 0; g < seq->cache->n_groups; g++) old_end[g] = seq->tables[g].end;
     for (int g = 0; g < seq->cache->n_groups; g++) {
         if (extend(seq, g, end)) continue;
+        const bool is_budget = is_beyond(seq->cache, seq->cache->groups[g].page_bytes, seq->cache->budget_bytes);
         for (int u = 0; u <= g; u++) {
             drop_pages(seq, u, old_end[u], seq->tables[u].end);
             seq->tables[u].end = old_end[u];
         }
-        if (seq->cache->budget_bytes)
+        if (is_budget)
             return kv_fail(err, KVASIR_ERR_CONTEXT,
                            "%zu more tokens do not fit the KV budget of %zu MiB (%zu tokens are held)", n_new,
                            seq->cache->budget_bytes >> 20, seq->n_tokens);
