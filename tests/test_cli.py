@@ -141,6 +141,9 @@ USAGE = [
     (["bench", "-p", "0", "-n", "0"], r"-p and -n are both 0.*nothing to measure"),
     (["bench", "-p", "0,0", "-n", "0", "-pg", "0,0", "--dry-run"], r"nothing to measure"),
     (["run", "-N", "5"], r"-N; did you mean -n\?"),
+    (["run", "-ctx", "512"], r"-ctx; did you mean --ctx-size\?"),
+    (["run", "--thread", "2"], r"--thread; did you mean --threads\?"),
+    (["perplexity", "--temp", "0"], r"--temp; 'kvasir perplexity --help'"), # two letters of --gemm: no typing error
     (["template", "-o", "json"], r"unknown option -o; .*--help"),
     (["run", "--tokens", "1,,2"], r"--tokens: '1,,2'"),
     (["run", "--tokens", "1,x"], r"--tokens: '1,x'"),
@@ -235,7 +238,10 @@ def a_name_that_is_almost_a_model_is_answered_with_the_one_that_is_here():
 @test
 def options_of_llama_cpp_are_answered_with_what_there_is_instead():
     for word, says in (("-ngl", "CPU"), ("--n-gpu-layers", "CPU"), ("--host", "kvasir serve takes --listen HOST:PORT"), ("--port", "--listen"),
-                       ("--stop", "kvasir serve.*stop"), ("--reverse-prompt", "stop"), ("-fa", "leave it out"), ("-cnv", "kvasir chat"), ("-hf", "kvasir get")):
+                       ("--stop", "kvasir serve.*stop"), ("--reverse-prompt", "stop"), ("-fa", "leave it out"), ("-cnv", "kvasir chat"), ("-hf", "kvasir get"),
+                       ("-no-cnv", "leave it out"), ("-st", "leave it out"), ("--jinja", "leave it out"), ("--color", "leave it out"), ("-sys", "chat takes --system"),
+                       ("-tb", "taskset"), ("--metrics", "always"), ("--ssl-key-file", "front"), ("-md", "--draft-max"), ("--chat-template", "--chat-template-file"),
+                       ("--kl-divergence-base", "--kl-base"), ("--output-tensor-type", "--tensor-type output=TYPE"), ("--log-disable", "-q")):
         for value in ([word, "1"], [word + "=1"]):
             refuses(2, f"unknown option {word}: .*{says}", "run", *value, "-p", "x")
     refuses(2, r"unknown option -r;|unknown option -r:", "run", "-r", "x")

@@ -79,11 +79,13 @@ static int edit_distance(const char *a, const char *b)
 const char *kv_nearest(const char *word, const char *const *names, int n)
 {
     const char *best = NULL;
-    int best_distance = (int)strlen(word) / 3 + 2; /* further than this is no typing error */
+    size_t len = strlen(word), n_dashes = strspn(word, "-");
+    int best_distance = (int)(len - n_dashes) / 3 + 2; /* further than this is no typing error */
     for (int i = 0; i < n; i++) {
-        size_t len = strlen(word);
         /* An unfinished word is nearest to what it begins. */
         int distance = len >= 4 && strncmp(word, names[i], len) == 0 ? 0 : edit_distance(word, names[i]);
+        /* Fingers seldom miss the first letter and then another one: --temp is no --gemm. */
+        if (distance > 1 && word[n_dashes] != names[i][strspn(names[i], "-")]) continue;
         if (distance < best_distance) {
             best = names[i];
             best_distance = distance;
@@ -115,9 +117,10 @@ static int unknown_option(const slots *all, const char *command_name, const char
         names[n++] = "--help";
         names[n++] = "--version";
     }
-    /* "-temp" for "--temp": the same name with the dash forgotten. */
+    /* "-temp" for "--temp", "-ctx" for "--ctx-size": the same name, or how it begins, with the dash forgotten. */
+    size_t len = strlen(word + 1);
     for (int i = 0; !is_long && i < all->n; i++)
-        if (strcmp(word + 1, all->items[i].row->name + 2) == 0)
+        if (strncmp(word + 1, all->items[i].row->name + 2, len) == 0 && (len > 2 || !all->items[i].row->name[len + 2]))
             return kv_usage_error(command_name, "unknown option %.80s; did you mean %s?", word,
                                   all->items[i].row->name);
     const char *near = strlen(word) == 2 ? other_case(word, names, n) : kv_nearest(word, names, n);

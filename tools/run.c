@@ -37,7 +37,7 @@ static const kv_opt RUN_ROWS[] = {
      "The same from a file."},
     {"--json-schema", "-j", KV_OPT_STRING, offsetof(run_options, schema), "SCHEMA", 0, 0, NULL,
      "Only JSON that this schema allows; {} is any JSON."},
-    {"--json-schema-file", NULL, KV_OPT_STRING, offsetof(run_options, schema_file), "FILE", 0, 0, NULL,
+    {"--json-schema-file", "-jf", KV_OPT_STRING, offsetof(run_options, schema_file), "FILE", 0, 0, NULL,
      "The same from a file."},
     {0},
 };
