@@ -49,6 +49,14 @@ def lists_and_properties():
     assert "<!doctype html>" in big.get("/") and big.request("GET", "/", kind="unix").status == 404
 
 
+def a_base_address_with_or_without_v1_is_answered_with_the_other():
+    for path, meant in (("/chat/completions", "/v1/chat/completions"), ("/v1/v1/chat/completions", "/v1/chat/completions"), ("/models", "/v1/models"), ("/v1/metrics", "/metrics")):
+        r = big.request("POST" if "chat" in path else "GET", path, {} if "chat" in path else None)
+        assert r.status == 404 and r.json()["error"]["message"].endswith(f"{path}; did you mean {meant}?"), r.body
+    for path in ("/v1/", "/v1", "/nothing", "/v1/nothing"):
+        assert "did you mean" not in big.request("GET", path).json()["error"]["message"]
+
+
 def a_template_of_any_bytes_is_told():
     with tempfile.NamedTemporaryFile() as f:
         f.write(b"{# caf\xe9 #}x")
@@ -416,7 +424,7 @@ def the_prefix_header_follows_a_conversation():
 
 
 TESTS = [chat_and_bench_talk_to_a_server, a_key_goes_to_no_stranger_at_the_default_address, sampling_options_hold_at_both_ends, a_chat_that_waits_for_its_server_obeys_sigterm,
-         the_prefix_header_follows_a_conversation, lists_and_properties, a_template_of_any_bytes_is_told, what_speaks_no_http_is_told_so, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
+         the_prefix_header_follows_a_conversation, lists_and_properties, a_base_address_with_or_without_v1_is_answered_with_the_other, a_template_of_any_bytes_is_told, what_speaks_no_http_is_told_so, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
          log_probabilities_are_those_of_the_logits, completions_take_every_kind_of_prompt, stops_never_leak, characters_are_never_cut,
          seeds_bias_and_penalties_work, embeddings_are_the_hidden_states, the_same_bits_alone_in_company_and_from_the_cache, a_shared_prefix_is_read_once,
          pages_and_memory_come_back, a_small_budget_delays_but_changes_nothing, requests_that_wait_are_served_fairly]

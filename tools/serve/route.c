@@ -61,6 +61,17 @@ static bool is_known_method(const char *method)
     return false;
 }
 
+/* Of what clients are told as base address, some put /v1 behind it and some do not: the path that was meant, or NULL. */
+static const char *with_other_prefix(const char *target)
+{
+    for (int i = 0; i < N_ROUTES; i++) {
+        const char *path = ROUTES[i].path;
+        const bool is_v1 = strncmp(path, "/v1/", 4) == 0, has_v1 = strncmp(target, "/v1/", 4) == 0;
+        if ((is_v1 && strcmp(path + 3, target) == 0) || (has_v1 && path[1] && strcmp(path, target + 3) == 0)) return path;
+    }
+    return NULL;
+}
+
 bool kv_route_check(kv_conn *c, kv_api_error *error)
 {
     const kv_http_request *h = c->http;
@@ -80,7 +91,9 @@ bool kv_route_check(kv_conn *c, kv_api_error *error)
     c->route = found;
     if (found || (is_options && is_path)) return true;
     if (is_path) return kv_api_fail(error, 405, "method_not_allowed", "%s does not take %s", h->target, h->method);
-    return kv_api_fail(error, 404, "not_found", "there is nothing at %s %.200s", h->method, h->target);
+    const char *meant = with_other_prefix(h->target);
+    return kv_api_fail(error, 404, "not_found", "there is nothing at %s %.200s%s%s%s", h->method, h->target,
+                       meant ? "; did you mean " : "", meant ? meant : "", meant ? "?" : "");
 }
 
 bool kv_route_takes_body(const kv_conn *c) { return c->route && !c->route->answer; }
