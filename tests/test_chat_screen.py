@@ -94,6 +94,43 @@ def a_slow_link_splits_no_character_and_no_mark():
     shows(paste("a\x1b[20b\x1b\x1b[2") + "~", ["> a[20b[2~"])
 
 
+def read_quiet(p):
+    """What comes until nothing has for a while: longer than the editor takes to look at the size."""
+    text = ""
+    try:
+        while True:
+            text += p.read_nonblocking(1 << 16, timeout=0.4)
+    except pexpect.TIMEOUT:
+        return text
+
+
+def a_line_of_several_rows_survives_a_resize():
+    line = "abcdefghi " * 7 + "end"
+    for old, new in ((40, 60), (60, 40)):
+        for wraps_anew in False, True:  # xterm leaves rows as they are, most terminals wrap them to the new width
+            for keys in "", "\x01":
+                p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL], env=environment(), encoding="utf-8", timeout=TIMEOUT, dimensions=(20, old))
+                p.delaybeforesend = 0
+                p.expect_exact("Ctrl-D leaves")
+                p.expect("\n\x1b\\[\\?2004h")
+                p.send(line)
+                written = p.buffer + read_quiet(p)
+                p.send(keys)
+                written += read_quiet(p)
+                screen = Screen(new if wraps_anew else old, 20)
+                screen.feed(written)
+                screen.resize(new)
+                p.setwinsize(20, new)
+                screen.feed(read_quiet(p))
+                whole = "> " + line
+                rows = [whole[i:i + new].rstrip() for i in range(0, len(whole), new)]
+                assert screen.lines() == rows, (old, new, wraps_anew, keys, screen.lines())
+                p.send("\x03")
+                screen.feed(read_quiet(p))
+                assert screen.lines() == rows + [">"], (old, new, wraps_anew, keys, screen.lines())
+                p.close(force=True)
+
+
 def a_dumb_terminal_gets_a_prompt_and_no_escapes():
     for term in "dumb", "":
         p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL, "-n", "2", "--temp", "0", *ENDLESS], env=environment(TERM=term, NO_COLOR=""),
@@ -135,7 +172,7 @@ def after_a_stop_during_a_reply_there_is_one_prompt():
         chat.leave()
 
 
-TESTS = [tab_completes_commands, keys_of_usual_terminals_type_nothing, pasted_lines_stand_one_below_the_other, pasted_lines_can_be_edited, a_paste_higher_than_the_screen_shows_its_end,
+TESTS = [a_line_of_several_rows_survives_a_resize, tab_completes_commands, keys_of_usual_terminals_type_nothing, pasted_lines_stand_one_below_the_other, pasted_lines_can_be_edited, a_paste_higher_than_the_screen_shows_its_end,
          what_is_pasted_moves_no_cursor, a_slow_link_splits_no_character_and_no_mark,
          a_dumb_terminal_gets_a_prompt_and_no_escapes, after_a_stop_during_a_reply_there_is_one_prompt]
 

@@ -25,11 +25,12 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #include "tools/chat_conversation.h"
 #include "tools/term.h"
 
-enum { HISTORY_SIZE = 2000, WAIT_MS = 200, MAX_COMPLETED = 64, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
+enum { HISTORY_SIZE = 2000, WAIT_MS = 200, MAX_COMPLETED = 64, PROMPT_COLUMNS = 2, USUAL_COLUMNS = 80, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
 
 #define PASTE_ON  "\033[?2004h" /* the terminal marks pasted text */
 #define PASTE_OFF "\033[?2004l"
@@ -46,7 +47,8 @@ struct kv_lines {
     size_t at, end;
     wchar_t *pasted; /* [pasted_cap] n_pasted characters that KEY_PASTE inserts */
     size_t n_pasted, pasted_cap;
-    size_t n_typed; /* characters on the line when Ctrl-C came */
+    size_t n_typed;   /* characters on the line when Ctrl-C came */
+    int n_rows_below; /* and its rows below the cursor */
     struct winsize size;
     kv_text message;
 };
@@ -73,12 +75,42 @@ void kv_lines_reraise(void)
 
 /* ---- bytes and characters -------------------------------------------------------------------- */
 
+/* Rows from that of the prompt to that of the line's n-th character, on a screen of so many columns. */
+static int rows_before(const kv_lines *l, size_t n, int columns)
+{
+    const wchar_t *text = el_wline(l->editor)->buffer;
+    int row = 0, column = PROMPT_COLUMNS;
+    if (columns <= 0) columns = USUAL_COLUMNS;
+    for (size_t i = 0; i < n; i++) {
+        const int width = text[i] == '\t' ? 8 - column % 8 : wcwidth(text[i]);
+        if (text[i] == '\n' || (width > 0 && column + width > columns)) row++, column = 0;
+        column += width > 0 ? width : 0;
+    }
+    return row + (column >= columns);
+}
+
+static bool has_new_window_size(kv_lines *l, struct winsize *old)
+{
+    *old = l->size;
+    if (!l->editor || ioctl(STDIN_FILENO, TIOCGWINSZ, &l->size) != 0) return false;
+    return l->size.ws_col != old->ws_col || l->size.ws_row != old->ws_row;
+}
+
+/* The line is drawn anew, as el_resize forgets what is on the screen. Some terminals wrap the rows that are there to the new width, some do not: from
+ * the smaller of both distances to the prompt nothing but the line itself is wiped. */
 static void follow_window_size(kv_lines *l)
 {
-    struct winsize now;
-    if (!l->editor || ioctl(STDIN_FILENO, TIOCGWINSZ, &now) != 0) return;
-    if (now.ws_col != l->size.ws_col || now.ws_row != l->size.ws_row) el_resize(l->editor);
-    l->size = now;
+    struct winsize old;
+    if (!has_new_window_size(l, &old)) return;
+    const LineInfoW *line = el_wline(l->editor);
+    const size_t cursor = (size_t)(line->cursor - line->buffer);
+    const int before = rows_before(l, cursor, old.ws_col), now = rows_before(l, cursor, l->size.ws_col);
+    const int up = before < now ? before : now;
+    el_resize(l->editor);
+    if (up > 0) fprintf(l->screen, "\033[%dA", up);
+    fputs("\r\033[J", l->screen);
+    fflush(l->screen);
+    el_set(l->editor, EL_REFRESH);
 }
 
 /* After Ctrl-Z and fg the terminal is as the shell left it; libedit believes it still has it raw. */
@@ -234,8 +266,10 @@ static int get_char(EditLine *editor, wchar_t *out)
         *out = KEY_PASTE;
     }
     if (got < 0) {
-        const LineInfo *line = el_line(editor);
+        const LineInfoW *line = el_wline(editor);
+        const size_t cursor = (size_t)(line->cursor - line->buffer);
         l->n_typed = (size_t)(line->lastchar - line->buffer);
+        l->n_rows_below = rows_before(l, l->n_typed, l->size.ws_col) - rows_before(l, cursor, l->size.ws_col);
     }
     return got;
 }
@@ -428,7 +462,10 @@ static kv_line_end read_edited(kv_lines *l)
     was_stopped = 0; /* during a reply: the editor had nothing on the screen then */
     for (;;) {
         int n = 0;
+        struct winsize old;
         l->n_typed = 0;
+        l->n_rows_below = 0;
+        if (has_new_window_size(l, &old)) el_resize(l->editor); /* before anything is drawn for the old one */
         /* libedit would make it raw when it asks for the first key: what came between prompt and that would be echoed. */
         el_set(l->editor, EL_PREP_TERM, 1);
         fputs(PASTE_ON, l->screen);
@@ -436,7 +473,7 @@ static kv_line_end read_edited(kv_lines *l)
         const char *line = el_gets(l->editor, &n);
         fputs(PASTE_OFF, l->screen);
         if (!line || n <= 0) {
-            fputs("\n", l->screen);
+            for (int i = 0; i <= l->n_rows_below; i++) fputs("\n", l->screen);
             fflush(l->screen);
             return why_ended(l);
         }

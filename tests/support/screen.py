@@ -26,6 +26,9 @@ class Screen:
             return
         if kind == "K":  # to the end of the line
             self.grid[self.row][self.column:] = [" "] * (self.columns - self.column)
+        elif kind == "J":  # to the end of the screen
+            self.grid[self.row][self.column:] = [" "] * (self.columns - self.column)
+            self.grid[self.row + 1:] = [[" "] * self.columns for _ in self.grid[self.row + 1:]]
         elif kind == "P":  # characters deleted
             line = self.grid[self.row]
             line[self.column:] = (line[self.column + n:] + [" "] * n)[:self.columns - self.column]
@@ -39,6 +42,12 @@ class Screen:
                 self.column = max(0, min(self.columns - 1, {"C": self.column + n, "D": self.column - n, "G": n - 1}[kind]))
         else:
             raise ValueError(f"the sequence {private}{number}{kind} is not known")
+
+    def resize(self, columns):
+        """As xterm does: what stands on the screen stays where it is."""
+        self.grid = [(line + [" "] * columns)[:columns] for line in self.grid]
+        self.columns = columns
+        self.column = min(self.column, columns - 1)
 
     def line_feed(self):
         self.row += 1
