@@ -21,7 +21,7 @@ enum { PIECE_BYTES = 8 << 20, ITEM_WEIGHTS = 1 << 15 };
 
 typedef struct plan {
     const kv_gguf_tensor *from;
-    kv_type type;
+    kv_type wanted, type; /* as asked for; one whose blocks divide the rows */
     uint64_t dims[4];
     bool is_reduced; /* values come from kv_heads */
 } plan;
@@ -101,13 +101,11 @@ static kvasir_code check_fits(const job *j, kvasir_error *err)
 static kv_type choose_type(const job *j, const kv_gguf_tensor *t)
 {
     if (!kv_recipe_applies(t->name, t->n_dims)) return t->type;
-    kv_type type = j->params->pure ? kv_type_that_fits(kv_recipe_base(j->recipe), t->dims[0])
-                                   : kv_recipe_type(j->recipe, &j->model, t->name, t->dims[0]);
+    kv_type type = j->params->pure ? kv_recipe_base(j->recipe) : kv_recipe_type(j->recipe, &j->model, t->name);
     for (size_t i = 0; i < j->params->n_tensor_types; i++) {
         kv_str part;
         kv_type wanted;
-        if (split_override(j->params->tensor_types[i], &part, &wanted) && fits(part, t))
-            type = kv_type_that_fits(wanted, t->dims[0]);
+        if (split_override(j->params->tensor_types[i], &part, &wanted) && fits(part, t)) type = wanted;
     }
     return type;
 }
@@ -117,7 +115,8 @@ static void make_plan(job *j)
     for (size_t i = 0; i < kv_gguf_n_tensors(j->gguf); i++) {
         const kv_gguf_tensor *t = kv_gguf_tensor_at(j->gguf, i);
         plan *p = &j->plans[i];
-        *p = (plan){.from = t, .type = choose_type(j, t)};
+        *p = (plan){.from = t, .wanted = choose_type(j, t)};
+        p->type = kv_recipe_applies(t->name, t->n_dims) ? kv_type_that_fits(p->wanted, t->dims[0]) : t->type;
         memcpy(p->dims, t->dims, sizeof p->dims);
         p->is_reduced = j->heads && kv_heads_dims(j->heads, t, p->dims);
         if (p->is_reduced) p->type = kv_type_that_fits(p->type, p->dims[0]);
@@ -306,6 +305,7 @@ static kvasir_code write_tensor(job *j, const plan *p, kvasir_error *err)
     kvasir_quantize_tensor told = {.name = name,
                                    .from = kv_type_get(t->type)->name,
                                    .to = kv_type_get(p->type)->name,
+                                   .wanted = kv_type_get(p->wanted)->name,
                                    .bytes_from = t->bytes,
                                    .rmse = sqrt(sum.squares / n),
                                    .max_error = sum.max,

@@ -170,7 +170,7 @@ static bool is_for(where where, uint32_t layer, const kv_recipe_model *m)
     return false;
 }
 
-kv_type kv_recipe_type(const kv_recipe *recipe, const kv_recipe_model *model, kv_str tensor, uint64_t n_in)
+kv_type kv_recipe_type(const kv_recipe *recipe, const kv_recipe_model *model, kv_str tensor)
 {
     uint32_t layer;
     kv_str rest;
@@ -184,5 +184,5 @@ kv_type kv_recipe_type(const kv_recipe *recipe, const kv_recipe_model *model, kv
                 type = r->type;
                 break;
             }
-    return kv_type_that_fits(type, n_in);
+    return type;
 }

@@ -21,8 +21,8 @@ kvasir_code kv_recipe_find(const char *name, const kv_recipe **out, kvasir_error
 uint32_t kv_recipe_file_type(const kv_recipe *recipe); /* general.file_type */
 const char *kv_recipe_name(const kv_recipe *recipe);
 kv_type kv_recipe_base(const kv_recipe *recipe); /* of most matrices */
-/* The type of a matrix with rows of n_in weights. */
-kv_type kv_recipe_type(const kv_recipe *recipe, const kv_recipe_model *model, kv_str tensor, uint64_t n_in);
+/* The type of a matrix, whose rows may still need another (kv_type_that_fits). */
+kv_type kv_recipe_type(const kv_recipe *recipe, const kv_recipe_model *model, kv_str tensor);
 /* Is the tensor a matrix that recipes speak of? Norms, biases, routers and position tables stay as they are. */
 bool kv_recipe_applies(kv_str tensor, int n_dims);
 /* `type`, or the nearest one whose blocks divide rows of n_in. */

@@ -78,7 +78,7 @@ static kv_type type_of(const synth *s, const char *name, uint32_t n_in)
     if (!h->mix.recipe) return kv_type_that_fits(h->mix.plain, n_in);
     const kv_recipe_model model = {
         .n_layers = h->n_layers, .group = h->n_heads / h->n_kv_heads, .is_tied = h->tied != 0};
-    return kv_recipe_type(h->mix.recipe, &model, kv_str_from(name), n_in);
+    return kv_type_that_fits(kv_recipe_type(h->mix.recipe, &model, kv_str_from(name)), n_in);
 }
 
 static kvasir_code write_matrix(synth *s, const plan_row *row, kv_type type, kvasir_error *err)

@@ -454,6 +454,7 @@ KVASIR_API kvasir_code kvasir_convert(const char *hf_dir, const char *out, const
 /* What kvasir_quantize tells of each tensor when it is written. */
 typedef struct kvasir_quantize_tensor {
     const char *name, *from, *to; /* type names; borrowed during the call */
+    const char *wanted;           /* not `to` where the rows are no whole blocks of it */
     size_t bytes_from, bytes_to;
     double rmse, max_error; /* of the weights, against those of the file read; 0 where they were copied */
     double rms;             /* size of the weights themselves */

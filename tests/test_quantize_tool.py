@@ -6,7 +6,7 @@
 References: the float checkpoint itself, numpy for reduced projections and for what goes into a matrix, gguf-py (an independent implementation) for what was
 written, and checkpoints whose heads are made to be images of one head, which svd must find again.
 """
-import json, os, tempfile
+import json, os, re, tempfile
 
 import numpy as np
 from gguf import GGUFReader, GGUFWriter, GGUFValueType
@@ -109,6 +109,18 @@ def rows_that_super_blocks_do_not_divide_get_the_next_type():
     for name, wanted in (("Q4_K_S", "Q5_0"), ("Q6_K", "Q8_0"), ("IQ4_XS", "IQ4_NL"), ("Q5_K_S", "Q5_1")):
         kvasir("quantize", base, out, name)
         assert types(out)["blk.0.attn_q.weight"] == wanted
+
+
+@test
+def types_that_rows_cannot_have_are_said():
+    base, out = synth("narrow-note.gguf", "n_embd=192", "n_heads=3", "n_kv_heads=3", "head_dim=64", "n_ff=512", "n_layers=1", "tied=0"), path("narrow-note-q.gguf")
+    def notes(*args):
+        return [line for line in kvasir("quantize", base, out, *args).stderr.splitlines() if line.startswith("note: ")]
+    by_hand = notes("Q4_0", "--pure", "--tensor-type", "attn_q=Q6_K", "--tensor-type", "attn_v=Q5_K", "--tensor-type", "ffn_down=Q5_K", "--tensor-type", "token_embd=Q5_K")
+    assert len(by_hand) == 1 and re.findall(r"(\w+) for (\w+) \((\d+) matri(?:x|ces)\)", by_hand[0]) in (
+        [("Q5_1", "Q5_K", "2"), ("Q8_0", "Q6_K", "1")], [("Q8_0", "Q6_K", "1"), ("Q5_1", "Q5_K", "2")]), by_hand # ffn_down has rows of 512
+    assert types(out)["blk.0.attn_v.weight"] == "Q5_1" and types(out)["blk.0.ffn_down.weight"] == "Q5_K"
+    assert notes("Q8_0") == [] and notes("Q4_K_M", "-q") == [] and len(notes("Q4_K_M")) == 1
 
 
 @test

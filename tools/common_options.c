@@ -108,6 +108,7 @@ static const struct {
     {" --rope-scaling --rope-freq-base --rope-freq-scale ", "the checkpoint says how positions are rotated"},
     {" --kl-divergence --kl-divergence-base --save-all-logits ",
      "kvasir perplexity takes --kl-base FILE: written when it is not there, else compared with"},
+    {" --outfile ", "kvasir convert takes HF_DIR OUT.gguf"},
     {" --allow-requantize ", "kvasir quantize always does, with a note; leave it out"},
     {" --leave-output-tensor --output-tensor-type --token-embedding-type ",
      "kvasir quantize takes --tensor-type output=TYPE and --tensor-type token_embd=TYPE"},

@@ -45,6 +45,14 @@ static const kv_opt QUANTIZE_ROWS[] = {
     {0},
 };
 
+enum { MAX_STAND_INS = 8 };
+
+/* Matrices that got another type than was asked for; the names are the library's own. */
+typedef struct stand_in {
+    const char *to, *wanted;
+    size_t n;
+} stand_in;
+
 typedef struct told {
     const quantize_options *o;
     kv_bar bar;
@@ -52,6 +60,7 @@ typedef struct told {
     double squares, weights, max_error; /* of the tensors that changed */
     json_t *layers;                     /* energies */
     bool has_noted;                     /* that the input is quantised already */
+    stand_in stand_ins[MAX_STAND_INS];
 } told;
 
 static bool is_float(const char *type)
@@ -72,6 +81,26 @@ static void note_quantized(told *t, const kvasir_quantize_tensor *x)
         x->name, x->from);
 }
 
+static void count_stand_in(told *t, const kvasir_quantize_tensor *x)
+{
+    stand_in *s = t->stand_ins;
+    if (strcmp(x->to, x->wanted) == 0) return;
+    while (s->n && (strcmp(s->to, x->to) != 0 || strcmp(s->wanted, x->wanted) != 0))
+        if (++s == t->stand_ins + MAX_STAND_INS) return;
+    *s = (stand_in){x->to, x->wanted, s->n + 1};
+}
+
+/* Why the file is larger than its type says. */
+static void note_stand_ins(const told *t)
+{
+    if (t->o->common.quiet || !t->stand_ins[0].n) return;
+    fprintf(stderr, "note: rows that are no whole blocks got another type:");
+    for (const stand_in *s = t->stand_ins; s < t->stand_ins + MAX_STAND_INS && s->n; s++)
+        fprintf(stderr, "%s %s for %s (%zu matri%s)", s == t->stand_ins ? "" : ",", s->to, s->wanted, s->n,
+                s->n == 1 ? "x" : "ces");
+    fputc('\n', stderr);
+}
+
 static void add_energy(told *t, const kvasir_quantize_tensor *x)
 {
     json_array_append_new(t->layers,
@@ -87,6 +116,7 @@ static bool progress(void *user, const kvasir_quantize_tensor *x, size_t done, s
     kv_bar_update(&t->bar, done, total);
     if (!x) return !kv_interrupted();
     note_quantized(t, x);
+    count_stand_in(t, x);
     t->bytes_from += x->bytes_from, t->bytes_to += x->bytes_to;
     if (x->rms > 0) {
         const double n = (double)x->bytes_to;
@@ -110,6 +140,7 @@ static int print_result(const told *t, const char *out, double ms)
     struct stat st;
     const size_t bytes = stat(out, &st) == 0 ? (size_t)st.st_size : 0;
     const double rmse = t->weights > 0 ? sqrt(t->squares / t->weights) : 0;
+    note_stand_ins(t);
     if (o->common.output == KV_OUTPUT_JSON)
         return kv_json_print(TOOL,
                              json_pack("{s:o, s:I, s:I, s:I, s:f, s:f, s:O, s:o}", "path", kv_json_string(out), "bytes",
