@@ -508,6 +508,21 @@ def ctrl_c_gives_130_whatever_a_tool_is_doing():
 
 
 @test
+def ctrl_c_that_ends_who_writes_into_the_pipe_too_gives_130():
+    for tool, *args in (["run", "-"], ["perplexity", "-f", "-"], ["logits", "-"], ["imatrix", "-f", "-", "/no/such"]):
+        child = subprocess.Popen([KVASIR, tool, "-m", TINY, *args], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        child.stdin.write(b"a")
+        child.stdin.flush()
+        time.sleep(0.5)  # it reads by then
+        child.send_signal(signal.SIGSTOP)  # both come before it goes on: it reads an end, and has the signal
+        child.send_signal(signal.SIGINT)
+        child.stdin.close()
+        child.send_signal(signal.SIGCONT)
+        with child.stderr as err:
+            assert (child.wait(20), err.read()) == (130, b""), (tool, child.returncode)
+
+
+@test
 def ctrl_c_stops_prints_what_is_there_and_gives_130():
     command = [KVASIR, "run", "-m", SMOLLM2, "-p", "Once upon a time", "-n", "-1", "--temp", "0", "--ignore-eos"]
 
