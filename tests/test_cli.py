@@ -675,6 +675,9 @@ def template_renders_files_and_passes_on_what_it_raises():
         assert kvasir("template", "--template", template, "--messages", "-", stdin=open(messages, "rb").read()).text.startswith("[user]")
         raising = file("r.jinja", "{{ raise_exception('Conversation roles must alternate') }}")
         refuses(1, r"Conversation roles must alternate", "template", "--template", raising, "--messages", messages)
+        with open(TINY, "rb") as whole, open(f"{d}/none.gguf", "wb") as none:
+            none.write(whole.read().replace(b"tokenizer.chat_template", b"tokenizer.chat_templatx"))
+        refuses(1, r"no chat template; --template FILE", "template", "-m", f"{d}/none.gguf", "--messages", messages)  # an option that it has
         refuses(1, r".", "template", "--template", template, "--messages", file("bad.json", "[{]"))
         refuses(1, r".", "template", "--template", template, "--messages", file("object.json", "3"))
         refuses(1, r"cannot open", "template", "--template", template, "--messages", d + "/none")

@@ -68,7 +68,11 @@ static kvasir_code render(const template_options *o, char **text, size_t *len, k
             .eos = o->eos || model ? o->eos : "",
             .add_generation_prompt = o->add_generation_prompt,
         };
-        code = kvasir_template_render(model, &params, text, len, err);
+        if (!source && !kvasir_model_template(model))
+            code = kv_set_error(err, KVASIR_ERR_UNSUPPORTED,
+                                "the model has no chat template; --template FILE gives one");
+        else
+            code = kvasir_template_render(model, &params, text, len, err);
     }
     kvasir_model_close(model);
     free(source);
