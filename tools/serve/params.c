@@ -213,6 +213,9 @@ bool kv_params_read(kv_kind kind, const json_t *body, const kv_request_defaults 
         if (echo && !json_is_boolean(echo)) return kv_api_refuse(error, "echo", "echo must be true or false");
         out->echo = echo && json_is_true(echo);
     }
+    /* What came before tools: a client that still asks so would wait for a call that cannot come. */
+    if (kind == KV_KIND_CHAT && kv_json_get(body, "functions"))
+        return kv_api_refuse(error, "functions", "functions is not supported: give tools and tool_choice");
     return kv_json_fields(body, GENERATION_FIELDS, out, error) &&
            read_max_tokens(kind, body, defaults->n_ctx, out, error) && read_stops(body, out, error) &&
            read_logit_bias(body, kvasir_model_get_info(defaults->model).n_vocab, out, error) &&
