@@ -40,7 +40,7 @@ static bool move_references(json_t *schema, const char *name, bool is_map)
     return ok;
 }
 
-/* Arguments are an object, also where `parameters` does not say so. */
+/* Arguments are an object, also where `parameters` does not say so; a function without `parameters` takes none (OpenAI's API reference). */
 static json_t *arguments_of(const json_t *tool, const char *name, kv_api_error *error)
 {
     const json_t *given = kv_json_get(json_object_get(tool, "function"), "parameters"),
@@ -49,7 +49,7 @@ static json_t *arguments_of(const json_t *tool, const char *name, kv_api_error *
         kv_api_refuse(error, "tools", "the parameters of a function must be of type \"object\"");
         return NULL;
     }
-    json_t *schema = given ? json_deep_copy(given) : json_object();
+    json_t *schema = given ? json_deep_copy(given) : json_pack("{s:b}", "additionalProperties", 0);
     if (schema && move_references(schema, name, false) &&
         json_object_set_new(schema, "type", json_string("object")) == 0)
         return schema;
