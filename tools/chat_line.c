@@ -30,7 +30,8 @@
 #include "tools/chat_conversation.h"
 #include "tools/term.h"
 
-enum { HISTORY_SIZE = 2000, WAIT_MS = 200, MAX_COMPLETED = 64, PROMPT_COLUMNS = 2, USUAL_COLUMNS = 80, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
+enum { HISTORY_SIZE = 2000, WAIT_MS = 200, MAX_COMPLETED = 64, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
+enum { PROMPT_COLUMNS = 2, USUAL_COLUMNS = 80 };
 
 #define PASTE_ON  "\033[?2004h" /* the terminal marks pasted text */
 #define PASTE_OFF "\033[?2004l"

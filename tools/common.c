@@ -82,7 +82,8 @@ static kvasir_code read_all(int fd, const char *name, size_t max_bytes, char **d
     while (buf) {
         ssize_t got = read(fd, buf + used, capacity - used - 1);
         if (got < 0 && errno == EINTR && !kv_interrupted()) continue;
-        if (got <= 0 && kv_interrupted()) errno = EINTR, got = -1; /* Ctrl-C ends who writes into our pipe, too: that is no end of a text */
+        /* Ctrl-C ends who writes into our pipe, too: that is no end of a text. */
+        if (got <= 0 && kv_interrupted()) errno = EINTR, got = -1;
         if (got < 0) {
             int why = errno;
             free(buf);

@@ -80,7 +80,8 @@ static const struct {
     const char *names; /* with a space before and after each */
     const char *instead;
 } ELSEWHERE[] = {
-    {" -ngl --gpu-layers --n-gpu-layers -dev --device -sm --split-mode -ts --tensor-split -mg --main-gpu -ot --override-tensor -nkvo --no-kv-offload ",
+    {" -ngl --gpu-layers --n-gpu-layers -dev --device -sm --split-mode -ts --tensor-split -mg --main-gpu -ot "
+     "--override-tensor -nkvo --no-kv-offload ",
      "kvasir computes on the CPU; leave it out"},
     {" --host --port ", "kvasir serve takes --listen HOST:PORT or --listen unix:PATH"},
     {" --ssl-key-file --ssl-cert-file ", "kvasir serve speaks plain HTTP; a front such as nginx has TLS"},

@@ -69,8 +69,8 @@ static kvasir_code render(const template_options *o, char **text, size_t *len, k
             .add_generation_prompt = o->add_generation_prompt,
         };
         if (!source && !kvasir_model_template(model))
-            code = kv_set_error(err, KVASIR_ERR_UNSUPPORTED,
-                                "the model has no chat template; --template FILE gives one");
+            code =
+                kv_set_error(err, KVASIR_ERR_UNSUPPORTED, "the model has no chat template; --template FILE gives one");
         else
             code = kvasir_template_render(model, &params, text, len, err);
     }

@@ -95,8 +95,7 @@ kvasir_code kvasir_template_render(const kvasir_model *model, const kvasir_templ
                                    size_t *len, kvasir_error *err)
 {
     const char *source = params->source ? params->source : model ? kvasir_model_template(model) : NULL;
-    if (!source)
-        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "the model has no chat template, and no other was given");
+    if (!source) return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "the model has no chat template, and no other was given");
     kv_template *tmpl = NULL;
     json_t *context = json_object();
     kvasir_code code =

@@ -67,7 +67,8 @@ static const char *with_other_prefix(const char *target)
     for (int i = 0; i < N_ROUTES; i++) {
         const char *path = ROUTES[i].path;
         const bool is_v1 = strncmp(path, "/v1/", 4) == 0, has_v1 = strncmp(target, "/v1/", 4) == 0;
-        if ((is_v1 && strcmp(path + 3, target) == 0) || (has_v1 && path[1] && strcmp(path, target + 3) == 0)) return path;
+        if ((is_v1 && strcmp(path + 3, target) == 0) || (has_v1 && path[1] && strcmp(path, target + 3) == 0))
+            return path;
     }
     return NULL;
 }
