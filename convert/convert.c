@@ -38,6 +38,11 @@ static kvasir_code load(job *j, kvasir_error *err)
 {
     KV_TRY(kv_hf_load(j->dir, "config.json", true, &j->config, err));
     KV_TRY(kv_hf_model_read(j->config, &j->model, err));
+    if (!kv_hf_exists(j->dir, "tokenizer.json") && kv_hf_exists(j->dir, "tokenizer.model"))
+        return kv_fail(err, KVASIR_ERR_IO,
+                       "%.300s: there is no tokenizer.json (tokenizer.model cannot be read: save it by transformers' "
+                       "AutoTokenizer)",
+                       j->dir);
     KV_TRY(kv_hf_load(j->dir, "tokenizer.json", true, &j->tokenizer, err));
     KV_TRY(kv_hf_load(j->dir, "tokenizer_config.json", false, &j->tokenizer_config, err));
     KV_TRY(kv_hf_load(j->dir, "special_tokens_map.json", false, &j->special_map, err));

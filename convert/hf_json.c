@@ -38,6 +38,13 @@ kvasir_code kv_hf_parse(const char *name, const char *text, size_t len, json_t *
     return KVASIR_OK;
 }
 
+kvasir_code kv_hf_check_is_there(const char *name, const void *data, size_t len, kvasir_error *err)
+{
+    static const char pointer[] = "version https://git-lfs";
+    if (len < sizeof pointer - 1 || memcmp(data, pointer, sizeof pointer - 1) != 0) return KVASIR_OK;
+    return kv_fail(err, KVASIR_ERR_FORMAT, "%s is a Git LFS pointer; fetch the file itself (git lfs pull)", name);
+}
+
 kvasir_code kv_hf_load(const char *dir, const char *name, bool required, json_t **out, kvasir_error *err)
 {
     char path[KV_HF_PATH_BYTES];
@@ -47,7 +54,8 @@ kvasir_code kv_hf_load(const char *dir, const char *name, bool required, json_t 
     if (!required && !kv_hf_exists(dir, name)) return KVASIR_OK;
     KV_TRY(kv_hf_path(dir, name, path, err));
     KV_TRY(kv_read_file(path, KV_HF_MAX_JSON, &text, &len, err));
-    const kvasir_code code = kv_hf_parse(name, text, len, out, err);
+    kvasir_code code = kv_hf_check_is_there(name, text, len, err);
+    if (code == KVASIR_OK) code = kv_hf_parse(name, text, len, out, err);
     kv_free(text);
     return code;
 }

@@ -21,6 +21,8 @@ typedef struct kv_hf_object {
 /* "DIR/NAME" into out. Errors: ARGUMENT (too long). */
 kvasir_code kv_hf_path(const char *dir, const char *name, char out[KV_HF_PATH_BYTES], kvasir_error *err);
 bool kv_hf_exists(const char *dir, const char *name);
+/* Errors: FORMAT for what git puts in place of a large file when it is not told to bring it. */
+kvasir_code kv_hf_check_is_there(const char *name, const void *data, size_t len, kvasir_error *err);
 /* The whole file, whose outermost value must be an object; *out is the caller's (json_decref). A missing file that is not required gives
  * NULL. Errors: IO, FORMAT, MEMORY. */
 kvasir_code kv_hf_load(const char *dir, const char *name, bool required, json_t **out, kvasir_error *err);

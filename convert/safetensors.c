@@ -96,6 +96,7 @@ static int by_place(const void *a, const void *b)
 static kvasir_code parse_header(shard *s, size_t *data_at, kvasir_error *err)
 {
     uint64_t n;
+    KV_TRY(kv_hf_check_is_there(s->name, s->map.data, s->map.size, err));
     if (s->map.size < sizeof n) return kv_fail(err, KVASIR_ERR_FORMAT, "%s: too short for a header", s->name);
     memcpy(&n, s->map.data, sizeof n);
     if (n > KV_ST_MAX_HEADER || n > s->map.size - sizeof n)

@@ -358,6 +358,18 @@ def files_that_are_missing_are_named():
 
 
 @test
+def what_a_clone_brings_instead_of_the_files_is_said():
+    for file in ("model.safetensors", "tokenizer.json"):
+        folder = copy_of("llama")
+        with open(os.path.join(folder, file), "w") as f:
+            f.write("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 538090408\n")
+        refuses(folder, file, "Git LFS pointer", "git lfs pull")
+    folder = copy_of("llama")
+    os.rename(os.path.join(folder, "tokenizer.json"), os.path.join(folder, "tokenizer.model"))
+    refuses(folder, "no tokenizer.json", "tokenizer.model cannot be read")
+
+
+@test
 def files_that_are_cut_are_named():
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"):
         for part in (0.0, 0.3, 0.99):
