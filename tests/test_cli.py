@@ -236,6 +236,15 @@ def a_name_that_is_almost_a_model_is_answered_with_the_one_that_is_here():
 
 
 @test
+def a_model_that_stands_alone_is_answered_with_its_option():
+    for args in (["chat", TINY], ["serve", TINY], ["bench", TINY], ["attention", TINY], ["run", TINY], ["run", TINY, "Hello"], ["perplexity", TINY], ["logits", TINY]):
+        refuses(2, rf"unexpected argument '{re.escape(args[-1])}'; a model is -m {re.escape(TINY)}", *args)
+    for args in (["perplexity", "README.md"], ["run", "Hello"], ["serve", "8080"], ["chat", "Hello"], ["quantize", TINY, "/no/such", "Q8_0", TINY]):
+        assert "-m" not in refuses(2, r"unexpected argument", *args), args
+    refuses(2, r"'b.gguf'; 'kvasir inspect --help'", "inspect", "a.gguf", "b.gguf")
+
+
+@test
 def options_of_llama_cpp_are_answered_with_what_there_is_instead():
     for word, says in (("-ngl", "CPU"), ("--n-gpu-layers", "CPU"), ("--host", "kvasir serve takes --listen HOST:PORT"), ("--port", "--listen"),
                        ("--stop", "kvasir serve.*stop"), ("--reverse-prompt", "stop"), ("-fa", "leave it out"), ("-cnv", "kvasir chat"), ("-hf", "kvasir get"),

@@ -172,6 +172,16 @@ kvasir_code kv_model_find(const char *name, char *out, size_t cap, kvasir_error 
     return not_found(name, err);
 }
 
+bool kv_model_is_named(const char *word)
+{
+    static const char ending[] = ".gguf";
+    char path[PATH_MAX];
+    kvasir_error ignored;
+    if (kv_model_find(word, path, sizeof path, &ignored) != KVASIR_OK) return false;
+    const size_t len = strlen(path);
+    return len > sizeof ending - 1 && strcmp(path + len - (sizeof ending - 1), ending) == 0;
+}
+
 kvasir_code kv_model_download_dir(char *out, size_t cap, kvasir_error *err)
 {
     char folders[N_FOLDERS][PATH_MAX];

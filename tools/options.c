@@ -295,6 +295,17 @@ static int print_help(const kv_command *command)
 
 /* ---- the parser ---------------------------------------------------------------------------------- */
 
+/* An operand too many; with other programs it may have been the model: "chat NAME", "run NAME TEXT". */
+static int unexpected(slots *all, const kv_command *command, const char *word)
+{
+    const char *value, *first = command->n_args > 0 ? command->args[0] : word;
+    const char *model = kv_model_is_named(word) ? word : kv_model_is_named(first) ? first : NULL;
+    if (model && command->min_args == 0 && find_slot(all, "--model", &value))
+        return kv_usage_error(command->name, "unexpected argument '%.80s'; a model is -m %.80s", word, model);
+    return kv_usage_error(command->name, "unexpected argument '%.80s'; 'kvasir %s --help' shows the usage", word,
+                          command->name);
+}
+
 int kv_options_parse(int argc, char **argv, kv_command *command)
 {
     slots all;
@@ -320,8 +331,7 @@ int kv_options_parse(int argc, char **argv, kv_command *command)
         } else if (command->n_args < command->max_args) {
             command->args[command->n_args++] = argv[i];
         } else {
-            return kv_usage_error(command->name, "unexpected argument '%.80s'; 'kvasir %s --help' shows the usage",
-                                  argv[i], command->name);
+            return unexpected(&all, command, argv[i]);
         }
     }
     if (command->n_args < command->min_args)

@@ -33,6 +33,9 @@ static const char *source_names(const kv_command *command)
 
 int kv_source_check(kv_source *source, const kv_command *command)
 {
+    if (source->operand && strcmp(source->operand, "-") != 0 && kv_model_is_named(source->operand))
+        return kv_usage_error(command->name, "unexpected argument '%.80s'; a model is -m %.80s, and the input %s",
+                              source->operand, source->operand, source_names(command));
     if (source->operand && strcmp(source->operand, "-") != 0)
         return kv_usage_error(command->name, "unexpected argument '%.80s'; the input is %s", source->operand,
                               source_names(command));

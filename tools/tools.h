@@ -78,6 +78,9 @@ extern const kv_known_model KV_KNOWN_MODELS[];
  * Errors: IO, in one line that says how to get it. */
 kvasir_code kv_model_find(const char *name, char *out, size_t cap, kvasir_error *err);
 
+/* Whether `word` finds a file NAME.gguf: a model, where one stands that is not asked for. */
+bool kv_model_is_named(const char *word);
+
 /* The folder where `kvasir get` puts downloads: models/ of the working folder or beside the binary where one exists, otherwise
  * ~/.cache/kvasir (XDG_CACHE_HOME respected). Does not create it. */
 kvasir_code kv_model_download_dir(char *out, size_t cap, kvasir_error *err);
