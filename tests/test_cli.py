@@ -173,6 +173,9 @@ USAGE = [
     (["bench", "-o", "xls"], r"-o: 'xls' is none of md, csv, json, jsonl"),
     (["bench", "-p", "a"], r"-p: 'a'"),
     (["bench", "extra"], r"'extra'"),
+    (["serve", "--alias", "", "--dry-run"], r"--alias needs a value: NAME"),
+    (["serve", "--listen", "nonsense", "--dry-run"], r"--listen: 'nonsense' is no address"),
+    (["serve", "--allow-host", "my.box:80", "--dry-run"], r"--allow-host: 'my.box:80'"),
 ]
 
 

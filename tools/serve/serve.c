@@ -351,10 +351,10 @@ int kv_tool_serve(int argc, char **argv)
         .n_groups = sizeof groups / sizeof groups[0]};
     int status = kv_options_parse(argc, argv, &command);
     if (status != KV_PARSED) return status;
-    if (o.common.dry_run) return kv_common_dry_run(TOOL, &o.common, o.n_parallel);
     json_t *alias = json_string(o.alias); /* it goes into JSON */
     if (o.alias && !alias) return kv_usage_error(TOOL, "--alias: '%.60s' is not UTF-8", o.alias);
     json_decref(alias);
+    if (o.alias && !o.alias[0]) return kv_usage_error(TOOL, "--alias needs a value: NAME");
     for (size_t i = 0; i < o.listen.n; i++) {
         kv_address a;
         kvasir_error err = {0};
@@ -362,5 +362,6 @@ int kv_tool_serve(int argc, char **argv)
             return kv_usage_error(TOOL, "--listen: %s", err.message);
     }
     status = check_allowed(&o);
-    return status == KV_PARSED ? serve(&o) : status;
+    if (status != KV_PARSED) return status;
+    return o.common.dry_run ? kv_common_dry_run(TOOL, &o.common, o.n_parallel) : serve(&o);
 }
