@@ -406,6 +406,15 @@ def perplexity_before_and_after():
     assert len(lines) == 2 and all(float(l[1]) > 1 for l in lines), done.stdout
     with open("tests/golden/text/apache-2.0.txt", "rb") as text:  # what a pipe brings is there for both, too
         assert kvasir("quantize", base, out, "Q8_0", "--kv-heads", 2, "-f", "-", stdin=text).stdout == done.stdout
+    both = kvasir("quantize", base, out, "Q8_0", "--kv-heads", 2, "-f", "tests/golden/text/apache-2.0.txt", "-o", "json")
+    r = json.loads(both.stdout)  # one object, as the other tools give
+    for model, key in ((base, "perplexity_from"), (out, "perplexity_to")):
+        assert r[key] == json.loads(kvasir("perplexity", "-m", model, "-f", "tests/golden/text/apache-2.0.txt", "-o", "json").stdout), key
+    assert r["path"] == out and r["bytes"] == os.path.getsize(out)
+    with open(path("short.txt"), "w") as text:
+        text.write("too short for a chunk")
+    failed = kvasir("quantize", base, out, "Q8_0", "-f", path("short.txt"), "-o", "json", status=1)
+    assert failed.stdout == "" and "tokens" in failed.stderr and failed.stderr.count("\n") == 1, failed
     late = path("late.gguf")
     failed = kvasir("quantize", base, late, "Q8_0", "-f", path("no.txt"), status=1)  # known before the work
     assert failed.stderr.startswith("kvasir quantize: cannot open") and failed.stderr.count("\n") == 1 and not os.path.exists(late)

@@ -23,7 +23,7 @@
 #include "tools/tools.h"
 
 static const char TOOL[] = "perplexity";
-enum { PIECE = 32, MIN_CONTEXT = 4 };
+enum { PIECE = 32, MIN_CONTEXT = 4, DEFAULT_CONTEXT = 512 };
 
 typedef struct perplexity_options {
     kv_common common;
@@ -333,14 +333,9 @@ static void print_row(const perplexity_state *s, size_t i)
     kv_tool_flush();
 }
 
-static int print_result(const perplexity_state *s)
+static void print_text(const perplexity_state *s)
 {
     const result r = result_of(s);
-    if (s->options->format == FORMAT_JSON) return kv_json_print(TOOL, result_json(s), KV_EXIT_OK);
-    if (s->options->format != FORMAT_TEXT) {
-        print_row(s, 0);
-        return kv_tool_finish(TOOL, KV_EXIT_OK);
-    }
     printf("perplexity        %.4f +/- %.4f\n", r.ppl, r.error);
     printf("text              %zu tokens, %zu chunk%s of %zu, %zu positions scored\n", s->text.n_tokens,
            s->text.n_chunks, s->text.n_chunks == 1 ? "" : "s", s->n_ctx, s->totals.n);
@@ -350,6 +345,15 @@ static int print_result(const perplexity_state *s)
         printf("same top token    %.2f %%\n", r.same_top);
     }
     if (s->is_writing && !s->options->common.quiet) fprintf(stderr, "written: %s\n", s->options->kl_base);
+}
+
+static int print_result(const perplexity_state *s)
+{
+    if (s->options->format == FORMAT_JSON) return kv_json_print(TOOL, result_json(s), KV_EXIT_OK);
+    if (s->options->format == FORMAT_TEXT)
+        print_text(s);
+    else
+        print_row(s, 0);
     return kv_tool_finish(TOOL, KV_EXIT_OK);
 }
 
@@ -364,6 +368,20 @@ static int run_one(const perplexity_options *o, const char *attention)
     const int status = code == KVASIR_OK ? print_result(&s) : kv_tool_fail_error(TOOL, &err);
     release(&s);
     return status;
+}
+
+kvasir_code kv_perplexity(const kv_common *c, const char *text, json_t **json, kvasir_error *err)
+{
+    perplexity_options o = {.common = *c, .source.prompt = text};
+    o.common.n_ctx = DEFAULT_CONTEXT;
+    perplexity_state s = {.options = &o};
+    kvasir_code code = prepare(&s, err);
+    if (code == KVASIR_OK) code = score_text(&s, err);
+    if (code == KVASIR_OK && !json) print_text(&s);
+    if (code == KVASIR_OK && json && !(*json = result_json(&s)))
+        code = kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the result");
+    release(&s);
+    return code;
 }
 
 /* Several specifications: a table, or a list of the objects that each would give alone. */
@@ -399,7 +417,7 @@ static void rows_but_attention(const kv_opt *rows, kv_opt *out)
 int kv_tool_perplexity(int argc, char **argv)
 {
     perplexity_options o = {.common = kv_common_default()};
-    o.common.n_ctx = 512;
+    o.common.n_ctx = DEFAULT_CONTEXT;
     kv_opt load_rows[16];
     kv_opt_group load = kv_group_load(&o.common);
     rows_but_attention(load.options, load_rows);

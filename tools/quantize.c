@@ -134,26 +134,29 @@ static bool progress(void *user, const kvasir_quantize_tensor *x, size_t done, s
     return !kv_interrupted();
 }
 
-static int print_result(const told *t, const char *out, double ms)
+static double relative_rmse(const told *t) { return t->weights > 0 ? sqrt(t->squares / t->weights) : 0; }
+
+static size_t file_bytes(const char *path)
 {
-    const quantize_options *o = t->o;
     struct stat st;
-    const size_t bytes = stat(out, &st) == 0 ? (size_t)st.st_size : 0;
-    const double rmse = t->weights > 0 ? sqrt(t->squares / t->weights) : 0;
-    note_stand_ins(t);
-    if (o->common.output == KV_OUTPUT_JSON)
-        return kv_json_print(TOOL,
-                             json_pack("{s:o, s:I, s:I, s:I, s:f, s:f, s:O, s:o}", "path", kv_json_string(out), "bytes",
-                                       (json_int_t)bytes, "tensor_bytes_from", (json_int_t)t->bytes_from,
-                                       "tensor_bytes_to", (json_int_t)t->bytes_to, "relative_rmse", rmse, "max_error",
-                                       t->max_error, "kv_heads", t->layers, "ms", kv_json_ms(ms)),
-                             KV_EXIT_OK);
+    return stat(path, &st) == 0 ? (size_t)st.st_size : 0;
+}
+
+static void say_result(const told *t, const char *out, double ms)
+{
     char from[32], to[32];
-    if (!o->common.quiet)
-        fprintf(stderr, "%s: %s -> %s, error %.2f %% of the weights (largest %.3g), %.1f s\n", out,
-                kv_format_bytes(t->bytes_from, from, sizeof from), kv_format_bytes(t->bytes_to, to, sizeof to),
-                100 * rmse, t->max_error, ms / 1e3);
-    return KV_EXIT_OK;
+    if (t->o->common.quiet) return;
+    fprintf(stderr, "%s: %s -> %s, error %.2f %% of the weights (largest %.3g), %.1f s\n", out,
+            kv_format_bytes(t->bytes_from, from, sizeof from), kv_format_bytes(t->bytes_to, to, sizeof to),
+            100 * relative_rmse(t), t->max_error, ms / 1e3);
+}
+
+static json_t *result_json(const told *t, const char *out, double ms)
+{
+    return json_pack("{s:o, s:I, s:I, s:I, s:f, s:f, s:O, s:o}", "path", kv_json_string(out), "bytes",
+                     (json_int_t)file_bytes(out), "tensor_bytes_from", (json_int_t)t->bytes_from, "tensor_bytes_to",
+                     (json_int_t)t->bytes_to, "relative_rmse", relative_rmse(t), "max_error", t->max_error, "kv_heads",
+                     t->layers, "ms", kv_json_ms(ms));
 }
 
 /* Before the work, which may take minutes, and once, since a pipe holds it once; as perplexity -f reads it, without its last newline. */
@@ -170,15 +173,36 @@ static kvasir_code read_text(const char *path, char **text, kvasir_error *err)
     return kv_set_error(err, KVASIR_ERR_FORMAT, "-f: %.200s holds a zero byte: it is no text", path);
 }
 
-/* As `kvasir perplexity -m MODEL -p TEXT` prints it, with the model's name before. */
-static int print_perplexity(const quantize_options *o, const char *model, char *text)
+/* The model before and after: printed behind its name, or put into the object that -o json prints. */
+static kvasir_code measure(const told *t, const char *in, const char *out, const char *text, json_t **json,
+                           kvasir_error *err)
 {
-    char name[] = "perplexity", m[] = "-m", p[] = "-p", out[] = "-o", json[] = "json", q[] = "-q";
-    char *argv[] = {name, m, (char *)model, p, text, q, out, json, NULL};
-    const bool is_json = o->common.output == KV_OUTPUT_JSON;
-    if (!is_json) printf("%s\n", model), argv[6] = NULL;
-    kv_tool_flush();
-    return kv_tool_perplexity(is_json ? 8 : 6, argv);
+    const char *const paths[] = {in, out}, *const keys[] = {"perplexity_from", "perplexity_to"};
+    kvasir_code code = KVASIR_OK;
+    for (size_t i = 0; i < 2 && code == KVASIR_OK; i++) {
+        kv_common c = kv_common_default();
+        json_t *found = NULL;
+        c.model = paths[i], c.n_threads = t->o->common.n_threads, c.quiet = true;
+        if (!json) puts(paths[i]), kv_tool_flush();
+        code = kv_perplexity(&c, text, json ? &found : NULL, err);
+        if (code == KVASIR_OK && json) kv_json_put(json, keys[i], found);
+    }
+    return code;
+}
+
+/* `text` may be NULL. */
+static int tell(const told *t, const char *in, const char *out, const char *text, double ms)
+{
+    const bool is_json = t->o->common.output == KV_OUTPUT_JSON;
+    kvasir_error err = {0};
+    note_stand_ins(t);
+    json_t *json = is_json ? result_json(t, out, ms) : NULL;
+    if (!is_json) say_result(t, out, ms);
+    if (text && measure(t, in, out, text, is_json ? &json : NULL, &err) != KVASIR_OK) {
+        json_decref(json);
+        return kv_tool_fail_error(TOOL, &err);
+    }
+    return is_json ? kv_json_print(TOOL, json, KV_EXIT_OK) : kv_tool_finish(TOOL, KV_EXIT_OK);
 }
 
 int kv_tool_quantize(int argc, char **argv)
@@ -224,14 +248,10 @@ int kv_tool_quantize(int argc, char **argv)
     code = kvasir_quantize(in, args[1], &params, &err);
     kv_bar_end(&t.bar);
     if (code == KVASIR_OK)
-        status = print_result(&t, args[1], kv_now_ms() - start);
+        status = tell(&t, in, args[1], text, kv_now_ms() - start);
     else
         status = code == KVASIR_ERR_ARGUMENT ? kv_usage_error(TOOL, "%s", err.message) : kv_tool_fail_error(TOOL, &err);
     json_decref(t.layers);
-    if (status == KV_EXIT_OK && text) {
-        status = print_perplexity(&o, in, text);
-        if (status == KV_EXIT_OK) status = print_perplexity(&o, args[1], text);
-    }
     free(text);
     return status;
 }

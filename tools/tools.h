@@ -112,4 +112,12 @@ int kv_common_dry_run(const char *tool, const kv_common *c, int n_seqs);
 kvasir_code kv_common_check_attentions(const kv_common *common, const kv_strings *specs, const char *path,
                                        kvasir_error *err);
 
+/* ---- measuring (tools/perplexity.c) ------------------------------------------------------------- */
+
+struct json_t;
+
+/* What `kvasir perplexity -m MODEL -p TEXT` finds with the model and the threads of `c`: printed as text, or given to the caller as the
+ * object that -o json prints. */
+kvasir_code kv_perplexity(const kv_common *c, const char *text, struct json_t **json, kvasir_error *err);
+
 #endif
