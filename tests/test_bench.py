@@ -174,6 +174,12 @@ def profile_tells_where_the_time_of_a_test_went():
         total = r["avg_ns"] / 1e6 # the stages are nearly all of a test, and never more
         assert 0.3 * total <= sum(stages.values()) <= 1.01 * total + 0.01, (sum(stages.values()), total)
     assert "stages_ms" not in json_lines(kvasir("bench", "-m", LLAMA, "-p", "16", "-n", "0", "-r", "1", "-o", "jsonl"))[0]
+    args = ("bench", "-m", LLAMA, "-p", "16", "-n", "4", "-r", "1", "-o", "csv")
+    for row in csv.DictReader(io.StringIO(kvasir(*args, "--profile"))):  # CSV holds no objects: a column each
+        times = {name.split(".", 1)[1]: float(ms) for name, ms in row.items() if name.startswith("stages_ms")}
+        total = float(row["avg_ns"]) / 1e6
+        assert list(times) == list(stages) and 0.3 * total <= sum(times.values()) <= 1.01 * total + 0.01, row
+    assert "stages_ms" not in kvasir(*args)
     lines = kvasir("bench", "-m", LLAMA, "-p", "16", "-n", "0", "-r", "1", "--profile").splitlines()
     shares = [float(line.split("|")[6].split()[0]) for line in lines[3:3 + len(stages)]]
     assert abs(sum(shares) - 100) < 0.1 * len(shares)

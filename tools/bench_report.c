@@ -170,13 +170,18 @@ static json_t *row_json(const kv_bench_setup *setup, const kv_bench_row *row)
     /* clang-format on */
 }
 
-/* Milliseconds of each stage in one repeat. */
-static void add_stages(json_t *json, const kv_bench_row *row)
+/* Milliseconds of each stage in one repeat: an object of their own, in CSV a column each, "stages_ms.qkv". */
+static void add_stages(json_t **json, const kv_bench_row *row, bool is_csv)
 {
-    json_t *stages = row->n_stages > 0 ? json_object() : NULL;
-    for (int i = 0; stages && i < row->n_stages; i++)
-        json_object_set_new(stages, row->stages[i].name, real(row->stages[i].ms / row->n_samples, 4));
-    if (json && stages) json_object_set_new(json, "stages_ms", stages);
+    if (row->n_stages == 0) return;
+    json_t *stages = is_csv ? NULL : json_object();
+    for (int i = 0; i < row->n_stages; i++) {
+        char column[64];
+        snprintf(column, sizeof column, "stages_ms.%s", row->stages[i].name);
+        kv_json_put(is_csv ? json : &stages, is_csv ? column : row->stages[i].name,
+                    real(row->stages[i].ms / row->n_samples, 4));
+    }
+    if (!is_csv) kv_json_put(json, "stages_ms", stages);
 }
 
 static void print_csv(const json_t *json, bool is_header)
@@ -261,8 +266,8 @@ bool kv_bench_row_print(kv_bench_format format, const kv_bench_setup *setup, con
         return true;
     }
     json_t *json = row_json(setup, row);
+    add_stages(&json, row, format == KV_BENCH_CSV);
     if (!json) return false;
-    add_stages(json, row);
     if (format == KV_BENCH_CSV) {
         if (index == 0) print_csv(json, true);
         print_csv(json, false);
