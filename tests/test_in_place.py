@@ -5,6 +5,7 @@
 
 That a product in place has the bits of a packed one is check_kernel_products.c's; here whole models do it, over the command line.
 """
+import errno
 import json
 import mmap
 import os
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 import time
 
+from support import seccomp
 from support.command import KVASIR, kvasir
 from support.runner import run_tests
 
@@ -104,6 +106,29 @@ def panels_come_to_lie_on_huge_pages():
         assert seen > 0.9 * size, (args[0], seen, size)
 
 
+def every_second_is_held():
+    """From here on moving memory of an odd number to a huge page fails, as where somebody holds one of its pages just now."""
+    seccomp.install((seccomp.LOAD, seccomp.NUMBER), (seccomp.EQUAL, seccomp.NUMBERS["madvise"], 0, 5),
+                    (seccomp.LOAD, seccomp.ARGUMENT_2), (seccomp.EQUAL, 25, 0, 3), # MADV_COLLAPSE
+                    (seccomp.LOAD, seccomp.ARGUMENT_0), (seccomp.ANY_BIT, 2 << 20, 0, 1), (seccomp.RETURN, seccomp.FAIL | errno.EAGAIN),
+                    (seccomp.RETURN, seccomp.ALLOW))
+
+
+def a_page_that_is_held_keeps_no_other_from_moving():
+    if not gives_huge_pages():
+        print("  this system gives no huge pages")
+        return
+    size = make(FEW, 40)
+    with subprocess.Popen([KVASIR, "serve", "-m", FEW, "--listen", "unix:" + os.path.join(FOLDER.name, "e")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          preexec_fn=every_second_is_held) as child:
+        seen, deadline = 0, time.monotonic() + 10
+        while seen < 0.45 * size and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+            seen = huge_bytes(child.pid)
+        child.kill()
+    assert seen >= 0.45 * size, (seen, size)
+
+
 def kernel_sets_and_chunks_change_no_bit():
     want = logits("--kernels", "scalar")
     for chunk in (1, 3, 512):  # along the codes, a few rows at once, expanded
@@ -142,6 +167,7 @@ def float_weights_say_the_same():
 
 if __name__ == "__main__":
     with FOLDER:
-        run_tests([many_are_mapped_until_they_are_packed, panels_come_to_lie_on_huge_pages, kernel_sets_and_chunks_change_no_bit,
+        run_tests([many_are_mapped_until_they_are_packed, panels_come_to_lie_on_huge_pages, a_page_that_is_held_keeps_no_other_from_moving,
+                   kernel_sets_and_chunks_change_no_bit,
                    packing_between_passes_changes_no_bit, without_memory_for_panels_they_stay_mapped,
                    float_weights_say_the_same], [])

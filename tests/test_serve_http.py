@@ -2,12 +2,10 @@
 """kvasir serve against hostile and broken clients: raw bytes over TCP and the unix socket. Every check reads the status and the error
 object, and then asks /health on both sockets. The statuses are those of RFC 9110 and 9112 and of OpenAI's API."""
 import base64
-import ctypes
 import errno
 import fcntl
 import json
 import os
-import platform
 import re
 import resource
 import signal
@@ -21,6 +19,7 @@ import threading
 import time
 
 sys.path.insert(0, "tests/support")
+import seccomp  # noqa: E402
 from runner import run_tests  # noqa: E402
 from server import KVASIR, SLOW, SMOLLM2, TINY, Server, is_idle, read_response, receive, wait_for  # noqa: E402
 
@@ -636,13 +635,8 @@ def a_folder_that_somebody_has_locked_stops_no_server():
 
 def no_listen():
     """From here on listen() fails in this process, as where a security module forbids it."""
-    number = {"x86_64": 50, "aarch64": 201}[platform.machine()]
-    # The four instructions of BPF: load the number; is it listen's? no: allow; yes: EACCES.
-    code = struct.pack("HBBI" * 4, 0x20, 0, 0, 0, 0x15, 0, 1, number, 0x06, 0, 0, 0x00050000 | errno.EACCES, 0x06, 0, 0, 0x7FFF0000)
-    program = ctypes.create_string_buffer(code, len(code))
-    libc = ctypes.CDLL(None)
-    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-    libc.prctl(22, 2, ctypes.c_char_p(struct.pack("HxxxxxxP", 4, ctypes.addressof(program))), 0, 0)  # PR_SET_SECCOMP, a filter
+    seccomp.install((seccomp.LOAD, seccomp.NUMBER), (seccomp.EQUAL, seccomp.NUMBERS["listen"], 0, 1), (seccomp.RETURN, seccomp.FAIL | errno.EACCES),
+                    (seccomp.RETURN, seccomp.ALLOW))
 
 
 def a_socket_that_cannot_listen_is_no_leftover():

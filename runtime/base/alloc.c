@@ -8,6 +8,7 @@
  * size. */
 #include "base/alloc.h"
 
+#include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +77,7 @@ void kv_settle_huge(void *ptr, size_t bytes)
 bool kv_collapse_huge(void *ptr, size_t index)
 {
     enum { COLLAPSE = 25 }; /* MADV_COLLAPSE of Linux 6.1, newer than the headers that we may be built with */
-    return madvise((uint8_t *)ptr + index * HUGE_PAGE, HUGE_PAGE, COLLAPSE) == 0;
+    return madvise((uint8_t *)ptr + index * HUGE_PAGE, HUGE_PAGE, COLLAPSE) == 0 || errno == EAGAIN;
 }
 
 void kv_give_back(void *ptr, size_t bytes)

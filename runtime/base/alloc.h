@@ -21,7 +21,8 @@ void *kv_alloc_huge(size_t bytes);
 void kv_settle_huge(void *ptr, size_t bytes);
 /* The huge pages that such memory consists of, from its start. */
 size_t kv_huge_pages(size_t bytes);
-/* Moves one of them, which is full, to a huge page now: half a millisecond. False: the system does not. */
+/* Moves one of them, which is full, to a huge page now: half a millisecond; one that somebody holds just now is left to the background.
+ * False: the system gives none. */
 bool kv_collapse_huge(void *ptr, size_t index);
 /* Memory whose contents nobody wants: the system may have it, and it is zero when touched again. Advice only. */
 void kv_give_back(void *ptr, size_t bytes);
