@@ -151,6 +151,39 @@ static void weights_too_small_for_a_scale_are_no_further_off_than_zero(void **st
         }
 }
 
+/* The least that 32 weights lose under any half, by trying all of those that may be meant. */
+static double least_lost(const float *x, const int *levels)
+{
+    double least = INFINITY;
+    for (int k = -64; k <= 64; k++) {
+        double error = 0;
+        for (int i = 0; i < 32; i++) {
+            double nearest = INFINITY;
+            for (int c = 0; c < 16; c++) nearest = fmin(nearest, fabs(k * 0x1p-24 * levels[c] - (double)x[i]));
+            error += nearest * nearest;
+        }
+        least = fmin(least, error);
+    }
+    return least;
+}
+
+/* IQ4_NL has no level 0 to fall back on. Large weights count more than here, and the scale is the nearest half: not quite the best. */
+static void iq4_nl_comes_near_the_best_of_the_smallest_halves(void **state)
+{
+    (void)state;
+    static const double sizes[] = {1e-5, 5e-6, 2e-6, 1e-6, 5e-7, 2e-7, 1e-7, 5e-8, 2e-8, 1e-8, 1e-15};
+    static const int levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    for (size_t s = 0; s < KV_COUNT(sizes); s++) {
+        random_state = s;
+        fill(x, sizes[s], 0);
+        there_and_back(kv_type_get(KV_TYPE_IQ4_NL), x, NULL, y, N);
+        double least = 0;
+        for (int i = 0; i < N; i += 32) least += least_lost(x + i, levels);
+        const double got = sqrt(lost(x, y, N)), limit = 1.15 * sqrt(least);
+        if (!(got <= limit)) fail_msg("size %g: lost %g, the best halves %g", sizes[s], got, sqrt(least));
+    }
+}
+
 static void every_quantised_type_has_a_yardstick(void **state)
 {
     (void)state;
@@ -225,6 +258,7 @@ int main(void)
         cmocka_unit_test(every_type_loses_no_more_than_the_textbook),
         cmocka_unit_test(weights_up_to_the_largest_half_lose_no_more_than_the_textbook),
         cmocka_unit_test(weights_too_small_for_a_scale_are_no_further_off_than_zero),
+        cmocka_unit_test(iq4_nl_comes_near_the_best_of_the_smallest_halves),
         cmocka_unit_test(float_types_round_to_nearest),
         cmocka_unit_test(odd_blocks_stay_finite_and_close),
         cmocka_unit_test(important_weights_come_out_closer),

@@ -134,7 +134,7 @@ void kv_fit_affine(const float *x, const float *w, int n, int hi, bool not_above
 
 /* ---- super-blocks ------------------------------------------------------------------------------------------ */
 
-static double group_error(const kv_codebook *b, const float *x, const float *w, int n, float d)
+double kv_fit_error(const kv_codebook *b, const float *x, const float *w, int n, float d)
 {
     const float inverse = d != 0 ? 1.0f / d : 0;
     double error = 0;
@@ -158,7 +158,7 @@ static void choose_scales(const kv_codebook *b, const float *x, const float *w, 
                   high = clamp(low + 1, sc_lo, sc_hi);
         sc[g] = low;
         if (d != 0 && high != low &&
-            group_error(b, xg, wg, size, d * (float)high) < group_error(b, xg, wg, size, d * (float)low))
+            kv_fit_error(b, xg, wg, size, d * (float)high) < kv_fit_error(b, xg, wg, size, d * (float)low))
             sc[g] = high;
         const float scale = d * (float)sc[g], inverse = scale != 0 ? 1.0f / scale : 0;
         for (int i = 0; i < size; i++) codes[g * size + i] = (uint8_t)kv_code_nearest(b, xg[i] * inverse);

@@ -39,6 +39,8 @@ static inline int kv_code_level(const kv_codebook *book, int code)
 
 /* Best d for x [n]; may be negative where the codebook is not symmetric. 0 when all x are 0. */
 float kv_fit_scale(const kv_codebook *book, const float *x, const float *w, int n);
+/* The weighted squared error of the nearest codes under a scale. */
+double kv_fit_error(const kv_codebook *book, const float *x, const float *w, int n, float d);
 /* Best d >= 0 and m for codes 0..hi. not_above_0: m <= 0 (types that subtract a minimum). */
 void kv_fit_affine(const float *x, const float *w, int n, int hi, bool not_above_0, float *d, float *m);
 

@@ -73,6 +73,17 @@ static void pack_pairs(const uint8_t codes[32], uint8_t qs[16])
     for (int j = 0; j < 16; j++) qs[j] = (uint8_t)(codes[j] | codes[j + 16] << 4);
 }
 
+/* No level is 0, so the smallest half, where the best scale is less than that, may be further off than no scale at all. */
+static uint16_t scale_of(const float *x, const float *w)
+{
+    const float d = kv_fit_scale(&iq4_book, x, w, KV_QK);
+    const uint16_t h = kv_scale_to_f16(d);
+    if ((h & 0x7FFF) != 1) return h;
+    const double with = kv_fit_error(&iq4_book, x, w, KV_QK, kv_f16_to_f32(h)),
+                 without = kv_fit_error(&iq4_book, x, w, KV_QK, 0);
+    return with < without ? h : 0;
+}
+
 void kv_quantize_iq4_nl(const float *src, const float *importance, void *dst, size_t n)
 {
     kv_block_iq4_nl *b = dst;
@@ -80,7 +91,7 @@ void kv_quantize_iq4_nl(const float *src, const float *importance, void *dst, si
     uint8_t codes[KV_QK];
     for (size_t i = 0; i < n; i += KV_QK, b++) {
         kv_fit_weights(src + i, importance ? importance + i : NULL, KV_QK, w);
-        b->d = kv_f32_to_f16(kv_fit_scale(&iq4_book, src + i, w, KV_QK));
+        b->d = scale_of(src + i, w);
         const float d = kv_f16_to_f32(b->d), inverse = d != 0 ? 1.0f / d : 0;
         for (int j = 0; j < KV_QK; j++) codes[j] = (uint8_t)kv_code_nearest(&iq4_book, src[i + (size_t)j] * inverse);
         pack_pairs(codes, b->qs);
