@@ -426,7 +426,15 @@ def parameters_out_of_range_are_400_and_named():
     assert server.is_healthy()
     bodies({"no prompt": ({}, "prompt"), "suffix": ({"prompt": "a", "suffix": "b"}, "suffix"), "empty list": ({"prompt": []}, "prompt"),
             "token": ({"prompt": [1, 10**7]}, "prompt[1]"), "mixed": ({"prompt": [1, "a"]}, "prompt[1]"), "object": ({"prompt": {}}, "prompt"),
-            "logprobs": ({"prompt": "a", "logprobs": 21}, "logprobs"), "echo": ({"prompt": "a", "echo": 1}, "echo")}, "/v1/completions")
+            "logprobs": ({"prompt": "a", "logprobs": 21}, "logprobs"), "echo": ({"prompt": "a", "echo": 1}, "echo"),
+            "best of 3": ({"prompt": "a", "best_of": 3}, "best_of"), "best of 2 of 4": ({"prompt": "a", "n": 2, "best_of": 4}, "best_of"),
+            "best of fewer": ({"prompt": "a", "n": 2, "best_of": 1}, "best_of"), "best of a word": ({"prompt": "a", "best_of": "2"}, "best_of")},
+           "/v1/completions")
+    message = refused(server.request("POST", "/v1/completions", b'{"prompt": "a", "seed": 18446744073709551615}'), 400, "seed")["message"]
+    assert "2^63-1" in message, message
+    for n in (1, 2):  # there is nothing to choose from
+        done = server.post("/v1/completions", {"prompt": "a", "n": n, "best_of": n, "max_tokens": 1})
+        assert len(done["choices"]) == n, done
     bodies({"no input": ({}, "input"), "number": ({"input": 5}, "input"), "format": ({"input": "a", "encoding_format": "x"}, "encoding_format"),
             "dimensions": ({"input": "a", "dimensions": 3}, "dimensions")}, "/v1/embeddings")
     bodies({"no content": ({}, "content"), "number": ({"content": 1}, "content")}, "/tokenize")

@@ -176,7 +176,7 @@ static const char *what_is_wrong(const json_error_t *why)
     case json_error_duplicate_key:
         return "is given twice";
     case json_error_numeric_overflow:
-        return "is a number out of range";
+        return "is a number out of range: whole ones go from -2^63 to 2^63-1, others to 1.8e308";
     case json_error_null_character:
     case json_error_null_byte_in_key:
         return "holds a NUL character";

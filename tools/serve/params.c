@@ -50,6 +50,17 @@ static bool read_max_tokens(kv_kind kind, const json_t *body, size_t n_ctx, kv_r
     return true;
 }
 
+/* OpenAI: n texts come back, the likeliest of as many. Here none are made beyond those n. */
+static bool check_best_of(const json_t *body, int n, kv_api_error *error)
+{
+    const json_t *value = kv_json_get(body, "best_of");
+    long long best_of = n;
+    if (value && !kv_json_int(value, "best_of", 1, KV_MAX_CHOICES, &best_of, error)) return false;
+    return best_of == n ||
+           kv_api_refuse(error, "best_of",
+                         "best_of is %lld, but must be n, which is %d: all that is generated comes back", best_of, n);
+}
+
 /* ---- stop ------------------------------------------------------------------------------------------ */
 
 static bool add_stop(const json_t *value, const char *path, kv_request *out, kv_api_error *error)
@@ -217,6 +228,7 @@ bool kv_params_read(kv_kind kind, const json_t *body, const kv_request_defaults 
     if (kind == KV_KIND_CHAT && kv_json_get(body, "functions"))
         return kv_api_refuse(error, "functions", "functions is not supported: give tools and tool_choice");
     return kv_json_fields(body, GENERATION_FIELDS, out, error) &&
+           (kind != KV_KIND_COMPLETION || check_best_of(body, out->n, error)) &&
            read_max_tokens(kind, body, defaults->n_ctx, out, error) && read_stops(body, out, error) &&
            read_logit_bias(body, kvasir_model_get_info(defaults->model).n_vocab, out, error) &&
            read_logprobs(kind, body, out, error) && read_seed(body, defaults, out, error) &&
