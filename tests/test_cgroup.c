@@ -1,14 +1,20 @@
 /* test_cgroup.c - what control groups leave a process: folders made as cgroups(7) describes them, and one real group where we may make it. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <limits.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -174,6 +180,34 @@ static void a_real_group(void **state)
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* From here on the system has 4000 CPUs, for what asks it for a mask: one of fewer bits is refused. */
+static bool make_large(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_sched_getaffinity, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])), /* the lower half: bytes */
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 500, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog program = {sizeof code / sizeof *code, code};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static void a_machine_of_more_cpus_than_a_cpu_set_has_all_its_cores(void **state)
+{
+    (void)state;
+    const int n = kv_cores();
+    fflush(NULL);
+    const pid_t child = fork();
+    if (child == 0) _exit(!make_large() ? 77 : kv_cores() == n ? 0 : 1);
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    if (n == 1 || (WIFEXITED(status) && WEXITSTATUS(status) == 77)) skip();
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -183,6 +217,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(memory_of_version_1, begin, end),
         cmocka_unit_test_setup_teardown(senseless_files_limit_nothing, begin, end),
         cmocka_unit_test(a_real_group),
+        cmocka_unit_test(a_machine_of_more_cpus_than_a_cpu_set_has_all_its_cores),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

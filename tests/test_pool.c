@@ -325,7 +325,7 @@ static void senseless_numbers_of_threads_are_refused(void **state)
         assert_null(pool);
         assert_non_null(strstr(err.message, "threads"));
     }
-    assert_in_range(kv_cores(), 1, 64);
+    assert_in_range(kv_cores(), 1, 1024);
 }
 
 int main(void)

@@ -33,8 +33,16 @@ int kv_cores_of_cgroups(const kv_cgroup_files *files)
     return fewest;
 }
 
+/* The system refuses a mask shorter than its own, and that of a large machine is longer than one cpu_set_t. */
+enum { CPU_SETS = 16, MOST_CPUS = CPU_SETS * CPU_SETSIZE };
+typedef struct cpus {
+    cpu_set_t sets[CPU_SETS];
+} cpus;
+
+static bool is_ours(const cpus *ours, long cpu) { return CPU_ISSET_S((size_t)cpu, sizeof ours->sets, ours->sets); }
+
 /* True when a lower-numbered CPU that we may use is the same core's other thread: that sibling stands for both. */
-static bool is_smt_twin(int cpu, const cpu_set_t *ours)
+static bool is_smt_twin(int cpu, const cpus *ours)
 {
     char path[96];
     snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
@@ -46,18 +54,18 @@ static bool is_smt_twin(int cpu, const cpu_set_t *ours)
         const long from = strtol(p, &end, 10), to = *end == '-' ? strtol(end + 1, &end, 10) : from;
         if (end == p) return false;
         for (long i = from; i >= 0 && i <= to && i < cpu; i++)
-            if (CPU_ISSET((size_t)i, ours)) return true;
+            if (is_ours(ours, i)) return true;
         if (*end != ',') return false;
     }
 }
 
 int kv_cores(void)
 {
-    cpu_set_t set;
-    CPU_ZERO(&set);
+    enum { MOST_THREADS = 1024 }; /* of a pool */
+    cpus ours = {0};
     int n = 0;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) n += CPU_ISSET(cpu, &set) && !is_smt_twin(cpu, &set);
+    if (sched_getaffinity(0, sizeof ours.sets, ours.sets) == 0)
+        for (int cpu = 0; cpu < MOST_CPUS; cpu++) n += is_ours(&ours, cpu) && !is_smt_twin(cpu, &ours);
     n = kv_min_int(n, kv_cores_of_cgroups(&kv_cgroup_here));
-    return kv_max_int(1, kv_min_int(n, 64));
+    return kv_max_int(1, kv_min_int(n, MOST_THREADS));
 }
