@@ -371,6 +371,8 @@ def a_pipe_gets_replies_alone():
     assert len(COST.findall(r.stderr)) == 2, r.stderr
     quiet = run("-n", "6", "--temp", "0", "--seed", "1", "-q", text="Say hi.\n\nSay bye.")
     assert (quiet.returncode, quiet.stderr, quiet.stdout) == (0, "", r.stdout)
+    quiet = run("-c", "64", "--temp", "0", "-q", *ENDLESS, text="Count upwards.")
+    assert (quiet.returncode, quiet.stderr) == (0, "") and quiet.stdout  # that the context is full is no error
     assert run(text="").stdout == ""
     seeds = [run("-n", "12", "--temp", "2", "--top-k", "0", "--min-p", "0", "--top-p", "1", "--seed", s, text="Say something.").stdout
              for s in ("5", "5", "6")]

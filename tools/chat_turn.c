@@ -136,8 +136,8 @@ static void say_end(const kv_chat *chat, const turn *t)
     size_t n_ctx = kvasir_session_n_ctx(chat->session);
     switch (t->end) {
     case END_CONTEXT:
-        fprintf(stderr, "the context is full (%zu of %zu tokens): the reply ends here. /undo or /clear makes room\n",
-                kvasir_session_n_tokens(chat->session), n_ctx);
+        kv_chat_note(chat, "the context is full (%zu of %zu tokens): the reply ends here. /undo or /clear makes room",
+                     kvasir_session_n_tokens(chat->session), n_ctx);
         break;
     case END_LIMIT:
         kv_chat_note(chat, "the reply reached -n %d", chat->n_predict);
