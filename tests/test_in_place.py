@@ -9,6 +9,7 @@ import errno
 import json
 import mmap
 import os
+import pty
 import resource
 import subprocess
 import tempfile
@@ -61,6 +62,21 @@ def many_are_mapped_until_they_are_packed():
             finally:
                 child.kill()
         assert ok, (args, size, seen)
+
+
+def they_are_packed_while_a_person_types():
+    size = make(MANY, 70)
+    person, terminal = pty.openpty()
+    with subprocess.Popen([KVASIR, "chat", "-m", MANY, "-c", "64"], stdin=terminal, stdout=terminal, stderr=terminal) as child:
+        try:
+            os.write(person, b"/qu")
+            ok, seen = comes_to_be(child, lambda anonymous, mapped: anonymous > 0.9 * size and mapped < 0.5 * size)
+            os.write(person, b"it\r")
+            status = child.wait(60)
+        finally:
+            child.kill()
+    os.close(person), os.close(terminal)
+    assert ok and status == 0, (size, seen, status)
 
 
 def logits(*args, n=5, at="all"):
@@ -167,7 +183,7 @@ def float_weights_say_the_same():
 
 if __name__ == "__main__":
     with FOLDER:
-        run_tests([many_are_mapped_until_they_are_packed, panels_come_to_lie_on_huge_pages, a_page_that_is_held_keeps_no_other_from_moving,
-                   kernel_sets_and_chunks_change_no_bit,
+        run_tests([many_are_mapped_until_they_are_packed, they_are_packed_while_a_person_types, panels_come_to_lie_on_huge_pages,
+                   a_page_that_is_held_keeps_no_other_from_moving, kernel_sets_and_chunks_change_no_bit,
                    packing_between_passes_changes_no_bit, without_memory_for_panels_they_stay_mapped,
                    float_weights_say_the_same], [])

@@ -119,6 +119,8 @@ static void greet(const kv_chat *chat)
     kv_chat_note(chat, "Ctrl-D leaves, Ctrl-C stops a reply, /help lists the commands.");
 }
 
+static bool settle(void *user) { return kvasir_model_settle(user); }
+
 /* ---- the loop -------------------------------------------------------------------------------- */
 
 static kv_next take_message(kv_chat *chat, char *text, size_t len)
@@ -224,6 +226,7 @@ int kv_tool_chat(int argc, char **argv)
     kv_interrupt_install();
     if (kv_lines_is_interactive(chat.lines)) kv_interrupt_forgive();
     greet(&chat);
+    if (chat.model) kv_lines_meanwhile(chat.lines, settle, chat.model);
     if (note) kv_chat_note(&chat, "note: %s", note);
     status = kv_tool_finish("chat", converse(&chat));
     close_all(&chat);

@@ -51,6 +51,8 @@ struct kv_lines {
     size_t n_typed;   /* characters on the line when Ctrl-C came */
     int n_rows_below; /* and its rows below the cursor */
     struct winsize size;
+    bool (*work)(void *user); /* until the next key; NULL: none, or it is done */
+    void *user;
     kv_text message;
 };
 
@@ -137,7 +139,7 @@ static int need(kv_lines *l, size_t n)
     for (;;) {
         if (kv_interrupted() || end_signal) return -1;
         struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
-        int ready = poll(&p, 1, WAIT_MS);
+        int ready = poll(&p, 1, l->work ? 0 : WAIT_MS);
         if (ready < 0 && errno != EINTR) {
             l->is_failed = true;
             return 0;
@@ -145,6 +147,7 @@ static int need(kv_lines *l, size_t n)
         if (ready <= 0) {
             follow_continue(l);
             follow_window_size(l);
+            if (l->work && !l->work(l->user)) l->work = NULL;
             continue;
         }
         ssize_t got = read(STDIN_FILENO, l->bytes + l->end, sizeof l->bytes - l->end);
@@ -413,6 +416,11 @@ void kv_lines_close(kv_lines *l)
 }
 
 bool kv_lines_is_interactive(const kv_lines *l) { return l->is_interactive; }
+
+void kv_lines_meanwhile(kv_lines *l, bool (*work)(void *user), void *user)
+{
+    if (l->is_interactive) l->work = work, l->user = user;
+}
 
 /* ---- reading --------------------------------------------------------------------------------- */
 

@@ -26,6 +26,9 @@ kv_lines *kv_lines_open(bool has_color, kv_completer *complete);
 void kv_lines_close(kv_lines *lines);
 bool kv_lines_is_interactive(const kv_lines *lines);
 
+/* What is to be done while a person types or thinks, some milliseconds at a time, until it returns false. Not with a pipe. */
+void kv_lines_meanwhile(kv_lines *lines, bool (*work)(void *user), void *user);
+
 /* The next message. `*text` (len bytes, NUL-terminated) is borrowed until the next call. With KV_LINE_INTERRUPTED
  * `*len` tells how much was typed. */
 kv_line_end kv_lines_read(kv_lines *lines, char **text, size_t *len);
