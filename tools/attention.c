@@ -205,7 +205,7 @@ static int print_reports(const attention_options *o, const json_t *reports)
 {
     if (o->common.output == KV_OUTPUT_JSON)
         return kv_json_print(
-            TOOL, json_array_size(reports) == 1 ? json_incref(json_array_get(reports, 0)) : json_deep_copy(reports),
+            TOOL, json_array_size(reports) == 1 ? json_incref(json_array_get(reports, 0)) : kv_json_deep_copy(reports),
             KV_EXIT_OK);
     for (size_t i = 0; i < json_array_size(reports); i++) {
         if (i) putchar('\n');

@@ -83,7 +83,7 @@ static char *make_body(const client *c, int request)
     json_t *prompt = make_prompt(c, request);
     json_t *body = json_pack("{s:o, s:i, s:b, s:b, s:i, s:{s:b}}", "prompt", prompt, "max_tokens", o->n_predict,
                              "stream", 1, "ignore_eos", 1, "temperature", 0, "stream_options", "include_usage", 1);
-    char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
+    char *text = body ? kv_json_dumps(body, JSON_COMPACT) : NULL;
     json_decref(body);
     return text;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "tools/chat_template.h"
+#include "tools/json_out.h"
 #include "tools/tools.h"
 
 static kvasir_code out_of_memory(kvasir_error *err)
@@ -166,7 +167,7 @@ static kvasir_code render_text(const kv_conversation *c, char **text, size_t *le
              json_object_set_new(row, "content", json_stringn(m->content, m->len)) == 0;
         ok = json_array_append_new(list, row) == 0 && ok;
     }
-    char *json = ok ? json_dumps(list, JSON_COMPACT) : NULL;
+    char *json = ok ? kv_json_dumps(list, JSON_COMPACT) : NULL;
     json_decref(list);
     if (!json) return out_of_memory(err);
     kvasir_template_params params = {

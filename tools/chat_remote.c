@@ -12,6 +12,7 @@
 #include "tools/chat.h"
 #include "tools/chat_stream.h"
 #include "tools/http_client.h"
+#include "tools/json_out.h"
 #include "tools/term.h"
 
 static kvasir_code failed_with(kv_http_client *http, int status, kvasir_error *err)
@@ -84,7 +85,7 @@ static char *make_body(kv_chat *chat)
     if (body && chat->common.seed.is_set)
         json_object_set_new(body, "seed",
                             json_integer((json_int_t)((chat->common.seed.value + chat->n_replies++) & INT64_MAX)));
-    char *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
+    char *text = body ? kv_json_dumps(body, JSON_COMPACT) : NULL;
     json_decref(body);
     return text;
 }

@@ -21,17 +21,38 @@ void kv_json_append(json_t **array, json_t *value)
     *array = NULL;
 }
 
-/* Into a buffer of the measured size no memory is needed: json_dumps goes on when memory fails under a key (jansson 2.14). */
-char *kv_json_line(json_t *json, int digits)
+/* Into a buffer of the measured size no memory is needed. */
+char *kv_json_dumps(const json_t *json, size_t flags)
 {
-    const size_t flags = JSON_COMPACT | JSON_REAL_PRECISION(digits), len = json ? json_dumpb(json, NULL, 0, flags) : 0;
+    const size_t len = json ? json_dumpb(json, NULL, 0, flags) : 0;
     char *text = len ? malloc(len + 1) : NULL;
     if (text) text[json_dumpb(json, text, len, flags) == len ? len : 0] = '\0';
-    json_decref(json);
     if (text && text[0]) return text;
     free(text);
     return NULL;
 }
+
+char *kv_json_line(json_t *json, int digits)
+{
+    char *text = kv_json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(digits));
+    json_decref(json);
+    return text;
+}
+
+static json_t *if_equal(json_t *copy, const json_t *json)
+{
+    if (copy && json_equal(copy, json)) return copy;
+    json_decref(copy);
+    return NULL;
+}
+
+bool kv_json_lacked_memory(const json_error_t *why)
+{
+    return why->line < 0 || json_error_code(why) == json_error_out_of_memory;
+}
+
+json_t *kv_json_copy(const json_t *json) { return if_equal(json_copy((json_t *)json), json); }
+json_t *kv_json_deep_copy(const json_t *json) { return if_equal(json_deep_copy(json), json); }
 
 int kv_json_print(const char *tool, json_t *json, int status)
 {

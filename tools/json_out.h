@@ -11,6 +11,12 @@
  * made so far is freed and the pointer becomes NULL. A result is so checked once, and never lacks a part. */
 void kv_json_put(json_t **object, const char *key, json_t *value);
 void kv_json_append(json_t **array, json_t *value);
+/* jansson's functions of these names go on when memory fails in the middle (2.14), and lose a key. NULL: out of memory. */
+char *kv_json_dumps(const json_t *json, size_t flags);
+json_t *kv_json_copy(const json_t *json);
+json_t *kv_json_deep_copy(const json_t *json);
+/* Whether it was memory that made json_loadb and the like fail: of that it says nothing, not even a line. */
+bool kv_json_lacked_memory(const json_error_t *why);
 /* `json` (taken over; NULL is passed on) as malloc'd text on one line, reals with `digits`. NULL: out of memory. */
 char *kv_json_line(json_t *json, int digits);
 

@@ -132,16 +132,22 @@ static json_t *text_delta(const char *key, const char *text, size_t len)
     return json_pack("{s:o}", key, json_stringn(text, len));
 }
 
-/* The parser of a choice, made when it is first needed; NULL: there is nothing to parse, or no memory. */
-static kv_tool_parser *parser_of(kv_answer *a, int index)
+/* The parser of a choice, made when it is first needed; NULL: there is nothing to parse. False: no memory. */
+static bool parser_of(kv_answer *a, int index, kv_tool_parser **out)
 {
     choice *c = &a->choices[index];
     const kv_call_spec *spec = &a->job->request.calls;
-    if (c->parser || !kv_calls_active(spec)) return c->parser;
-    c->parser = calloc(1, sizeof *c->parser);
-    if (c->parser && kv_tool_parser_init(c->parser, spec, a->job->id * 1000003u + (uint64_t)index)) return c->parser;
-    free(c->parser);
-    return c->parser = NULL;
+    if (!c->parser && kv_calls_active(spec)) {
+        c->parser = calloc(1, sizeof *c->parser);
+        if (!c->parser || !kv_tool_parser_init(c->parser, spec, a->job->id * 1000003u + (uint64_t)index)) {
+            if (c->parser) kv_tool_parser_deinit(c->parser);
+            free(c->parser);
+            c->parser = NULL;
+            return false;
+        }
+    }
+    *out = c->parser;
+    return true;
 }
 
 static json_t *call_json(const kv_piece *p, const char *arguments, size_t len)
@@ -181,7 +187,9 @@ static void stream_pieces(kv_answer *a, const kv_event *d, kv_tool_parser *parse
         send(user, choice_chunk(a, d->choice, "delta", delta, take_logprobs(a, d, &has_gone), json_null()));
         if (is_call) send(user, choice_chunk(a, d->choice, "delta", call_delta(&p, false), json_null(), json_null()));
     }
-    if (d->n_records && !has_gone) /* their text waits */
+    if (parser->queue.lacks_memory) send(user, NULL);
+    parser->queue.lacks_memory = false; /* said once */
+    if (d->n_records && !has_gone)      /* their text waits */
         send(user, choice_chunk(a, d->choice, "delta", text_delta("content", "", 0), take_logprobs(a, d, &has_gone),
                                 json_null()));
 }
@@ -195,12 +203,15 @@ void kv_answer_stream(kv_answer *a, const kv_event *d, kv_send_chunk *send, void
 {
     choice *c = &a->choices[d->choice];
     const char *key = is_chat(a) ? "delta" : "text";
-    kv_tool_parser *parser = parser_of(a, d->choice);
+    kv_tool_parser *parser;
+    const bool has_memory = parser_of(a, d->choice, &parser);
     if (is_chat(a) && !c->has_role)
         send(user, choice_chunk(a, d->choice, key, json_pack("{s:s, s:s}", "role", "assistant", "content", ""),
                                 json_null(), json_null()));
     c->has_role = true;
-    if (parser) {
+    if (!has_memory) {
+        send(user, NULL);
+    } else if (parser) {
         stream_pieces(a, d, parser, send, user);
     } else if (d->len || d->n_records) {
         json_t *probs = logprobs(a, c, d->records, d->n_records);
@@ -275,6 +286,7 @@ static json_t *parsed_message(const choice *c, kv_tool_parser *parser)
             kv_json_append(&calls, call_json(&p, p.text, p.len));
         else
             append_text(&message, p.kind == KV_PIECE_TEXT ? "content" : "reasoning_content", p.text, p.len);
+    if (parser->queue.lacks_memory) kv_json_put(&message, "content", NULL); /* a call has come as text */
     if (calls && json_array_size(calls) == 0) {
         json_decref(calls);
         return message;
@@ -291,9 +303,10 @@ static json_t *whole_choice(kv_answer *a, size_t index)
     if (!is_chat(a))
         return json_pack("{s:I, s:o, s:o, s:o}", "index", (json_int_t)index, "text", text, "logprobs", probs,
                          "finish_reason", finish_name(c->finish));
-    kv_tool_parser *parser = parser_of(a, (int)index);
-    json_t *message =
-        parser ? parsed_message(c, parser) : json_pack("{s:s, s:O}", "role", "assistant", "content", text);
+    kv_tool_parser *parser;
+    json_t *message = !parser_of(a, (int)index, &parser) ? NULL
+                      : parser                           ? parsed_message(c, parser)
+                               : json_pack("{s:s, s:O}", "role", "assistant", "content", text);
     json_decref(text);
     return json_pack("{s:I, s:o, s:o, s:o}", "index", (json_int_t)index, "message", message, "logprobs", probs,
                      "finish_reason", finish_name(reason_of(c, c->finish)));

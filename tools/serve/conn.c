@@ -132,12 +132,19 @@ static bool take_body(kv_conn *c, struct evbuffer *in)
     kv_api_error error;
     if (n == 0) return false;
     if (n > h->left) n = (size_t)h->left;
-    if (c->server->body_bytes + n > MAX_ALL_BODIES || (!c->body && !(c->body = evbuffer_new()))) {
+    if (c->server->body_bytes + n > MAX_ALL_BODIES) {
         kv_api_fail(&error, 503, "overloaded", "too many request bodies are being read; try again");
         refuse(c, &error);
         return true;
     }
-    evbuffer_remove_buffer(in, c->body, n);
+    if (!c->body) c->body = evbuffer_new();
+    const size_t before = c->body ? evbuffer_get_length(c->body) : 0;
+    if (c->body) evbuffer_remove_buffer(in, c->body, n); /* does not tell when it loses the last part */
+    if (!c->body || evbuffer_get_length(c->body) - before != n) {
+        kv_api_fail_memory(&error);
+        refuse(c, &error);
+        return true;
+    }
     c->server->body_bytes += n;
     c->body_counted += n;
     kv_http_took_body(h, n);
@@ -151,6 +158,10 @@ static bool take_line(kv_conn *c, struct evbuffer *in)
     const size_t len = end.pos < 0 ? n : (size_t)end.pos;
     const size_t look = len < KV_HTTP_MAX_HEAD ? len : KV_HTTP_MAX_HEAD; /* more is refused by its length alone */
     const char *line = n ? (const char *)evbuffer_pullup(in, (ev_ssize_t)(end.pos < 0 ? look : len + 1)) : "";
+    if (!line) {
+        kv_http_fail(c->http, 500, "out of memory for the request");
+        return true;
+    }
     if (end.pos < 0) return !kv_http_may_wait(c->http, line, len);
     if (len > KV_HTTP_MAX_LINE)
         kv_http_may_wait(c->http, line, len);
@@ -261,6 +272,8 @@ static void close_when_sent(kv_conn *c)
 void kv_conn_finish(kv_conn *c)
 {
     kv_log_request(c, false);
+    /* A connection that was made when memory was short may not know that there is something to write (libevent 2.1). */
+    bufferevent_enable(c->bev, EV_WRITE);
     drop_body(c);
     free(c->http);
     c->http = NULL;

@@ -1,5 +1,6 @@
 /* constrain.c - see constrain.h. */
 #include "tools/serve/constrain.h"
+#include "tools/json_out.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -126,7 +127,7 @@ static bool take_schema(const json_t *schema, const char *where, kvasir_grammar_
     if (!json_is_object(schema) && !json_is_boolean(schema))
         return kv_api_refuse(error, where, "%s must be a JSON schema", where);
     *kind = KVASIR_GRAMMAR_JSON_SCHEMA;
-    *text = json_dumps(schema, JSON_COMPACT | JSON_ENCODE_ANY);
+    *text = kv_json_dumps(schema, JSON_COMPACT | JSON_ENCODE_ANY);
     return *text || kv_api_fail(error, 500, "out_of_memory", "out of memory for the schema");
 }
 

@@ -75,10 +75,10 @@ void kv_info_slots(kv_conn *c)
 
 /* ---- metrics: Prometheus' text format ---------------------------------------------------------------- */
 
-static void metric(struct evbuffer *out, const char *name, const char *type, const char *help, double value)
+static bool metric(struct evbuffer *out, const char *name, const char *type, const char *help, double value)
 {
-    evbuffer_add_printf(out, "# HELP kvasir_%s %s\n# TYPE kvasir_%s %s\nkvasir_%s %.17g\n", name, help, name, type,
-                        name, value);
+    return evbuffer_add_printf(out, "# HELP kvasir_%s %s\n# TYPE kvasir_%s %s\nkvasir_%s %.17g\n", name, help, name,
+                               type, name, value) >= 0;
 }
 
 void kv_info_metrics(kv_conn *c)
@@ -87,10 +87,7 @@ void kv_info_metrics(kv_conn *c)
     kv_scheduler_stats t;
     kv_scheduler_stats_get(s->scheduler, &t, NULL);
     struct evbuffer *out = evbuffer_new();
-    if (!out) {
-        kv_respond_json(c, 500, "", NULL);
-        return;
-    }
+    bool ok = out != NULL;
     const struct {
         const char *name, *type, *help;
         double value;
@@ -129,16 +126,19 @@ void kv_info_metrics(kv_conn *c)
          (double)s->unsent.n_cut},
         {"uptime_seconds", "gauge", "Since the server began.", (kv_now_ms() - s->start_ms) / 1e3},
     };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        metric(out, rows[i].name, rows[i].type, rows[i].help, rows[i].value);
-    evbuffer_add_printf(out, "# HELP kvasir_http_responses_total Responses by class of status.\n"
-                             "# TYPE kvasir_http_responses_total counter\n");
-    for (int i = 1; i < 6; i++)
-        evbuffer_add_printf(out, "kvasir_http_responses_total{class=\"%dxx\"} %llu\n", i,
-                            (unsigned long long)s->counters.n_responses[i]);
-    const size_t n = evbuffer_get_length(out);
-    kv_respond(c, 200, "text/plain; version=0.0.4; charset=utf-8", "", evbuffer_pullup(out, -1), n);
-    evbuffer_free(out);
+    for (size_t i = 0; ok && i < sizeof rows / sizeof rows[0]; i++)
+        ok = metric(out, rows[i].name, rows[i].type, rows[i].help, rows[i].value);
+    ok = ok && evbuffer_add_printf(out, "# HELP kvasir_http_responses_total Responses by class of status.\n"
+                                        "# TYPE kvasir_http_responses_total counter\n") >= 0;
+    for (int i = 1; ok && i < 6; i++)
+        ok = evbuffer_add_printf(out, "kvasir_http_responses_total{class=\"%dxx\"} %llu\n", i,
+                                 (unsigned long long)s->counters.n_responses[i]) >= 0;
+    const void *text = ok ? evbuffer_pullup(out, -1) : NULL;
+    if (text)
+        kv_respond(c, 200, "text/plain; version=0.0.4; charset=utf-8", "", text, evbuffer_get_length(out));
+    else
+        kv_respond_json(c, 500, "", NULL);
+    if (out) evbuffer_free(out);
 }
 
 void kv_info_page(kv_conn *c)

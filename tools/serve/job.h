@@ -88,6 +88,7 @@ typedef struct kv_job {
     /* The loop's. */
     void *conn;                 /* who waits; NULL when the client is gone */
     struct kv_answer *answer;   /* what has come so far */
+    bool lacks_memory;          /* for that */
     struct kv_job *next_queued; /* the preparer's list */
     /* The engine's. */
     struct kv_work *work;

@@ -75,8 +75,12 @@ static void deliver_delta(kv_conn *c, kv_job *job, kv_event *d)
 
 static void deliver_end(kv_conn *c, kv_job *job)
 {
-    const kv_result *r = &job->result;
+    kv_result *r = &job->result;
     kv_job *mine = c->job;
+    if (job->lacks_memory) {
+        r->is_failed = true;
+        kv_api_fail_memory(&r->error);
+    }
     kv_log_tokens(c, r);
     if (c->is_streaming) {
         c->job = NULL; /* nothing pauses any more */
@@ -99,6 +103,7 @@ static void accept_job(kv_server *s, kv_conn *c, kv_job *job)
 {
     job->answer = kv_answer_new(job, s->model, s->model_name);
     if (!job->answer) { /* nowhere to collect: END will tell */
+        job->lacks_memory = true;
         atomic_store(&job->cancelled, true);
         return;
     }

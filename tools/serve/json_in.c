@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tools/json_out.h"
 #include "tools/term.h"
 
 /* ---- refusing -------------------------------------------------------------------------------- */
@@ -205,7 +206,7 @@ json_t *kv_json_read(const char *text, size_t len, kv_api_error *error)
     json_error_t why;
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
     if (!root) {
-        if (json_error_code(&why) == json_error_out_of_memory) {
+        if (kv_json_lacked_memory(&why)) {
             kv_api_fail_memory(error);
             return NULL;
         }

@@ -80,7 +80,7 @@ static size_t count_chars(const char *text, size_t len)
 }
 
 /* The text of a reply is what comes of all its bytes in a row: no token's bytes alone tell how many characters they add. */
-static void pass_token(const kvasir_model *model, kvasir_token token, kv_text_place *at)
+static bool pass_token(const kvasir_model *model, kvasir_token token, kv_text_place *at)
 {
     enum { PIECE = 64 };
     size_t len;
@@ -92,6 +92,7 @@ static void pass_token(const kvasir_model *model, kvasir_token token, kv_text_pl
         at->n_chars += count_chars(out, kvasir_utf8_push(&at->rest, bytes + i, n, out));
     }
     free(bytes);
+    return bytes != NULL;
 }
 
 json_t *kv_logprobs_completion(const kvasir_model *model, const kv_token_record *records, size_t n, int n_top,
@@ -104,7 +105,7 @@ json_t *kv_logprobs_completion(const kvasir_model *model, const kv_token_record 
         kv_json_append(&values, number(records[i].logprob));
         if (n_top) kv_json_append(&tops, top_of(model, &records[i]));
         kv_json_append(&offsets, json_integer((json_int_t)at->n_chars));
-        pass_token(model, records[i].token, at);
+        if (!pass_token(model, records[i].token, at)) kv_json_append(&offsets, NULL);
     }
     return json_pack("{s:o, s:o, s:o, s:o}", "tokens", tokens, "token_logprobs", values, "top_logprobs", tops,
                      "text_offset", offsets);

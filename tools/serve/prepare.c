@@ -39,9 +39,7 @@ static void generate(kv_preparer *p, kv_job *job, const json_t *body)
         kv_job_fail(job, &error);
         return;
     }
-    if (kv_scheduler_submit(p->scheduler, job)) return;
-    kv_api_fail(&error, 429, "rate_limit_exceeded", "too many requests are waiting; try again");
-    kv_job_fail(job, &error);
+    if (!kv_scheduler_submit(p->scheduler, job, &error)) kv_job_fail(job, &error);
 }
 
 /* Who waited here while the server began to end, or the client left, has not begun. */

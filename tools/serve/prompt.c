@@ -8,6 +8,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "tools/json_out.h"
 #include "tools/serve/request.h"
 
 enum { PREFIX_KEY_TOKENS = 64 };
@@ -81,7 +82,7 @@ static json_t *read_message(const json_t *message, size_t i, kv_api_error *error
         kv_api_refuse(error, path, "%s must be an object with role and content", path);
         return NULL;
     }
-    json_t *copy = json_copy((json_t *)message), *content = json_object_get(message, "content");
+    json_t *copy = kv_json_copy(message), *content = json_object_get(message, "content");
     if (!copy) kv_api_fail_memory(error);
     bool ok = copy && check_role(copy, path, error);
     const char *role = ok ? json_string_value(json_object_get(copy, "role")) : "";
@@ -116,7 +117,7 @@ static char *read_messages(const json_t *body, const json_t *tools, const kv_dia
         ok = message && (json_array_append_new(list, message) == 0 || kv_api_fail_memory(error));
     }
     ok = ok && (kv_tools_into_messages(list, tools, dialect) || kv_api_fail_memory(error));
-    char *text = ok ? json_dumps(list, JSON_COMPACT) : NULL;
+    char *text = ok ? kv_json_dumps(list, JSON_COMPACT) : NULL;
     if (ok && !text) kv_api_fail_memory(error);
     json_decref(list);
     return text;
@@ -125,10 +126,10 @@ static char *read_messages(const json_t *body, const json_t *tools, const kv_dia
 /* What the template gets beside the messages; NULL: out of memory. */
 static char *variables_of(const json_t *extra, const json_t *tools, const kv_dialect *dialect)
 {
-    json_t *all = extra ? json_copy((json_t *)extra) : json_object();
+    json_t *all = extra ? kv_json_copy(extra) : json_object();
     const bool ok = all && (!tools || !dialect->has_xml_tools || json_object_get(all, "xml_tools") ||
                             json_object_set(all, "xml_tools", (json_t *)tools) == 0);
-    char *text = ok ? json_dumps(all, JSON_COMPACT) : NULL;
+    char *text = ok ? kv_json_dumps(all, JSON_COMPACT) : NULL;
     json_decref(all);
     return text;
 }
@@ -148,7 +149,7 @@ bool kv_chat_render(const json_t *body, const kv_request_defaults *defaults, cha
     char *messages = read_messages(body, tools, dialect, error);
     if (!messages) return false;
     char *extra_text = variables_of(extra, tools, dialect),
-         *tools_text = tools && dialect->knows_tools ? json_dumps(tools, JSON_COMPACT) : NULL;
+         *tools_text = tools && dialect->knows_tools ? kv_json_dumps(tools, JSON_COMPACT) : NULL;
     kvasir_template_params params = {.source = defaults->template_source,
                                      .messages_json = messages,
                                      .tools_json = tools_text,
@@ -279,7 +280,7 @@ static void make_prefix_key(kv_kind kind, const json_t *body, kv_request *r)
     for (size_t i = 0; kind == KV_KIND_CHAT && i < json_array_size(messages); i++) {
         const json_t *message = json_array_get(messages, i);
         const char *role = json_string_value(json_object_get(message, "role"));
-        char *text = json_dumps(message, JSON_COMPACT | JSON_SORT_KEYS);
+        char *text = kv_json_dumps(message, JSON_COMPACT | JSON_SORT_KEYS);
         if (text) hash = XXH3_64bits_withSeed(text, strlen(text), hash);
         free(text);
         if (role && strcmp(role, "user") == 0) break;

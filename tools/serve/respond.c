@@ -3,6 +3,7 @@
  *     HTTP/1.1 200 OK | Content-Type | Content-Length  | body                          whole
  *     HTTP/1.1 200 OK | text/event-stream | chunked    | data: {...} ... data: [DONE]  stream (HTTP/1.0: until the end)
  */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,32 +40,52 @@ static const char *reason_of(int status)
     return "Error";
 }
 
+/* What is lost in the middle of a response would make the client take what follows for something else. */
+static void put(kv_conn *c, const void *data, size_t n)
+{
+    if (n == 0 || c->is_broken || evbuffer_add(bufferevent_get_output(c->bev), data, n) == 0) return;
+    c->is_broken = true;
+    c->keep_alive = false;
+    bufferevent_trigger_event(c->bev, BEV_EVENT_ERROR, BEV_TRIG_DEFER_CALLBACKS);
+}
+
+static void put_text(kv_conn *c, const char *text) { put(c, text, strlen(text)); }
+
+static void KVASIR_PRINTF(2, 3) put_line(kv_conn *c, const char *fmt, ...)
+{
+    char line[512];
+    va_list args;
+    va_start(args, fmt);
+    const int n = vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    put(c, line, n < (int)sizeof line ? (size_t)n : sizeof line - 1);
+}
+
 static void write_head(kv_conn *c, int status, const char *type, const char *headers)
 {
-    struct evbuffer *out = bufferevent_get_output(c->bev);
     char cors[1024];
     c->server->counters.n_responses[status / 100 < 6 ? status / 100 : 0]++;
     c->log.status = status;
-    evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\nServer: kvasir\r\n", status, reason_of(status));
-    if (type) evbuffer_add_printf(out, "Content-Type: %s\r\n", type);
-    evbuffer_add_printf(out, "%s%s", headers, kv_guard_cors(c, cors, sizeof cors));
+    put_line(c, "HTTP/1.1 %d %s\r\nServer: kvasir\r\n", status, reason_of(status));
+    if (type) put_line(c, "Content-Type: %s\r\n", type);
+    put_text(c, headers);
+    put_text(c, kv_guard_cors(c, cors, sizeof cors));
     /* What the client sent stays: it is how a front knows the conversation. */
     if (c->job && c->job->request.prefix_key[0])
-        evbuffer_add_printf(out, "X-Kvasir-Prefix: %s\r\n",
-                            c->http && c->http->prefix[0] ? c->http->prefix : c->job->request.prefix_key);
+        put_line(c, "X-Kvasir-Prefix: %s\r\n",
+                 c->http && c->http->prefix[0] ? c->http->prefix : c->job->request.prefix_key);
     if (!c->keep_alive || c->server->is_draining)
-        evbuffer_add_printf(out, "Connection: close\r\n");
+        put_text(c, "Connection: close\r\n");
     else if (c->http && c->http->minor == 0)
-        evbuffer_add_printf(out, "Connection: keep-alive\r\n");
+        put_text(c, "Connection: keep-alive\r\n");
 }
 
 void kv_respond(kv_conn *c, int status, const char *type, const char *headers, const void *body, size_t len)
 {
-    struct evbuffer *out = bufferevent_get_output(c->bev);
     write_head(c, status, type, headers);
-    if (status != 204) evbuffer_add_printf(out, "Content-Length: %zu\r\n", len);
-    evbuffer_add(out, "\r\n", 2);
-    if (len && !c->is_head_only) evbuffer_add(out, body, len);
+    if (status != 204) put_line(c, "Content-Length: %zu\r\n", len);
+    put_text(c, "\r\n");
+    if (len && !c->is_head_only) put(c, body, len);
     kv_conn_finish(c);
 }
 
@@ -98,8 +119,7 @@ void kv_stream_begin(kv_conn *c)
     if (!is_chunked(c)) c->keep_alive = false; /* the end of the connection is the end of the stream */
     write_head(c, 200, "text/event-stream; charset=utf-8",
                "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"); /* nginx passes events on as they come */
-    evbuffer_add_printf(bufferevent_get_output(c->bev), "%s\r\n",
-                        is_chunked(c) ? "Transfer-Encoding: chunked\r\n" : "");
+    put_text(c, is_chunked(c) ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n");
     c->is_streaming = true;
     c->last_write_ms = kv_now_ms();
     kv_conn_set_timer(c, KV_PING_MS);
@@ -109,11 +129,11 @@ static void write_piece(kv_conn *c, const char *before, const char *text, const 
 {
     struct evbuffer *out = bufferevent_get_output(c->bev);
     const size_t n = strlen(before) + strlen(text) + strlen(after);
-    if (is_chunked(c)) evbuffer_add_printf(out, "%zx\r\n", n);
-    evbuffer_add(out, before, strlen(before));
-    evbuffer_add(out, text, strlen(text));
-    evbuffer_add(out, after, strlen(after));
-    if (is_chunked(c)) evbuffer_add(out, "\r\n", 2);
+    if (is_chunked(c)) put_line(c, "%zx\r\n", n);
+    put_text(c, before);
+    put_text(c, text);
+    put_text(c, after);
+    if (is_chunked(c)) put_text(c, "\r\n");
     c->last_write_ms = kv_now_ms();
     if (c->job && evbuffer_get_length(out) > KV_MAX_OUTPUT) kv_job_pause(c, true);
 }
@@ -134,6 +154,6 @@ void kv_stream_ping(kv_conn *c) { write_piece(c, ": ", "ping", "\n\n"); }
 void kv_stream_end(kv_conn *c)
 {
     write_piece(c, "data: ", "[DONE]", "\n\n");
-    if (is_chunked(c)) evbuffer_add(bufferevent_get_output(c->bev), "0\r\n\r\n", 5);
+    if (is_chunked(c)) put_text(c, "0\r\n\r\n");
     kv_conn_finish(c);
 }

@@ -291,12 +291,13 @@ void kv_scheduler_close(kv_scheduler *s)
     free(s);
 }
 
-bool kv_scheduler_submit(kv_scheduler *s, kv_job *job)
+bool kv_scheduler_submit(kv_scheduler *s, kv_job *job, kv_api_error *error)
 {
     kv_event *accepted = kv_event_new(KV_EVENT_ACCEPTED);
     kv_work *work = kv_work_new(job, kv_now_ms());
     pthread_mutex_lock(&s->lock);
-    const bool is_taken = accepted && work && !s->is_closing && s->n_queued < s->params.max_queue;
+    const bool has_memory = accepted && work, is_closing = s->is_closing;
+    const bool is_taken = has_memory && !is_closing && s->n_queued < s->params.max_queue;
     if (is_taken) {
         kv_job_post(job, accepted, true); /* before the engine can post anything */
         s->n_queued++;
@@ -305,11 +306,12 @@ bool kv_scheduler_submit(kv_scheduler *s, kv_job *job)
         pthread_cond_signal(&s->changed);
     }
     pthread_mutex_unlock(&s->lock);
-    if (!is_taken) {
-        free(accepted);
-        if (work) kv_work_free(work);
-    }
-    return is_taken;
+    if (is_taken) return true;
+    free(accepted);
+    if (work) kv_work_free(work);
+    if (!has_memory) return kv_api_fail_memory(error);
+    if (is_closing) return kv_api_fail_stopping(error);
+    return kv_api_fail(error, 429, "rate_limit_exceeded", "too many requests are waiting; try again");
 }
 
 static void signal_flag(kv_scheduler *s, bool *flag)

@@ -46,9 +46,9 @@ void kv_scheduler_stop(kv_scheduler *s);
 /* Stops, and frees. */
 void kv_scheduler_close(kv_scheduler *s);
 
-/* Takes a prepared job over; from any thread. False when the queue is full: the job stays the caller's. ACCEPTED is posted before
- * the first event. */
-bool kv_scheduler_submit(kv_scheduler *s, kv_job *job);
+/* Takes a prepared job over; from any thread. False, and why in `error`, when the queue is full, memory is short or the server ends:
+ * the job stays the caller's. ACCEPTED is posted before the first event. */
+bool kv_scheduler_submit(kv_scheduler *s, kv_job *job, kv_api_error *error);
 /* Jobs that wait for their first slot end with 503; from now on submitted ones too. */
 void kv_scheduler_drain(kv_scheduler *s);
 /* A job's `cancelled` or `paused` has changed. */

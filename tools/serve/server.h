@@ -46,6 +46,7 @@ typedef struct kv_conn {
     const struct kv_route *route;
     kv_job *job;
     bool keep_alive, is_head_only, is_streaming, has_eof, is_advancing;
+    bool is_broken;      /* a part of a response found no memory: nothing more is written, and the connection ends */
     size_t body_counted; /* bytes of the server's body budget */
     size_t n_lingered;
     size_t unsent_bytes;           /* as unsent.c has counted them */

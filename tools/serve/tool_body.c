@@ -1,5 +1,6 @@
 /* tool_body.c - see tool_body.h. jansson says whether a text is JSON; the scanner only finds where its parts stand. */
 #include "tools/serve/tool_body.h"
+#include "tools/json_out.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ static bool add_call(kv_call_list *list, const char *name, size_t name_len, cons
     if (list->n == list->cap) {
         const size_t cap = 2 * list->cap + 2;
         kv_call *grown = realloc(list->calls, cap * sizeof *grown);
+        list->lacks_memory |= !grown;
         if (!grown) return false;
         list->calls = grown;
         list->cap = cap;
@@ -36,6 +38,7 @@ static bool add_call(kv_call_list *list, const char *name, size_t name_len, cons
     }
     free(call.name);
     free(call.arguments);
+    list->lacks_memory = true;
     return false;
 }
 
@@ -192,8 +195,10 @@ static void drop_from(kv_call_list *list, size_t n)
 bool kv_call_body_read(const kv_call_spec *spec, const char *head, size_t head_len, const char *json, size_t len,
                        kv_call_list *out)
 {
-    json_t *whole = json_loadb(json, len, JSON_REJECT_DUPLICATES, NULL);
+    json_error_t why;
+    json_t *whole = json_loadb(json, len, JSON_REJECT_DUPLICATES, &why);
     const size_t before = out->n;
+    out->lacks_memory |= !whole && kv_json_lacked_memory(&why);
     const bool ok = whole && read_body(spec, (slice){head, head_len}, (slice){json, len}, out);
     json_decref(whole);
     if (!ok) drop_from(out, before);
@@ -237,7 +242,8 @@ bool kv_call_python_read(const kv_call_spec *spec, const char *text, size_t len,
     char *inside = ok ? strndup(list.at, list.len) : NULL; /* the scanner knows [, not ( */
     if (inside) inside[0] = '[', inside[list.len - 1] = ']', list.at = inside;
     for (size_t at = 1; ok && inside && next_part(list, &at, &part);) ok = set_argument(arguments, part);
-    char *dumped = ok && inside ? json_dumps(arguments, JSON_COMPACT) : NULL;
+    char *dumped = ok && inside ? kv_json_dumps(arguments, JSON_COMPACT) : NULL;
+    out->lacks_memory |= !arguments || !inside || (ok && !dumped);
     ok = dumped && add_call(out, name.at, name.len, dumped, strlen(dumped));
     free(dumped);
     free(inside);

@@ -15,6 +15,7 @@ typedef struct kv_call {
 typedef struct kv_call_list {
     kv_call *calls;
     size_t n, cap;
+    bool lacks_memory; /* a call was lost for want of it */
 } kv_call_list;
 
 void kv_call_list_deinit(kv_call_list *list);

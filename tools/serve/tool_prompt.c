@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/json_out.h"
 #include "tools/serve/request.h"
 
 static const char BEFORE_TOOLS[] =
@@ -24,11 +25,12 @@ typedef struct text {
 
 static void add(text *t, const char *piece, size_t len)
 {
+    if (t->failed) return;
     if (t->cap - t->len < len + 1) {
         const size_t cap = 2 * (t->len + len) + 256;
         char *grown = realloc(t->data, cap);
-        if (!grown) t->failed = true;
-        if (t->failed) return;
+        t->failed = !grown;
+        if (!grown) return;
         t->data = grown;
         t->cap = cap;
     }
@@ -40,7 +42,7 @@ static void add_string(text *t, const char *piece) { add(t, piece, strlen(piece)
 
 static void add_json(text *t, const json_t *json)
 {
-    char *dumped = json_dumps(json, JSON_ENCODE_ANY);
+    char *dumped = kv_json_dumps(json, JSON_ENCODE_ANY);
     if (dumped)
         add_string(t, dumped);
     else
@@ -70,7 +72,7 @@ static bool turn_arguments(json_t *function, bool into_text)
 {
     json_t *arguments = json_object_get(function, "arguments"), *other = NULL;
     if (into_text && json_is_object(arguments)) {
-        char *dumped = json_dumps(arguments, JSON_COMPACT);
+        char *dumped = kv_json_dumps(arguments, JSON_COMPACT);
         other = dumped ? json_string(dumped) : NULL;
         free(dumped);
     } else if (!into_text && json_is_string(arguments)) {
@@ -87,7 +89,7 @@ static bool turn_calls(json_t *message, bool into_text)
 {
     json_t *calls = json_object_get(message, "tool_calls");
     if (!json_is_array(calls)) return true;
-    json_t *own = json_deep_copy(calls);
+    json_t *own = kv_json_deep_copy(calls);
     bool ok = own && json_object_set_new(message, "tool_calls", own) == 0;
     for (size_t i = 0; ok && i < json_array_size(own); i++) {
         json_t *function = json_object_get(json_array_get(own, i), "function");

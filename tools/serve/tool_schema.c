@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tools/json_out.h"
 #include "tools/serve/request.h"
 
 static bool is_one_of(const char *key, const char *const *list, size_t n)
@@ -49,7 +50,7 @@ static json_t *arguments_of(const json_t *tool, const char *name, kv_api_error *
         kv_api_refuse(error, "tools", "the parameters of a function must be of type \"object\"");
         return NULL;
     }
-    json_t *schema = given ? json_deep_copy(given) : json_pack("{s:b}", "additionalProperties", 0);
+    json_t *schema = given ? kv_json_deep_copy(given) : json_pack("{s:b}", "additionalProperties", 0);
     if (schema && move_references(schema, name, false) &&
         json_object_set_new(schema, "type", json_string("object")) == 0)
         return schema;
@@ -86,7 +87,7 @@ bool kv_tool_schema(const json_t *tools, const kv_call_format *format, bool has_
         if (!has_head && format->is_list)
             schema = json_pack("{s:s, s:o, s:i, s:i}", "type", "array", "items", schema, "minItems", 1, "maxItems", 1);
         ok = schema && json_object_set(schema, "$defs", defs) == 0;
-        *out = ok ? json_dumps(schema, JSON_COMPACT) : NULL;
+        *out = ok ? kv_json_dumps(schema, JSON_COMPACT) : NULL;
         ok = *out || kv_api_fail_memory(error);
     }
     json_decref(schema);

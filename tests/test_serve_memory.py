@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Each allocation of `kvasir serve` fails in turn, from a new connection to its answer. A client gets the answer that it would have got, an error
+object that speaks of memory, or a connection that ends before an answer is complete; never another answer, one that a broken response
+seems to be, or none at all. The library's own allocations are test_alloc_failure.c's."""
+import json
+import mmap
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, "tests/support")
+from runner import run_tests  # noqa: E402
+from server import KVASIR, TINY, Server  # noqa: E402
+
+FOLDER = tempfile.TemporaryDirectory()
+CONTROL, LIBRARY = os.path.join(FOLDER.name, "control"), os.path.join(FOLDER.name, "failing_malloc.so")
+MOST = 4000  # no request here takes half as many
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
+                                                                   "additionalProperties": False}}}
+CHAT = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is the capital of Norway?"}], "max_tokens": 4, "temperature": 0}
+
+
+class FailingServer(Server):
+    def __init__(self):
+        with open(CONTROL, "wb") as f:
+            f.write(bytes(16))
+        with open(CONTROL, "r+b") as f:
+            self.shared = mmap.mmap(f.fileno(), 16)
+        subprocess.run([*os.environ.get("CC", "cc").split(), "-O1", "-shared", "-fPIC", "-o", LIBRARY, "tests/support/failing_malloc.c"], check=True)
+        os.environ.update(LD_PRELOAD=LIBRARY, FAILING_MALLOC=CONTROL)
+        try:
+            super().__init__()
+        finally:
+            del os.environ["LD_PRELOAD"], os.environ["FAILING_MALLOC"]
+
+    def fail_at(self, n):
+        self.shared[:] = struct.pack("qq", 0, 0)
+        self.shared[:8] = struct.pack("q", n)
+
+    def n_allocations(self):
+        return struct.unpack("qq", self.shared[:])[1]
+
+    def said_by(self, request):
+        """All that comes back until the connection ends. A pause within the request makes its head arrive in pieces."""
+        data = b""
+        with self.connect("unix", timeout=20) as s:
+            try:
+                for piece in request:
+                    s.sendall(piece)
+                while piece := s.recv(1 << 16):
+                    data += piece
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+        return data
+
+
+def request(method, path, body=None, headers=()):
+    data = b"" if body is None else json.dumps(body).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + "".join(f"{h}\r\n" for h in headers)
+    if body is not None:
+        head += f"Content-Length: {len(data)}\r\n"
+    return [head.encode(), b"\r\n" + data[:50], data[50:]]
+
+
+def parse(data):
+    """(status, body) of a complete response, or None. What is neither that nor the beginning of one is a fault."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    first = b"HTTP/1.1 "
+    assert data[:len(first)] == first[:len(data)], data[:200]
+    headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
+    if b"\r\n\r\n" not in data:
+        return None
+    status = int(head.split()[1])
+    if headers.get(b"transfer-encoding") != b"chunked":
+        n = int(headers[b"content-length"])
+        assert len(body) <= n, data
+        return (status, body) if len(body) == n else None
+    text = b""
+    while b"\r\n" in body:
+        size, _, body = body.partition(b"\r\n")
+        n = int(size, 16)
+        if n == 0:
+            return status, text
+        if len(body) < n + 2:
+            return None
+        assert body[n:n + 2] == b"\r\n", data
+        text, body = text + body[:n], body[n + 2:]
+    return None
+
+
+def essence(body):
+    """What two right answers to a request have in common."""
+    if body.startswith(b"data: "):
+        events = [e[6:] for e in body.decode().split("\n\n") if e.startswith("data: ")]
+        if any('"error"' in e for e in events):
+            return "an error"
+        return events[-1], [c["delta"] for e in events[:-1] for c in json.loads(e)["choices"]]
+    if body.startswith(b"#"):
+        return [line.split()[0] for line in body.splitlines()]
+    answer = json.loads(body)
+    if "error" in answer:
+        return answer["error"]["message"]
+    for choice in answer.get("choices", ()):
+        for call in choice.get("message", {}).get("tool_calls", ()):
+            del call["id"]
+    return answer.get("choices", answer.get("data", answer))
+
+
+def every_failure_is_said_or_ends_the_connection(name, sent):
+    server.fail_at(0)
+    server.said_by(sent)  # what is made once is there
+    status, body = parse(server.said_by(sent))
+    right, n_other, n = essence(body), 0, 0
+    while n < MOST:
+        n += 1
+        server.fail_at(n)
+        data = server.said_by(sent)
+        n_done = server.n_allocations()
+        server.fail_at(0)
+        assert server.process.poll() is None, (name, n, server.process.returncode, server.said())
+        got = parse(data)
+        if got and not (got[0] == status and essence(got[1]) == right):
+            message = essence(got[1])
+            assert (got[0] == 500 and "out of memory" in message) or (got[0] == 200 and message == "an error"), (name, n, got)
+        n_other += got is None or got[0] != status
+        if n_done < n:
+            break
+    assert 10 < n < MOST and n_other > 5, (name, n, n_other)
+    assert server.is_healthy(), name
+
+
+def chats_fail_cleanly():
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"a\": true}"}}
+    messages = CHAT["messages"] + [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c1", "content": "done"}]
+    every_failure_is_said_or_ends_the_connection("chat", request("POST", "/v1/chat/completions", CHAT, ["X-Long: " + "a" * 3000]))
+    every_failure_is_said_or_ends_the_connection("tools", request("POST", "/v1/chat/completions", dict(CHAT, messages=messages, tools=[TOOL], tool_choice="required", max_tokens=100)))
+    every_failure_is_said_or_ends_the_connection("schema", request("POST", "/v1/chat/completions", dict(CHAT, response_format={
+        "type": "json_schema", "json_schema": {"name": "s", "schema": TOOL["function"]["parameters"]}})))
+
+
+def streams_fail_cleanly():
+    every_failure_is_said_or_ends_the_connection("stream", request("POST", "/v1/chat/completions", dict(CHAT, stream=True)))
+
+
+def completions_and_embeddings_fail_cleanly():
+    every_failure_is_said_or_ends_the_connection("completion", request("POST", "/v1/completions", {"prompt": "abc", "max_tokens": 4, "temperature": 0, "logprobs": 2, "n": 2}))
+    every_failure_is_said_or_ends_the_connection("embeddings", request("POST", "/v1/embeddings", {"input": ["abc", "x"]}))
+
+
+def what_is_answered_at_once_fails_cleanly():
+    for path in ("/metrics", "/nothing", "/v1/models"):
+        every_failure_is_said_or_ends_the_connection(path, request("GET", path))
+    every_failure_is_said_or_ends_the_connection("tokenize", request("POST", "/tokenize", {"content": "abc def", "with_pieces": True}))
+
+
+TESTS = [chats_fail_cleanly, streams_fail_cleanly, completions_and_embeddings_fail_cleanly, what_is_answered_at_once_fails_cleanly]
+
+if __name__ == "__main__":
+    if os.environ.get("SANITIZE"):  # sanitizers bring a malloc of their own
+        run_tests([], [])
+    with FOLDER, FailingServer() as server:
+        run_tests(TESTS, [(KVASIR, "make"), (TINY, "git checkout tests/golden")])
