@@ -9,6 +9,7 @@
 
 #include "kernels/impl_fma.h"
 #include "kernels/impl_linear.h"
+#include "kernels/impl_quantize.h"
 #include "kernels/impl_rows.h"
 
 const kv_kernels kv_kernels_avxvnni = KV_KERNELS_TABLE("avxvnni");

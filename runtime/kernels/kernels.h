@@ -1,7 +1,7 @@
 /* kernels.h - the table of function pointers behind which every instruction set hides, and what each function promises.
  *
- *     scalar.c  avx2.c  avxvnni.c  avx512.c  amx.c  neon.c ...   each includes simd_<isa>.h, then impl_fma.h, impl_linear.h and impl_rows.h
- *                                                         (with impl_phi.h), and fills one table
+ *     scalar.c  avx2.c  avxvnni.c  avx512.c  amx.c  neon.c ...   each includes simd_<isa>.h, then impl_fma.h, impl_linear.h, impl_quantize.h
+ *                                                         and impl_rows.h (with impl_phi.h), and fills one table
  *     dispatch.c                                          picks the best table that this CPU can run
  *
  * One rule makes all tables give the same bits: lanes are outputs, the K dimension runs sequentially within a lane with one fused
