@@ -38,8 +38,21 @@ typedef struct page_case {
     oracle_guard q, k, v, seen, m, l, o;
 } page_case;
 
+/* Values in blocks: codes, then the scales, which are halves. */
+static oracle_guard random_blocks(oracle_rng *rng, size_t n)
+{
+    oracle_guard g = oracle_guard_make(n + n / 16, 0);
+    for (size_t i = 0; i < n; i++) ((int8_t *)g.data)[i] = (int8_t)oracle_int(rng, -127, 127);
+    for (size_t i = 0; i < n / 32; i++) {
+        const float scale = oracle_normal(rng) / 100;
+        kv_kernels_scalar.from_f32(KV_ELEM_F16, &scale, (uint8_t *)g.data + n + 2 * i, 1);
+    }
+    return g;
+}
+
 static oracle_guard random_page(oracle_rng *rng, kv_elem type, size_t n)
 {
+    if (type == KV_ELEM_Q8_0) return random_blocks(rng, n);
     oracle_guard g = oracle_guard_make(n * kv_elem_bytes(type), 0);
     for (size_t i = 0; i < n; i++) {
         const float x = oracle_normal(rng);
@@ -57,7 +70,7 @@ static page_case page_make(oracle_rng *rng, int most_rows)
                               .d_k = d_k,
                               .d_v = d_v,
                               .type_k = (kv_elem)oracle_int(rng, 0, 2),
-                              .type_v = (kv_elem)oracle_int(rng, 0, 2),
+                              .type_v = (kv_elem)oracle_int(rng, 0, d_v % 32 == 0 ? 3 : 2),
                               .softcap = oracle_int(rng, 0, 2) ? 0.0f : 20.0f};
     const size_t rows = (size_t)n_rows;
     c.k = random_page(rng, c.args.type_k, 64 * (size_t)d_k);
@@ -110,8 +123,11 @@ static void page_run(const page_case *c, const kv_kernels *k, int row, int n, or
     a.l = (float *)out[1].data + 16 * (size_t)row;
     a.o = (float *)out[2].data + (size_t)row * (size_t)a.d_v;
     a.scores = scores.data;
+    oracle_guard v_scales = oracle_guard_make(64 * (size_t)(a.d_v / 32) * 4, 4);
+    a.v_scales = v_scales.data;
     k->attend_page(&a);
-    assert_true(oracle_guard_whole(&scores));
+    assert_true(oracle_guard_whole(&scores) && oracle_guard_whole(&v_scales));
+    oracle_guard_free(&v_scales);
     for (int i = 0; i < 3; i++) assert_true(oracle_guard_whole(&out[i]));
     oracle_guard_free(&scores);
 }
@@ -146,6 +162,47 @@ static void attention_pages_give_the_same_bits_everywhere(void **state)
             for (int j = 0; j < 3; j++) oracle_guard_free(&got[j]);
         }
         for (int j = 0; j < 3; j++) oracle_guard_free(&want[j]);
+        page_free(&c);
+    }
+}
+
+/* A code times its scale is exact, wherever it is computed: 8 bits and 11. */
+static void values_in_blocks_give_the_bits_of_widened_ones(void **state)
+{
+    (void)state;
+    oracle_rng rng = {14};
+    const kv_kernels *tables[8];
+    const int n_tables = kv_kernels_available(tables);
+    for (int i = 0; i < ORACLE_ROUNDS(60, 10); i++) {
+        page_case c = page_make(&rng, 40);
+        const size_t d_v = (size_t)(c.args.d_v = 32 * ((c.args.d_v + 31) / 32)), n = 64 * d_v;
+        oracle_guard_free(&c.v), oracle_guard_free(&c.o);
+        c.v = random_blocks(&rng, n), c.o = oracle_guard_make((size_t)c.args.n_rows * d_v * 4, 12);
+        memset(c.o.data, 0, c.o.bytes);
+        const int n_tokens = oracle_int(&rng, 1, 64);
+        for (int t = 0; t < n_tables; t++) {
+            oracle_guard wide = oracle_guard_make(n * 4, 4), some = oracle_guard_make((size_t)n_tokens * d_v * 4, 4);
+            oracle_guard want[3], got[3];
+            tables[t]->values_to_f32(c.v.data, 64, (int)d_v, wide.data);
+            tables[t]->values_to_f32(c.v.data, n_tokens, (int)d_v, some.data);
+            assert_true(oracle_guard_whole(&wide) && oracle_guard_whole(&some));
+            assert_memory_equal(wide.data, some.data, some.bytes);
+            for (size_t j = 0; j < n; j++) {
+                uint16_t half;
+                memcpy(&half, (uint8_t *)c.v.data + n + j / 32 * 2, 2);
+                const double value = (double)kv_f16_to_f32(half) * ((int8_t *)c.v.data)[j];
+                assert_true((double)((float *)wide.data)[j] == value);
+            }
+            c.args.v = wide.data, c.args.type_v = KV_ELEM_F32;
+            page_run(&c, tables[t], 0, c.args.n_rows, want);
+            c.args.v = c.v.data, c.args.type_v = KV_ELEM_Q8_0;
+            page_run(&c, tables[t], 0, c.args.n_rows, got);
+            for (int j = 0; j < 3; j++) {
+                same_floats(want[j].data, got[j].data, want[j].bytes / 4, tables[t]->name, "values in blocks");
+                oracle_guard_free(&want[j]), oracle_guard_free(&got[j]);
+            }
+            oracle_guard_free(&wide), oracle_guard_free(&some);
+        }
         page_free(&c);
     }
 }
@@ -290,6 +347,7 @@ int main(void)
     print_kernels();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_pages_give_the_same_bits_everywhere),
+        cmocka_unit_test(values_in_blocks_give_the_bits_of_widened_ones),
         cmocka_unit_test(a_first_page_starts_from_nothing),
         cmocka_unit_test(rows_are_merged_and_summed_together_as_alone),
         cmocka_unit_test(merging_gives_the_same_bits_and_the_right_weights),

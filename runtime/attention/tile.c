@@ -138,8 +138,7 @@ static void values_of_keys(const kv_kernels *kernels, const kv_cache *cache, con
         for (int token = 0; token < KV_PAGE; token++) t->v32[token * d_v + i] = t->k32[i * KV_PAGE + token];
 }
 
-/* Points args at a page. Many rows: 16-bit pages are widened once, not once per block of rows; the numbers are the same. Values in
- * blocks are always widened. */
+/* Points args at a page. Many rows: pages are widened once, not once per block of rows; the numbers are the same. */
 static void read_page(const kv_kernels *kernels, const kv_cache *cache, const kv_tile *t, const void *k, const void *v,
                       bool v_in_k, kv_attend_args *args)
 {
@@ -147,16 +146,16 @@ static void read_page(const kv_kernels *kernels, const kv_cache *cache, const kv
     if (v_in_k) values_of_keys(kernels, cache, t, k, args->d_k, args->d_v);
     args->k = k, args->type_k = cache->type_k;
     args->v = v, args->type_v = cache->type_v;
+    args->v_scales = t->v32; /* of no use to a page that is not widened */
     if (widen && (cache->type_k == KV_ELEM_F16 || cache->type_k == KV_ELEM_BF16)) {
         kernels->to_f32(cache->type_k, k, t->k32, KV_PAGE * args->d_k);
         args->k = t->k32, args->type_k = KV_ELEM_F32;
     }
+    if (!v_in_k && (!widen || cache->type_v == KV_ELEM_F32)) return;
     if (!v_in_k && cache->type_v == KV_ELEM_Q8_0)
         kernels->values_to_f32(v, KV_PAGE, args->d_v, t->v32);
-    else if (!v_in_k && widen && cache->type_v != KV_ELEM_F32)
-        kernels->to_f32(cache->type_v, v, t->v32, KV_PAGE * args->d_v);
     else if (!v_in_k)
-        return;
+        kernels->to_f32(cache->type_v, v, t->v32, KV_PAGE * args->d_v);
     args->v = t->v32, args->type_v = KV_ELEM_F32;
 }
 

@@ -17,8 +17,10 @@
 /* Arrays of registers need constant sizes to become registers: the largest block there is. */
 enum { MAX_R = 8, MAX_P = 4 };
 
+/* Of Q8_0 the code, without its scale. */
 KV_INLINE vf load_elem(const int type, const void *base, size_t idx)
 {
+    if (type == KV_ELEM_Q8_0) return vf_from_i8((const int8_t *)base + idx);
     if (type == KV_ELEM_F32) return vf_load((const float *)base + idx);
     if (type == KV_ELEM_F16) return vf_load_f16((const uint16_t *)base + idx);
     return vf_load_bf16((const uint16_t *)base + idx);
@@ -37,14 +39,17 @@ typedef struct fma_args {
     int n_k;
     bool add;             /* continue from what C holds */
     const float *rescale; /* [n_rows], or NULL: continue from what C holds times this */
+    const float *scales;  /* Q8_0: [n_k][n_scales], of 32 numbers of a step each (k_step a multiple of 32) */
+    size_t n_scales;
     const uint8_t *ahead; /* NULL, or what is asked for meanwhile: as many bytes as B has (few rows only) */
+    ptrdiff_t ahead_too;  /* Q8_0: not 0: as many again, so far from `ahead` */
     bool from_memory; /* B comes from there, and is read from end to end: the first rows ask for what follows in it */
     bool at_use;      /* with `ahead`: numbers of A are operands in memory (fma_row) */
 } fma_args;
 
 /* Asks for what g->ahead has for step `at` of the whole product, a step being V vectors: lines of its two halves in turn, so that the
  * hardware prefetcher follows in two 4 KiB pages at once. Into L2: L1 would lose what is in use. */
-KV_INLINE void fma_fetch(const int step_bytes, const uint8_t *next, size_t half, size_t at)
+KV_INLINE void fma_fetch(const int step_bytes, const uint8_t *next, ptrdiff_t half, size_t at)
 {
     if (step_bytes < 64) { /* a line for every other step */
         if (at % 2 != 0) return;
@@ -90,10 +95,11 @@ KV_INLINE void fma_row(const int V, const int at_use, const float *a, const vf *
 KV_INLINE void fma_block(const int R, const int V, const int type, const int ahead, const int at_use, const fma_args *g,
                          int r0, int v0)
 {
-    const size_t elem = type == KV_ELEM_F32 ? 4 : 2;
+    const size_t elem = type == KV_ELEM_F32 ? 4 : type == KV_ELEM_Q8_0 ? 1 : 2;
     const int step_bytes = V * 16 * (int)elem, n_k = g->n_k;
-    const size_t half = ahead > 0 ? (size_t)ahead * (size_t)n_k * 8 * elem : 0,
-                 at = ahead > 0 ? (size_t)(v0 / V * n_k) : 0;
+    const bool both = type == KV_ELEM_Q8_0 && g->ahead_too != 0;
+    const ptrdiff_t half = ahead <= 0 ? 0 : both ? g->ahead_too : (ptrdiff_t)ahead * n_k * 8 * (ptrdiff_t)elem;
+    const size_t at = ahead > 0 ? (size_t)(v0 / V * n_k) : 0;
     vf acc[MAX_R][MAX_P];
     float *c = g->c + (size_t)r0 * g->ldc + 16 * (size_t)v0;
     KV_UNROLL for (int r = 0; r < R; r++)
@@ -107,12 +113,18 @@ KV_INLINE void fma_block(const int R, const int V, const int type, const int ahe
     }
     const float *a = g->a + (size_t)r0 * g->lda;
     const uint8_t *w = (const uint8_t *)g->b + (size_t)v0 * g->v_step * elem;
-    const size_t k_bytes = g->k_step * elem, v_step = g->v_step, lda = g->lda;
+    const size_t k_bytes = g->k_step * elem, v_step = g->v_step, lda = g->lda, n_scales = g->n_scales;
+    const float *scales = type == KV_ELEM_Q8_0 ? g->scales + v0 / 2 : NULL;
     for (int k = 0; k < n_k; k++, w += k_bytes) {
         vf b[MAX_P];
-        if (ahead > 0) fma_fetch(step_bytes, g->ahead, half, at + (size_t)k);
+        if (ahead > 0 && !both) fma_fetch(step_bytes, g->ahead, half, at + (size_t)k);
+        if (ahead > 0 && both) fma_fetch(2 * step_bytes, g->ahead, half, at + (size_t)k);
         if (ahead == OF_MEMORY) fma_fetch_own(V, elem, w, v_step * elem, k);
-        KV_UNROLL for (int v = 0; v < V; v++) b[v] = load_elem(type, w, (size_t)v * v_step);
+        KV_UNROLL for (int v = 0; v < V; v++)
+        {
+            b[v] = load_elem(type, w, (size_t)v * v_step);
+            if (type == KV_ELEM_Q8_0) b[v] = vf_mul(vf_set1(scales[(size_t)k * n_scales + (size_t)(v / 2)]), b[v]);
+        }
         KV_UNROLL for (int r = 0; r < R; r++) fma_row(V, at_use, a + (size_t)r * lda + (size_t)k, b, acc[r]);
     }
     KV_UNROLL for (int r = 0; r < R; r++)
@@ -192,12 +204,13 @@ KV_INLINE int fma_ahead_any(const int type, const int at_use, const fma_args *g,
  * and waits there; paced, a page of K and V that lies in memory takes 740 ns instead of 1720 (600 when it is in L2; Zen 4). */
 static __attribute__((noinline)) int fma_ahead(kv_elem type, const fma_args *g, int n_rows, int n_vec)
 {
+#define FMA_AHEAD(AT_USE)                                                                                              \
+    (type == KV_ELEM_F16    ? fma_ahead_any(KV_ELEM_F16, AT_USE, g, n_rows, n_vec)                                     \
+     : type == KV_ELEM_BF16 ? fma_ahead_any(KV_ELEM_BF16, AT_USE, g, n_rows, n_vec)                                    \
+                            : fma_ahead_any(KV_ELEM_Q8_0, AT_USE, g, n_rows, n_vec))
     if (n_vec % KV_FMA_VECS != 0 || type == KV_ELEM_F32) return 0;
-    if (KV_FMA_AT_USE && g->at_use)
-        return type == KV_ELEM_F16 ? fma_ahead_any(KV_ELEM_F16, KV_FMA_AT_USE, g, n_rows, n_vec)
-                                   : fma_ahead_any(KV_ELEM_BF16, KV_FMA_AT_USE, g, n_rows, n_vec);
-    return type == KV_ELEM_F16 ? fma_ahead_any(KV_ELEM_F16, 0, g, n_rows, n_vec)
-                               : fma_ahead_any(KV_ELEM_BF16, 0, g, n_rows, n_vec);
+    return KV_FMA_AT_USE && g->at_use ? FMA_AHEAD(KV_FMA_AT_USE) : FMA_AHEAD(0);
+#undef FMA_AHEAD
 }
 
 static __attribute__((noinline)) void fma_f32(const fma_args *g, int n_rows, int n_vec)
@@ -211,6 +224,11 @@ static __attribute__((noinline)) void fma_f16(const fma_args *g, int n_rows, int
 static __attribute__((noinline)) void fma_bf16(const fma_args *g, int n_rows, int n_vec)
 {
     fma_all(KV_ELEM_BF16, 0, g, n_rows, n_vec);
+}
+
+static __attribute__((noinline)) void fma_q8_0(const fma_args *g, int n_rows, int n_vec)
+{
+    fma_all(KV_ELEM_Q8_0, 0, g, n_rows, n_vec);
 }
 
 static __attribute__((noinline)) void fma_from_memory(kv_elem type, const fma_args *g, int n_rows, int n_vec)
@@ -236,8 +254,10 @@ static void fma_any(kv_elem type, const fma_args *args, int n_rows, int n_vec)
         fma_f32(&g, n_rows - done, n_vec);
     else if (type == KV_ELEM_F16)
         fma_f16(&g, n_rows - done, n_vec);
-    else
+    else if (type == KV_ELEM_BF16)
         fma_bf16(&g, n_rows - done, n_vec);
+    else
+        fma_q8_0(&g, n_rows - done, n_vec);
 }
 
 /* Many rows of 16-bit weights: of KV_FMA_VECS panels at a time a chunk of inputs is widened, which stays in L1 while all rows pass over it; their

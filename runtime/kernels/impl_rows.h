@@ -175,17 +175,23 @@ static void impl_from_f32(kv_elem type, const float *src, void *dst, int n)
     for (; i < n; i++) h[i] = kv_f32_to_bf16(src[i]);
 }
 
+/* Blocks of 32 codes lie one behind the other, and so do their scales. */
 static void impl_values_to_f32(const void *page, int n_tokens, int d, float *dst)
 {
+    enum { AT_ONCE = 64 };
     const int8_t *codes = page;
     const uint16_t *scales = (const uint16_t *)(const void *)(codes + (size_t)KV_PAGE * (size_t)d);
-    for (int t = 0; t < n_tokens; t++)
-        for (int b = 0; b < d / 32; b++) {
-            const size_t at = (size_t)t * (size_t)d + 32 * (size_t)b;
-            const vf scale = vf_set1(kv_f16_to_f32(scales[(size_t)t * (size_t)(d / 32) + (size_t)b]));
-            vf_store(dst + at, vf_mul(scale, vf_from_i8(codes + at)));
-            vf_store(dst + at + 16, vf_mul(scale, vf_from_i8(codes + at + 16)));
+    for (int first = 0, n = n_tokens * (d / 32); first < n; first += AT_ONCE) {
+        float scale[AT_ONCE];
+        const int n_now = n - first < AT_ONCE ? n - first : AT_ONCE;
+        impl_to_f32(KV_ELEM_F16, scales + first, scale, n_now);
+        for (int i = 0; i < n_now; i++) {
+            const size_t at = 32 * (size_t)(first + i);
+            const vf by = vf_set1(scale[i]);
+            vf_store(dst + at, vf_mul(by, vf_from_i8(codes + at)));
+            vf_store(dst + at + 16, vf_mul(by, vf_from_i8(codes + at + 16)));
         }
+    }
 }
 
 /* ---- attention: one page ------------------------------------------------------------------------------- */
@@ -307,6 +313,13 @@ static void page_scores(const kv_attend_args *g, int r0, int n, int t_first, int
     fma_any(g->type_k, &qk, n, n_tiles);
 }
 
+/* What of a page of codes lies behind as many bytes as it has codes. */
+static void fetch_scales(const void *page, int d)
+{
+    const uint8_t *scales = (const uint8_t *)page + (size_t)KV_PAGE * (size_t)d;
+    for (int i = 0; i < KV_PAGE * (d / 32) * 2; i += 64) __builtin_prefetch(scales + i, 0, 2);
+}
+
 /* The state of rows [r0, r0 + n) before their first page, o only if they see nothing of it. */
 static void start_rows(const kv_attend_args *g, int r0, int n, bool blind)
 {
@@ -326,9 +339,13 @@ static void attend_rows(const kv_attend_args *g, int r0, int n, uint64_t any, ui
         softmax_plain(g, r0, n, t_first, t_last, rescale);
     else
         softmax_masked(g, r0, n, t_first, t_last, rescale);
+    const bool in_blocks = g->type_v == KV_ELEM_Q8_0;
+    const size_t n_scales = (size_t)g->d_v / 32, first_v = (size_t)first * (size_t)g->d_v;
     fma_args pv = {.a = g->scores + 64 * (size_t)r0 + first,
                    .lda = 64,
-                   .b = (const uint8_t *)g->v + (size_t)first * (size_t)g->d_v * kv_elem_bytes(g->type_v),
+                   .b = (const uint8_t *)g->v + (in_blocks ? first_v : first_v * kv_elem_bytes(g->type_v)),
+                   .scales = in_blocks ? g->v_scales + (size_t)first * n_scales : NULL,
+                   .n_scales = n_scales,
                    .k_step = (size_t)g->d_v,
                    .v_step = 16,
                    .c = g->o + (size_t)r0 * (size_t)g->d_v,
@@ -339,6 +356,11 @@ static void attend_rows(const kv_attend_args *g, int r0, int n, uint64_t any, ui
                    .ahead = r0 != 0                ? NULL
                             : fetches_by_halves(g) ? g->next_k
                                                    : g->next_v};
+    if (in_blocks && pv.ahead && g->next_k && g->type_k == KV_ELEM_Q8_0) { /* whose product does not fetch a page */
+        pv.ahead_too = (const uint8_t *)g->next_k - pv.ahead;
+        fetch_scales(g->next_k, g->d_k);
+        fetch_scales(g->next_v, g->d_v);
+    }
     fma_any(g->type_v, &pv, n, g->d_v / 16);
 }
 
@@ -353,6 +375,9 @@ static int block_of_rows(const kv_attend_args *g, int r0, int most, uint64_t *an
 
 static void attend_page(const kv_attend_args *g, bool at_use)
 {
+    if (g->type_v == KV_ELEM_Q8_0)
+        impl_to_f32(KV_ELEM_F16, (const uint8_t *)g->v + (size_t)KV_PAGE * (size_t)g->d_v, g->v_scales,
+                    KV_PAGE * (g->d_v / 32));
     if (g->type_k == KV_ELEM_Q8_0) {
         uint64_t any = 0;
         for (int r = 0; r < g->n_rows; r++) any |= g->seen[r];

@@ -61,7 +61,7 @@ static inline kv_q8 kv_q8_view(const kv_q8 *q8, size_t first, size_t stride)
 }
 
 typedef enum kv_elem { KV_ELEM_F32, KV_ELEM_F16, KV_ELEM_BF16, KV_ELEM_Q8_0 } kv_elem;
-/* Not for Q8_0, whose values come in blocks. */
+/* Not for Q8_0, whose numbers come in blocks. */
 static inline size_t kv_elem_bytes(kv_elem e) { return e == KV_ELEM_F32 ? 4 : 2; }
 
 /* A q8_0 K page as the weight matrix that it is: 64 tokens are the outputs, d_k the inputs. */
@@ -72,8 +72,9 @@ typedef struct kv_attend_args {
     int n_rows, d_k, d_v; /* d_v a multiple of 16 */
     const float *q;       /* [n_rows][d_k], already scaled */
     const void *k;        /* [4][d_k][16] of type_k: tokens in lanes; q8_0: kv_key_panel */
-    const void *v;        /* [64][d_v] of type_v; not q8_0 (values_to_f32 first) */
+    const void *v;        /* [64][d_v] of type_v; q8_0: codes [64][d_v], then half scales [64][d_v/32] */
     kv_elem type_k, type_v;
+    float *v_scales;      /* q8_0 values: scratch [64][d_v/32] */
     const kv_q8 *q8;      /* q8_0 keys: the rows of q as int8 */
     void *gemm_scratch;   /* q8_0 keys: kv_gemm_scratch_bytes(d_k) */
     const uint64_t *seen; /* [n_rows]: bit t, token t of the page is visible */
