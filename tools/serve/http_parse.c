@@ -20,7 +20,7 @@ void kv_http_init(kv_http_request *r, uint64_t max_body)
     r->why = "";
 }
 
-static void fail(kv_http_request *r, int status, const char *why)
+void kv_http_fail(kv_http_request *r, int status, const char *why)
 {
     if (r->state == KV_HTTP_FAILED) return;
     r->state = KV_HTTP_FAILED;
@@ -67,7 +67,7 @@ static void take_absolute_form(kv_http_request *r, const char **target, size_t *
     const char *host = *target + scheme;
     const size_t n_host = strcspn(host, "/?# ") < *len - scheme ? strcspn(host, "/?# ") : *len - scheme;
     if (n_host == 0 || n_host >= sizeof r->host) {
-        fail(r, 400, "the request target names no host");
+        kv_http_fail(r, 400, "the request target names no host");
         return;
     }
     memcpy(r->host, host, n_host);
@@ -83,24 +83,24 @@ static void take_absolute_form(kv_http_request *r, const char **target, size_t *
 static void take_target(kv_http_request *r, const char *target, size_t len)
 {
     if (len > KV_HTTP_MAX_TARGET) {
-        fail(r, 414, "the request target is longer than 8192 bytes");
+        kv_http_fail(r, 414, "the request target is longer than 8192 bytes");
         return;
     }
     for (size_t i = 0; i < len; i++)
         if ((unsigned char)target[i] <= 0x20 || (unsigned char)target[i] >= 0x7f) {
-            fail(r, 400, "the request target holds a character that must be percent-encoded");
+            kv_http_fail(r, 400, "the request target holds a character that must be percent-encoded");
             return;
         }
     if (len >= strlen("http://") && strncasecmp(target, "http://", strlen("http://")) == 0)
         take_absolute_form(r, &target, &len);
     if (r->state == KV_HTTP_FAILED) return;
     if (target[0] != '/' && !(len == 1 && target[0] == '*')) {
-        fail(r, 400, "the request target is no path");
+        kv_http_fail(r, 400, "the request target is no path");
         return;
     }
     const char *end = memchr(target, '?', len), *fragment = memchr(target, '#', len);
     if (fragment) {
-        fail(r, 400, "the request target holds a fragment");
+        kv_http_fail(r, 400, "the request target holds a fragment");
         return;
     }
     const size_t n = end ? (size_t)(end - target) : len;
@@ -113,7 +113,7 @@ static void take_request_line(kv_http_request *r, const char *line, size_t len)
     const char *space = memchr(line, ' ', len);
     const size_t n_method = space ? (size_t)(space - line) : len;
     if (!is_token(line, n_method) || n_method == len) {
-        fail(r, 400, "the request line is malformed");
+        kv_http_fail(r, 400, "the request line is malformed");
         return;
     }
     const char *last = memrchr(line, ' ', len);
@@ -121,15 +121,15 @@ static void take_request_line(kv_http_request *r, const char *line, size_t len)
     const size_t n_version = len - (size_t)(version - line);
     if (last == space || n_version != 8 || memcmp(version, "HTTP/", 5) != 0 || !is_digit(version[5]) ||
         version[6] != '.' || !is_digit(version[7])) {
-        fail(r, 400, "the request line does not end with an HTTP version");
+        kv_http_fail(r, 400, "the request line does not end with an HTTP version");
         return;
     }
     if (version[5] != '1') {
-        fail(r, 505, "only HTTP/1.0 and HTTP/1.1 are spoken here");
+        kv_http_fail(r, 505, "only HTTP/1.0 and HTTP/1.1 are spoken here");
         return;
     }
     if (n_method > KV_HTTP_MAX_METHOD) {
-        fail(r, 501, "the method is not known");
+        kv_http_fail(r, 501, "the method is not known");
         return;
     }
     r->minor = version[7] == '0' ? 0 : 1;
@@ -144,18 +144,18 @@ static void take_request_line(kv_http_request *r, const char *line, size_t len)
 static void take_content_length(kv_http_request *r, const char *value, size_t len)
 {
     if (r->has_length) {
-        fail(r, 400, "Content-Length is given twice");
+        kv_http_fail(r, 400, "Content-Length is given twice");
         return;
     }
     if (len == 0) {
-        fail(r, 400, "Content-Length is no number");
+        kv_http_fail(r, 400, "Content-Length is no number");
         return;
     }
     r->has_length = true;
     r->length = 0;
     for (size_t i = 0; i < len; i++) {
         if (!is_digit(value[i])) {
-            fail(r, 400, "Content-Length is no number");
+            kv_http_fail(r, 400, "Content-Length is no number");
             return;
         }
         const uint64_t digit = (uint64_t)(value[i] - '0');
@@ -167,11 +167,11 @@ static void take_content_length(kv_http_request *r, const char *value, size_t le
 static void take_transfer_encoding(kv_http_request *r, const char *value, size_t len)
 {
     if (r->is_chunked) {
-        fail(r, 400, "Transfer-Encoding is given twice");
+        kv_http_fail(r, 400, "Transfer-Encoding is given twice");
     } else if (equals(value, len, "chunked")) {
         r->is_chunked = true;
     } else {
-        fail(r, 501, "the only Transfer-Encoding known here is chunked");
+        kv_http_fail(r, 501, "the only Transfer-Encoding known here is chunked");
     }
 }
 
@@ -180,14 +180,14 @@ static bool is_host_char(char c) { return is_token_char(c) || (c && strchr(":[](
 static void take_host(kv_http_request *r, const char *value, size_t len)
 {
     if (r->has_host) {
-        fail(r, 400, "Host is given twice");
+        kv_http_fail(r, 400, "Host is given twice");
         return;
     }
     r->has_host = true;
     bool is_valid = len < sizeof r->host;
     for (size_t i = 0; is_valid && i < len; i++) is_valid = is_host_char(value[i]);
     if (!is_valid) {
-        fail(r, 400, "Host is malformed");
+        kv_http_fail(r, 400, "Host is malformed");
     } else if (r->host[0] == '\0') { /* an absolute target has the say (RFC 9112, 3.2.2) */
         memcpy(r->host, value, len);
         r->host[len] = '\0';
@@ -198,12 +198,12 @@ static void copy_once(kv_http_request *r, bool *has, char *to, size_t cap, const
                       const char *twice)
 {
     if (*has) {
-        fail(r, 400, twice);
+        kv_http_fail(r, 400, twice);
         return;
     }
     *has = true;
     if (len >= cap) {
-        fail(r, 431, "a header field is too long");
+        kv_http_fail(r, 431, "a header field is too long");
         return;
     }
     memcpy(to, value, len);
@@ -229,14 +229,15 @@ static void take_field(kv_http_request *r, const char *line, size_t len)
     const char *colon = memchr(line, ':', len);
     const size_t n_name = colon ? (size_t)(colon - line) : 0;
     if (!colon || !is_token(line, n_name)) {
-        fail(r, 400, line[0] == ' ' || line[0] == '\t' ? "a header field is folded" : "a header field is malformed");
+        kv_http_fail(r, 400,
+                     line[0] == ' ' || line[0] == '\t' ? "a header field is folded" : "a header field is malformed");
         return;
     }
     const char *value = colon + 1;
     size_t n = len - n_name - 1;
     for (size_t i = 0; i < n; i++)
         if (!is_value_char(value[i])) {
-            fail(r, 400, "a header field holds a control character");
+            kv_http_fail(r, 400, "a header field holds a control character");
             return;
         }
     trim(&value, &n);
@@ -260,20 +261,20 @@ static void take_field(kv_http_request *r, const char *line, size_t len)
                   "Authorization is given twice");
     } else if (equals(line, n_name, "X-Kvasir-Prefix")) {
         copy_once(r, &r->has_prefix, r->prefix, sizeof r->prefix, value, n, "X-Kvasir-Prefix is given twice");
-        if (n && !is_token(value, n)) fail(r, 400, "X-Kvasir-Prefix is malformed");
+        if (n && !is_token(value, n)) kv_http_fail(r, 400, "X-Kvasir-Prefix is malformed");
     }
 }
 
 static void take_head_end(kv_http_request *r)
 {
     if (r->minor >= 1 && !r->has_host) {
-        fail(r, 400, "Host is missing");
+        kv_http_fail(r, 400, "Host is missing");
     } else if (r->has_length && r->is_chunked) {
-        fail(r, 400, "Content-Length and Transfer-Encoding are both given");
+        kv_http_fail(r, 400, "Content-Length and Transfer-Encoding are both given");
     } else if (r->minor == 0 && r->is_chunked) {
-        fail(r, 400, "HTTP/1.0 has no Transfer-Encoding");
+        kv_http_fail(r, 400, "HTTP/1.0 has no Transfer-Encoding");
     } else if (r->has_length && r->length > r->max_body) {
-        fail(r, 413, "the request body is too large");
+        kv_http_fail(r, 413, "the request body is too large");
     } else {
         r->state = KV_HTTP_HEAD;
     }
@@ -289,7 +290,7 @@ void kv_http_accept_body(kv_http_request *r, bool needs_length)
         r->head_bytes = 0; /* counts the trailers from here on */
         r->state = KV_HTTP_CHUNK;
     } else if (needs_length && !r->has_length) {
-        fail(r, 411, "Content-Length is missing");
+        kv_http_fail(r, 411, "Content-Length is missing");
     } else {
         r->left = r->length;
         r->state = r->left ? KV_HTTP_BODY : KV_HTTP_DONE;
@@ -328,7 +329,7 @@ static void take_chunk_size(kv_http_request *r, const char *line, size_t len)
     size_t i = 0;
     for (; i < len && hex_value(line[i]) >= 0; i++) {
         if (size >> 60) {
-            fail(r, 400, "a chunk size does not fit 64 bits");
+            kv_http_fail(r, 400, "a chunk size does not fit 64 bits");
             return;
         }
         size = size << 4 | (uint64_t)hex_value(line[i]);
@@ -338,9 +339,9 @@ static void take_chunk_size(kv_http_request *r, const char *line, size_t len)
     bool is_valid = has_digits && (i == len || line[i] == ';');
     for (; is_valid && i < len; i++) is_valid = is_value_char(line[i]);
     if (!is_valid) {
-        fail(r, 400, "a chunk size is malformed");
+        kv_http_fail(r, 400, "a chunk size is malformed");
     } else if (size > r->max_body || r->length > r->max_body - size) {
-        fail(r, 413, "the request body is too large");
+        kv_http_fail(r, 413, "the request body is too large");
     } else if (size == 0) {
         r->state = KV_HTTP_TRAILERS;
     } else {
@@ -355,18 +356,18 @@ static void take_chunk_size(kv_http_request *r, const char *line, size_t len)
 static void count_head(kv_http_request *r, size_t len)
 {
     r->head_bytes += len + 1;
-    if (r->head_bytes > KV_HTTP_MAX_HEAD) fail(r, 431, "the header fields are larger than 65536 bytes");
+    if (r->head_bytes > KV_HTTP_MAX_HEAD) kv_http_fail(r, 431, "the header fields are larger than 65536 bytes");
 }
 
 void kv_http_take_line(kv_http_request *r, const char *line, size_t len)
 {
     if (len == 0 || line[len - 1] != '\r') {
-        fail(r, 400, "a line does not end with CRLF");
+        kv_http_fail(r, 400, "a line does not end with CRLF");
         return;
     }
     len--;
     if (memchr(line, '\r', len) || memchr(line, '\0', len)) {
-        fail(r, 400, "a line holds a control character");
+        kv_http_fail(r, 400, "a line holds a control character");
         return;
     }
     switch (r->state) {
@@ -374,7 +375,7 @@ void kv_http_take_line(kv_http_request *r, const char *line, size_t len)
         if (len > 0)
             take_request_line(r, line, len);
         else if (++r->n_empty_lines > 4) /* old clients send one behind a body */
-            fail(r, 400, "the request line is empty");
+            kv_http_fail(r, 400, "the request line is empty");
         break;
     case KV_HTTP_HEADERS:
     case KV_HTTP_TRAILERS:
@@ -385,7 +386,7 @@ void kv_http_take_line(kv_http_request *r, const char *line, size_t len)
         } else if (len == 0) {
             take_head_end(r);
         } else if (++r->n_headers > KV_HTTP_MAX_HEADERS) {
-            fail(r, 431, "there are more than 100 header fields");
+            kv_http_fail(r, 431, "there are more than 100 header fields");
         } else if (r->state == KV_HTTP_HEADERS) {
             take_field(r, line, len); /* trailers are read over */
         }
@@ -395,7 +396,7 @@ void kv_http_take_line(kv_http_request *r, const char *line, size_t len)
         break;
     case KV_HTTP_CHUNK_END:
         if (len > 0)
-            fail(r, 400, "a chunk is longer than its size");
+            kv_http_fail(r, 400, "a chunk is longer than its size");
         else
             r->state = KV_HTTP_CHUNK;
         break;
@@ -410,21 +411,21 @@ bool kv_http_may_wait(kv_http_request *r, const char *begin, size_t len)
         /* What does not begin like a method never becomes a request: TLS, binary protocols, noise. */
         for (size_t i = 0; i < len && begin[i] != ' '; i++)
             if (!is_token_char(begin[i]) && begin[i] != '\r') {
-                fail(r, 400, "this is no HTTP request");
+                kv_http_fail(r, 400, "this is no HTTP request");
                 return false;
             }
         if (len > KV_HTTP_MAX_METHOD && !memchr(begin, ' ', KV_HTTP_MAX_METHOD + 1)) {
-            fail(r, 501, "the method is not known");
+            kv_http_fail(r, 501, "the method is not known");
             return false;
         }
         if (len > KV_HTTP_MAX_TARGET + KV_HTTP_MAX_METHOD + 16) {
-            fail(r, 414, "the request target is longer than 8192 bytes");
+            kv_http_fail(r, 414, "the request target is longer than 8192 bytes");
             return false;
         }
     } else if (r->state == KV_HTTP_CHUNK || r->state == KV_HTTP_CHUNK_END) {
-        if (len > 256) fail(r, 400, "a chunk size is malformed");
+        if (len > 256) kv_http_fail(r, 400, "a chunk size is malformed");
     } else if (len > KV_HTTP_MAX_LINE || r->head_bytes + len > KV_HTTP_MAX_HEAD) {
-        fail(r, 431, "the header fields are too large");
+        kv_http_fail(r, 431, "the header fields are too large");
     }
     return r->state != KV_HTTP_FAILED;
 }

@@ -65,6 +65,8 @@ bool kv_http_may_wait(kv_http_request *r, const char *begin, size_t len);
 void kv_http_accept_body(kv_http_request *r, bool needs_length);
 /* In BODY: `len` bytes (at most r->left) have been taken. */
 void kv_http_took_body(kv_http_request *r, size_t len);
+/* FAILED with this status and reason, unless it has failed before. `why` is borrowed: a literal. */
+void kv_http_fail(kv_http_request *r, int status, const char *why);
 
 /* Percent-decodes a part of a target into `out` [strlen(text) + 1]; what is no escape, or one of NUL, stays as it is. */
 void kv_http_decode(const char *text, char *out);
