@@ -32,14 +32,15 @@ class Server:
     """Runs until stop(); listens on a unix socket and on a free TCP port."""
     timeout = 120  # seconds that a client waits for the next bytes: only what hangs takes so long, also on a busy machine
 
-    def __init__(self, *args, model=TINY, preexec_fn=None, listen=None, wait=True):
+    def __init__(self, *args, model=TINY, preexec_fn=None, listen=None, wait=True, perturb=True):
         self.folder = tempfile.TemporaryDirectory()
         self.path = os.path.join(self.folder.name, "s.sock")
         listen = ["--listen", "unix:" + self.path, "--listen", "127.0.0.1:0"] if listen is None else listen
         self.log = open(os.path.join(self.folder.name, "log"), "w+")
-        # What was freed is overwritten, so that whoever still reads it reads nonsense.
+        # What was freed is overwritten, so that whoever still reads it reads nonsense; what is allocated too, and so all of it is in memory.
+        tunables = {"GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0"} if perturb else {}
         self.process = subprocess.Popen([KVASIR, "serve", "-m", model, *listen, *args], stderr=self.log, stdin=subprocess.DEVNULL,
-                                        preexec_fn=preexec_fn, env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0"})
+                                        preexec_fn=preexec_fn, env={**os.environ, **tunables})
         self.port = None
         if wait:
             self.wait_ready(sum(a == "--listen" for a in listen))
