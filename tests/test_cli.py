@@ -236,6 +236,9 @@ def a_name_that_is_almost_a_model_is_answered_with_the_one_that_is_here():
             assert kvasir("inspect", meant, **more).status == 0
         for name in ("qw", "notes", "models/notes", "no/such"):
             assert "did you mean" not in refuses(1, r".", "inspect", name, **more)
+        refuses(1, f" in models/ or {d}/.cache/kvasir; ", "inspect", "qw", **more)
+        more["env"]["XDG_CACHE_HOME"] = f"{d}/xdg"
+        refuses(1, f" in models/ or {d}/xdg/kvasir; ", "inspect", "qw", **more)
 
 
 @test

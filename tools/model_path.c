@@ -144,9 +144,10 @@ static kvasir_code not_found(const char *name, kvasir_error *err)
         return kv_set_error(err, KVASIR_ERR_IO, "no model '%.200s' here; did you mean %s? (run: kvasir get %s)", name,
                             near, near);
     if (strchr(name, '/')) return kv_set_error(err, KVASIR_ERR_IO, "cannot open %.300s: no such file", name);
+    cache_folder(here, sizeof here);
     return kv_set_error(err, KVASIR_ERR_IO,
-                        "no model '%.200s' in models/ or ~/.cache/kvasir; give a path, or run: kvasir get smollm2",
-                        name);
+                        "no model '%.150s' in models/ or %.200s; give a path, or run: kvasir get smollm2", name,
+                        here[0] ? here : "~/.cache/kvasir");
 }
 
 kvasir_code kv_model_find(const char *name, char *out, size_t cap, kvasir_error *err)
