@@ -536,6 +536,20 @@ def fifteen_hundred_idle_connections_and_a_limit_of_descriptors():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def whoever_asks_among_silent_connections_is_answered():
+    """More of them than descriptors. Those of connections that make room are closed a moment later: nobody is turned away for that."""
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with Server(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))) as s:
+        held = []
+        for i in range(900):
+            held.append(s.connect(KINDS[i % 2]))
+            if i % 9 == 0:
+                held[-1].sendall(request)
+        assert [read_response(c).status for c in held[::9]] == [200] * 100
+        for c in held:
+            c.close()
+
+
 def answered_in_a_rush(asks_before):
     """The server stands still, so that it finds a connection and 400 newer ones at once; it can hold 192."""
     request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -728,7 +742,7 @@ TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusa
          pipelined_requests_are_answered_in_order, clients_that_leave_end_their_sequence_alone, a_reader_that_stops_is_paused_and_blocks_nobody,
          unread_bytes_of_all_clients_are_bounded,
          hostile_json_is_400_with_the_path, parameters_out_of_range_are_400_and_named, a_prompt_longer_than_the_context_is_400_with_both_numbers,
-         foreign_pages_are_403, keys_and_cors_as_configured, fifteen_hundred_idle_connections_and_a_limit_of_descriptors,
+         foreign_pages_are_403, keys_and_cors_as_configured, fifteen_hundred_idle_connections_and_a_limit_of_descriptors, whoever_asks_among_silent_connections_is_answered,
          a_request_that_waits_is_not_cut_for_silent_connections,
          whoever_has_just_connected_is_not_cut_in_a_rush,
          a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event,

@@ -4,7 +4,7 @@
  *     HOST:PORT   bind every address of the name; a warning when it is not loopback
  *
  * The socket file has mode 0600 from its first moment (umask), and is removed only while it is still ours (inode). When accept finds no
- * descriptor left, a reserved one is given up for a moment to take the connection off the queue and close it: otherwise
+ * descriptor left, and none a moment later, a reserved one is given up to take the connection off the queue and close it: otherwise
  * the loop would spin on a socket that stays readable. While there is no room and nobody has been silent for long, new connections wait
  * in the system's queue: in a rush, whoever has just connected would be cut before its request is there.
  */
@@ -284,12 +284,20 @@ static void enable_all(const kv_server *s, bool enabled)
             evconnlistener_disable(l->ev);
 }
 
+/* Accepts nothing for so long. False: there is no clock for that. */
+static bool rest(kv_server *s, int ms)
+{
+    const struct timeval t = {.tv_usec = ms * 1000L};
+    if (!s->accept_again || evtimer_add(s->accept_again, &t) != 0) return false;
+    enable_all(s, false);
+    return true;
+}
+
 /* Accepts nothing while kv_conns_full_ms says so. */
 static void rest_while_full(kv_server *s)
 {
     const int ms = kv_conns_full_ms(s);
-    const struct timeval t = {.tv_usec = ms * 1000L};
-    enable_all(s, ms == 0 || !s->accept_again || evtimer_add(s->accept_again, &t) != 0);
+    if (ms == 0 || !rest(s, ms)) enable_all(s, true);
 }
 
 static void on_accept_again(evutil_socket_t fd, short what, void *user)
@@ -302,6 +310,7 @@ static void on_accept(struct evconnlistener *ev, evutil_socket_t fd, struct sock
 {
     (void)ev, (void)address, (void)len;
     kv_listener *l = user;
+    l->server->lacks_descriptors = false;
     kv_conn_open(l->server, fd, l->is_unix, l->is_loopback);
     rest_while_full(l->server);
 }
@@ -311,6 +320,11 @@ static void on_error(struct evconnlistener *ev, void *user)
     kv_listener *l = user;
     const int why = EVUTIL_SOCKET_ERROR();
     if (why != EMFILE && why != ENFILE && why != ENOMEM && why != ENOBUFS) return;
+    /* Those of connections that have just ended are closed by the loop, later: whoever waits is not turned away for them. */
+    if (!l->server->lacks_descriptors && rest(l->server, 1)) {
+        l->server->lacks_descriptors = true;
+        return;
+    }
     if (l->reserve_fd >= 0) close(l->reserve_fd);
     const int fd = accept(evconnlistener_get_fd(ev), NULL, NULL);
     if (fd >= 0) close(fd);

@@ -72,6 +72,7 @@ struct kv_server {
     struct event_base *base;
     struct kv_listener *listeners; /* listen.c */
     struct event *accept_again;    /* listen.c: after a rest */
+    bool lacks_descriptors;        /* and it was tried again since one was missing */
     struct kv_conn_list idle, busy;
     size_t n_conns, max_conns, body_bytes; /* body_bytes: held by all connections */
     kv_unsent unsent;
