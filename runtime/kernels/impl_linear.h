@@ -141,12 +141,12 @@ KV_INLINE vi dot_start(const kv_pack_format f, int32_t neg)
 }
 
 #if KV_DOT_CHAIN
-/* k-groups whose sums of two products, 2 * code * 127 each, add up in 16 bits: 4 * 7874 of 5 bits, 2 * 16002 of 6, 2 * 128 * 127 of
- * signed ones. Of 4 bits 8 would fit, and be slower: too few registers. A sub-block is a multiple of them. */
+/* k-groups of a sub-block whose sums of two products, 2 * code * 127 each, add up in 16 bits: 8 * 3810 of 4 bits, 4 * 7874 of 5, 2 * 16002
+ * of 6, 2 * 128 * 127 of signed ones. */
 KV_INLINE int groups_in_16_bits(const kv_pack_format f)
 {
-    const int bits = code_bits(f);
-    return bits <= 5 ? 4 : bits == 6 ? 2 : 1;
+    const int bits = code_bits(f), n = bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
+    return n < f.sub / 4 ? n : f.sub / 4;
 }
 #endif
 
@@ -156,8 +156,8 @@ KV_INLINE void dot_group(const kv_pack_format f, vi *dot, vi *pairs, vb codes, v
 #if KV_DOT_CHAIN
     const int n = groups_in_16_bits(f);
     const vi now = vi_pairs(codes, q4, is_signed(f));
-    *pairs = j % n == 0 ? now : vi_add_pairs(*pairs, now);
-    if (j % n == n - 1) *dot = vi_add(*dot, vi_widen_pairs(*pairs));
+    *pairs = j % n == 0 ? now : vi_kept(vi_add_pairs(*pairs, now));
+    if (j % n == n - 1) *dot = vi_kept(vi_add(*dot, vi_widen_pairs(*pairs)));
 #else
     (void)f, (void)pairs, (void)j;
     *dot = vi_dot(*dot, codes, q4);
@@ -327,6 +327,13 @@ KV_INLINE void run_expanded(const kv_pack_format f, const kv_packed *w, int pane
         const kv_pack_format f = {.lo_bits = BITS, .sub = SUB, .has_min = MIN, .zero_shift = w->format->zero_shift};   \
         run_expanded(f, w, panel, n, ex, x, n_rows, y, ldy, next);                                                     \
     }
+#if KV_DOT_CHAIN
+EXPANDED_CASE(rows_4, 4, 32, false)
+EXPANDED_CASE(rows_4_min, 4, 32, true)
+#else
+#define rows_4     rows_5
+#define rows_4_min rows_5_min
+#endif
 EXPANDED_CASE(rows_5, 5, 32, false)
 EXPANDED_CASE(rows_8, 8, 32, false)
 EXPANDED_CASE(rows_5_min, 5, 32, true)
@@ -384,7 +391,10 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
              : bits <= 5 ? rows_5_sub16
                          : rows_6_sub16)(w, p, n, ex, x, n_rows, y, ldy, &next);
         else
-            (f.has_min ? rows_5_min : bits <= 5 ? rows_5 : rows_8)(w, p, n, ex, x, n_rows, y, ldy, &next);
+            (f.has_min   ? (bits <= 4 ? rows_4_min : rows_5_min)
+             : bits <= 4 ? rows_4
+             : bits <= 5 ? rows_5
+                         : rows_8)(w, p, n, ex, x, n_rows, y, ldy, &next);
     }
 }
 

@@ -13,18 +13,20 @@
 #define KV_FMA_ROWS     5
 #define KV_FMA_VECS     1
 #define KV_FMA_AT_USE   0
-#define KV_DOT_ROWS_16  3
 #define KV_DOT_PANELS   1
 #define KV_DIRECT_ROWS  4
 #define KV_DIRECT_LIMIT 8 /* more rows than this are worth an expanded panel */
 #if defined(__AVXVNNI__)
 /* Two dots of four rows are eight chains, which wait less for themselves than six; the float sums they leave no room for are in L1. */
 #define KV_DOT_ROWS    4
+#define KV_DOT_ROWS_16 3
 #define KV_DOT_CHAIN   0
 #define KV_DOT_BIASED  1
 #define KV_WIDE_SIGNED 0
 #else
-#define KV_DOT_ROWS    3
+/* Sums of two products of five rows are ten chains. What is left of the registers takes a product at a time; float sums are in L1. */
+#define KV_DOT_ROWS    5
+#define KV_DOT_ROWS_16 4
 #define KV_DOT_CHAIN   1
 #define KV_DOT_BIASED  0
 #define KV_WIDE_SIGNED 1
@@ -255,6 +257,12 @@ static inline vi vi_pairs(vb u, vi x, const int is_signed)
     return (vi){pairs8(u.a, x.a, is_signed), pairs8(u.b, x.b, is_signed)};
 }
 static inline vi vi_add_pairs(vi x, vi y) { return (vi){_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)}; }
+/* x, computed by here: gcc would put sums off, and keep all products of a block for that, in memory. */
+static inline vi vi_kept(vi x)
+{
+    __asm__("" : "+x"(x.a), "+x"(x.b));
+    return x;
+}
 static inline vi vi_widen_pairs(vi x)
 {
     const __m256i ones = _mm256_set1_epi16(1);
