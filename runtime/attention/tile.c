@@ -134,29 +134,30 @@ static void values_of_keys(const kv_kernels *kernels, const kv_cache *cache, con
                            int d_v)
 {
     kernels->keys_to_f32(cache->type_k, k, KV_PAGE / 16, d_k, t->k32);
-    for (int i = 0; i < d_v; i++)
-        for (int token = 0; token < KV_PAGE; token++) t->v32[token * d_v + i] = t->k32[i * KV_PAGE + token];
+    for (int first = 0; first < d_v; first += 16) /* few enough lines at a time for L1 */
+        for (int token = 0; token < KV_PAGE; token++)
+            for (int i = first; i < first + 16; i++) t->v32[token * d_v + i] = t->k32[i * KV_PAGE + token];
 }
 
 /* Points args at a page. Many rows: pages are widened once, not once per block of rows; the numbers are the same. */
 static void read_page(const kv_kernels *kernels, const kv_cache *cache, const kv_tile *t, const void *k, const void *v,
                       bool v_in_k, kv_attend_args *args)
 {
-    const bool widen = t->n_rows > KV_WIDEN_ROWS;
-    if (v_in_k) values_of_keys(kernels, cache, t, k, args->d_k, args->d_v);
+    const bool widen = t->n_rows > KV_WIDEN_ROWS, widen_v = widen && cache->type_v != KV_ELEM_F32;
     args->k = k, args->type_k = cache->type_k;
     args->v = v, args->type_v = cache->type_v;
     args->v_scales = t->v32; /* of no use to a page that is not widened */
+    if (v_in_k)
+        values_of_keys(kernels, cache, t, k, args->d_k, args->d_v);
+    else if (widen_v && cache->type_v == KV_ELEM_Q8_0)
+        kernels->values_to_f32(v, KV_PAGE, args->d_v, t->v32);
+    else if (widen_v)
+        kernels->to_f32(cache->type_v, v, t->v32, KV_PAGE * args->d_v);
+    if (v_in_k || widen_v) args->v = t->v32, args->type_v = KV_ELEM_F32;
     if (widen && (cache->type_k == KV_ELEM_F16 || cache->type_k == KV_ELEM_BF16)) {
         kernels->to_f32(cache->type_k, k, t->k32, KV_PAGE * args->d_k);
         args->k = t->k32, args->type_k = KV_ELEM_F32;
     }
-    if (!v_in_k && (!widen || cache->type_v == KV_ELEM_F32)) return;
-    if (!v_in_k && cache->type_v == KV_ELEM_Q8_0)
-        kernels->values_to_f32(v, KV_PAGE, args->d_v, t->v32);
-    else if (!v_in_k)
-        kernels->to_f32(cache->type_v, v, t->v32, KV_PAGE * args->d_v);
-    args->v = t->v32, args->type_v = KV_ELEM_F32;
 }
 
 /* Few rows are done before memory could answer: the kernel fetches the page after this one as it goes. Many rows take long enough for a

@@ -14,7 +14,7 @@ size_t kv_store_k_bytes(kv_elem type, int d)
 size_t kv_store_v_bytes(kv_elem type, int d)
 {
     if (type == KV_ELEM_Q8_0)
-        return kv_align_up((size_t)KV_PAGE * (size_t)d + (size_t)KV_PAGE * (size_t)(d / 32) * sizeof(uint16_t), 64);
+        return kv_align_up(kv_value_scales_at(d) + (size_t)KV_PAGE * (size_t)(d / 32) * sizeof(uint16_t), 64);
     return kv_align_up((size_t)KV_PAGE * (size_t)d * kv_elem_bytes(type), 64);
 }
 
@@ -80,7 +80,7 @@ void kv_store_v(const kv_kernels *kernels, kv_elem type, uint8_t *page, int t, c
         kernels->from_f32(type, v, page + (size_t)t * (size_t)d * kv_elem_bytes(type), d);
         return;
     }
-    uint8_t *scales = page + (size_t)KV_PAGE * (size_t)d + (size_t)t * (size_t)(d / 32) * sizeof(uint16_t);
+    uint8_t *scales = page + kv_value_scales_at(d) + (size_t)t * (size_t)(d / 32) * sizeof(uint16_t);
     for (int i0 = 0; i0 < d; i0 += CHUNK) {
         uint16_t s[CHUNK / 32];
         const int n = kv_min_int(CHUNK, d - i0);

@@ -180,7 +180,7 @@ static void impl_values_to_f32(const void *page, int n_tokens, int d, float *dst
 {
     enum { AT_ONCE = 64 };
     const int8_t *codes = page;
-    const uint16_t *scales = (const uint16_t *)(const void *)(codes + (size_t)KV_PAGE * (size_t)d);
+    const uint16_t *scales = (const uint16_t *)(const void *)(codes + kv_value_scales_at(d));
     for (int first = 0, n = n_tokens * (d / 32); first < n; first += AT_ONCE) {
         float scale[AT_ONCE];
         const int n_now = n - first < AT_ONCE ? n - first : AT_ONCE;
@@ -313,10 +313,10 @@ static void page_scores(const kv_attend_args *g, int r0, int n, int t_first, int
     fma_any(g->type_k, &qk, n, n_tiles);
 }
 
-/* What of a page of codes lies behind as many bytes as it has codes. */
+/* The scales of a page of values; of a page of keys, whose panels have their own, as much from its end. */
 static void fetch_scales(const void *page, int d)
 {
-    const uint8_t *scales = (const uint8_t *)page + (size_t)KV_PAGE * (size_t)d;
+    const uint8_t *scales = (const uint8_t *)page + kv_value_scales_at(d);
     for (int i = 0; i < KV_PAGE * (d / 32) * 2; i += 64) __builtin_prefetch(scales + i, 0, 2);
 }
 
@@ -376,7 +376,7 @@ static int block_of_rows(const kv_attend_args *g, int r0, int most, uint64_t *an
 static void attend_page(const kv_attend_args *g, bool at_use)
 {
     if (g->type_v == KV_ELEM_Q8_0)
-        impl_to_f32(KV_ELEM_F16, (const uint8_t *)g->v + (size_t)KV_PAGE * (size_t)g->d_v, g->v_scales,
+        impl_to_f32(KV_ELEM_F16, (const uint8_t *)g->v + kv_value_scales_at(g->d_v), g->v_scales,
                     KV_PAGE * (g->d_v / 32));
     if (g->type_k == KV_ELEM_Q8_0) {
         uint64_t any = 0;

@@ -66,6 +66,8 @@ static inline size_t kv_elem_bytes(kv_elem e) { return e == KV_ELEM_F32 ? 4 : 2;
 
 /* A q8_0 K page as the weight matrix that it is: 64 tokens are the outputs, d_k the inputs. */
 kv_packed kv_key_panel(const void *page, int d_k);
+/* Where the scales of a q8_0 V page begin: behind its codes. */
+static inline size_t kv_value_scales_at(int d_v) { return (size_t)KV_PAGE * (size_t)d_v; }
 
 /* One KV page against some rows (query x query head of one KV head), online softmax (Milakov 2018) carried in m, l, o. */
 typedef struct kv_attend_args {
