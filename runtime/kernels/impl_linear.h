@@ -352,6 +352,8 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
                               int n_rows, float *y, size_t ldy, uint8_t *scratch, const uint8_t *after)
 {
     const int bits = code_bits(f);
+    /* Eight rows of sums that last a whole block are kept in memory; two blocks of four are faster. */
+    const int most = KV_DOT_CHAIN && bits <= 4 ? 7 : KV_DIRECT_ROWS;
     if (n_rows <= direct_limit(f)) {
         for (int p = panel; p < panel + n_panels; p++) {
             /* Without a word about what comes after, the next panel in memory. */
@@ -360,10 +362,10 @@ KV_INLINE void gemm_q8_format(const kv_pack_format f, const kv_packed *w, int pa
             int r0 = 0;
 #define DIRECT(R) dot_block(f, (R), 1, 1, w, p, NULL, x, r0, y, ldy, r0 == 0 ? next : NULL), r0 += (R)
 #define DIRECT_ALL(R)                                                                                                  \
-    if (KV_DIRECT_ROWS >= (R))                                                                                         \
+    if (most >= (R))                                                                                                   \
         while (r0 + (R) <= n_rows) DIRECT(R)
 #define DIRECT_REST(R)                                                                                                 \
-    if (KV_DIRECT_ROWS > (R) && r0 + (R) == n_rows) DIRECT(R)
+    if (most >= (R) && r0 + (R) == n_rows) DIRECT(R)
             DIRECT_ALL(8);
             DIRECT_REST(7);
             DIRECT_REST(6);

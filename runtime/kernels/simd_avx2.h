@@ -14,12 +14,12 @@
 #define KV_FMA_VECS     1
 #define KV_FMA_AT_USE   0
 #define KV_DOT_PANELS   1
-#define KV_DIRECT_ROWS  4
 #define KV_DIRECT_LIMIT 8 /* more rows than this are worth an expanded panel */
 #if defined(__AVXVNNI__)
 /* Two dots of four rows are eight chains, which wait less for themselves than six; the float sums they leave no room for are in L1. */
 #define KV_DOT_ROWS    4
 #define KV_DOT_ROWS_16 3
+#define KV_DIRECT_ROWS 4
 #define KV_DOT_CHAIN   0
 #define KV_DOT_BIASED  1
 #define KV_WIDE_SIGNED 0
@@ -27,6 +27,7 @@
 /* Sums of two products of five rows are ten chains. What is left of the registers takes a product at a time; float sums are in L1. */
 #define KV_DOT_ROWS    5
 #define KV_DOT_ROWS_16 4
+#define KV_DIRECT_ROWS 8
 #define KV_DOT_CHAIN   1
 #define KV_DOT_BIASED  0
 #define KV_WIDE_SIGNED 1
