@@ -214,7 +214,7 @@ static void a_row_does_not_depend_on_its_company(void **state)
                 oracle_guard all = product_run(&p, tables[k], 0, p.n_rows);
                 /* Consecutive runs of random length: a row meets every place in a block of rows. */
                 for (int r = 0, n; r < p.n_rows; r += n) {
-                    n = oracle_int(&rng, 1, kv_min_int(5, p.n_rows - r));
+                    n = oracle_int(&rng, 1, kv_min_int(9, p.n_rows - r));
                     oracle_guard some = product_run(&p, tables[k], r, n);
                     same_floats((float *)all.data + (size_t)r * p.ldy, some.data, (size_t)n * p.ldy, tables[k]->name,
                                 "a row alone");
