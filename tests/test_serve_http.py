@@ -550,6 +550,42 @@ def whoever_asks_among_silent_connections_is_answered():
             c.close()
 
 
+def clients_that_do_not_close_turn_nobody_away():
+    """Three times as many answers as there is room for; who has one leaves its connection open."""
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    for kind in KINDS:
+        with Server(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))) as s:
+            held = [s.connect(kind) for _ in range(192)]
+            for c in held:
+                c.sendall(request)
+            assert [read_response(c).status for c in held] == [200] * 192
+            held += [s.connect(kind) for _ in range(384)]
+            for c in held[192:]:
+                c.sendall(request)
+            assert [read_response(c).status for c in held[192:]] == [200] * 384
+            for c in held:
+                c.close()
+
+
+def connections_wait_while_all_others_are_at_work():
+    """192 requests that are half there; what comes after them waits until one of them is complete."""
+    with Server(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))) as s:
+        for kind, other in (KINDS, KINDS[::-1]):
+            held = [s.connect(kind) for _ in range(192)]
+            for c in held:
+                c.sendall(b"GET /health HTTP/1.1\r\n")
+            late = [s.connect(other) for _ in range(8)]
+            for c in late:
+                c.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(0.1)
+            for c in held:
+                c.sendall(b"Host: localhost\r\n\r\n")
+            assert [read_response(c).status for c in held] == [200] * 192
+            assert [read_response(c).status for c in late] == [200] * 8
+            for c in held + late:
+                c.close()
+
+
 def answered_in_a_rush(asks_before):
     """The server stands still, so that it finds a connection and 400 newer ones at once; it can hold 192."""
     request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -743,6 +779,7 @@ TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusa
          unread_bytes_of_all_clients_are_bounded,
          hostile_json_is_400_with_the_path, parameters_out_of_range_are_400_and_named, a_prompt_longer_than_the_context_is_400_with_both_numbers,
          foreign_pages_are_403, keys_and_cors_as_configured, fifteen_hundred_idle_connections_and_a_limit_of_descriptors, whoever_asks_among_silent_connections_is_answered,
+         clients_that_do_not_close_turn_nobody_away, connections_wait_while_all_others_are_at_work,
          a_request_that_waits_is_not_cut_for_silent_connections,
          whoever_has_just_connected_is_not_cut_in_a_rush,
          a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event,

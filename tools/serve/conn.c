@@ -27,7 +27,8 @@ enum {
     MAX_INPUT = 256 << 10, /* unread bytes of a connection */
     MAX_LINGER = 64 << 20,
     MAX_PASSED_OVER = 64, /* connections that are asked whether they are silent, when one must go */
-    GRACE_MS = 200,       /* so long it may be: a client needs a moment between connecting and asking */
+    GRACE_MS = 200,       /* so long it may be: a client needs a moment to ask, and to read its answer */
+    FULL_MS = 20,         /* nobody is silent: looks again after so long */
 };
 static const size_t MAX_ALL_BODIES = (size_t)512 << 20;
 
@@ -39,19 +40,18 @@ void kv_conn_set_timer(kv_conn *c, int ms)
     evtimer_add(c->timer, &t);
 }
 
-static void set_state(kv_conn *c, kv_conn_state state)
+static struct kv_conn_list *list_of(const kv_conn *c)
 {
     kv_server *s = c->server;
-    if (c->state == KV_CONN_IDLE) {
-        TAILQ_REMOVE(&s->idle, c, link);
-        TAILQ_INSERT_TAIL(&s->busy, c, link);
-    }
+    return c->state == KV_CONN_IDLE ? &s->idle : c->state == KV_CONN_LINGER ? &s->lingering : &s->busy;
+}
+
+static void set_state(kv_conn *c, kv_conn_state state)
+{
+    TAILQ_REMOVE(list_of(c), c, link);
     c->state = state;
-    if (state == KV_CONN_IDLE) {
-        TAILQ_REMOVE(&s->busy, c, link);
-        TAILQ_INSERT_TAIL(&s->idle, c, link);
-        c->idle_ms = kv_now_ms();
-    }
+    c->state_ms = kv_now_ms();
+    TAILQ_INSERT_TAIL(list_of(c), c, link);
 }
 
 static void drop_body(kv_conn *c)
@@ -68,7 +68,7 @@ void kv_conn_free(kv_conn *c)
     kv_log_request(c, true);
     if (c->job) kv_job_abandon(c);
     drop_body(c);
-    TAILQ_REMOVE(c->state == KV_CONN_IDLE ? &s->idle : &s->busy, c, link);
+    TAILQ_REMOVE(list_of(c), c, link);
     s->n_conns--;
     if (c->timer) event_free(c->timer);
     if (c->bev) {
@@ -83,7 +83,12 @@ void kv_conns_close(kv_server *server, bool all)
 {
     kv_conn *c;
     while ((c = TAILQ_FIRST(&server->idle))) kv_conn_free(c);
-    while (all && (c = TAILQ_FIRST(&server->busy))) kv_conn_free(c);
+    while (all && ((c = TAILQ_FIRST(&server->busy)) || (c = TAILQ_FIRST(&server->lingering)))) kv_conn_free(c);
+}
+
+bool kv_conns_are_settled(const kv_server *server)
+{
+    return TAILQ_EMPTY(&server->busy) && TAILQ_EMPTY(&server->lingering);
 }
 
 /* ---- a request comes in ------------------------------------------------------------------------------ */
@@ -374,33 +379,45 @@ static bool has_unread(const kv_conn *c)
            (ioctl(bufferevent_getfd(c->bev), FIONREAD, &n) == 0 && n > 0);
 }
 
-/* When descriptors run out, the connection that has been silent for longest makes room. NULL: there is room, or nobody is silent. */
-static kv_conn *who_must_go(const kv_server *s)
+/* The first of a list that is silent, or NULL. */
+static kv_conn *first_silent(const struct kv_conn_list *list)
 {
-    if (s->n_conns < s->max_conns) return NULL;
-    kv_conn *c = TAILQ_FIRST(&s->idle);
+    kv_conn *c = TAILQ_FIRST(list);
     for (int i = 0; i < MAX_PASSED_OVER && c && has_unread(c); i++) c = TAILQ_NEXT(c, link);
     return c;
 }
 
+/* When descriptors run out, the connection that has been silent for longest makes room, be it between requests or left open by a client
+ * that has its last answer. NULL: nobody is silent. */
+static kv_conn *who_must_go(const kv_server *s)
+{
+    kv_conn *idle = first_silent(&s->idle), *lingering = first_silent(&s->lingering);
+    if (!idle || !lingering) return idle ? idle : lingering;
+    return idle->state_ms < lingering->state_ms ? idle : lingering;
+}
+
+static bool is_full(const kv_server *s) { return s->n_conns >= s->max_conns; }
+
 int kv_conns_full_ms(const kv_server *s)
 {
+    if (!is_full(s)) return 0;
     const kv_conn *c = who_must_go(s);
-    const double left = c ? c->idle_ms + GRACE_MS - kv_now_ms() : 0;
+    if (!c) return FULL_MS;
+    const double left = c->state_ms + GRACE_MS - kv_now_ms();
     return left > 0 ? (int)left + 1 : 0;
 }
 
 void kv_conn_open(kv_server *server, evutil_socket_t fd, bool is_unix, bool is_loopback)
 {
-    kv_conn *c = who_must_go(server);
+    kv_conn *c = is_full(server) ? who_must_go(server) : NULL;
     if (c) kv_conn_free(c);
-    c = server->n_conns < server->max_conns ? calloc(1, sizeof *c) : NULL;
+    c = is_full(server) ? NULL : calloc(1, sizeof *c);
     if (!c) {
         evutil_closesocket(fd);
         return;
     }
     *c = (kv_conn){
-        .server = server, .is_unix = is_unix, .is_loopback_tcp = !is_unix && is_loopback, .idle_ms = kv_now_ms()};
+        .server = server, .is_unix = is_unix, .is_loopback_tcp = !is_unix && is_loopback, .state_ms = kv_now_ms()};
     evutil_make_socket_nonblocking(fd);
     if (!is_unix) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     TAILQ_INSERT_TAIL(&server->idle, c, link);

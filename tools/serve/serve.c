@@ -167,7 +167,7 @@ static void on_wake(evutil_socket_t fd, short what, void *user)
     (void)fd, (void)what;
     kv_server *s = user;
     kv_jobs_deliver(s);
-    if (s->is_draining && s->n_jobs == 0 && TAILQ_EMPTY(&s->busy)) event_base_loopbreak(s->base);
+    if (s->is_draining && s->n_jobs == 0 && kv_conns_are_settled(s)) event_base_loopbreak(s->base);
 }
 
 /* What runs is ended; its streams get a last event. */
@@ -188,7 +188,7 @@ static void on_drain_check(evutil_socket_t fd, short what, void *user)
     kv_conns_close(s, false);
     if (now - s->drain_ms > DRAIN_MS) cut(s);
     /* A reader that takes nothing does not hold up the end; from the cut on a step of the engine has its time too. */
-    if ((s->n_jobs == 0 && TAILQ_EMPTY(&s->busy)) || (s->is_cutting && now - s->cut_ms > CUT_MS))
+    if ((s->n_jobs == 0 && kv_conns_are_settled(s)) || (s->is_cutting && now - s->cut_ms > CUT_MS))
         event_base_loopbreak(s->base);
 }
 
@@ -217,6 +217,7 @@ static kvasir_code open_loop(kv_server *s, kvasir_error *err)
 {
     TAILQ_INIT(&s->idle);
     TAILQ_INIT(&s->busy);
+    TAILQ_INIT(&s->lingering);
     s->base = event_base_new();
     if (!s->base || !kv_mailbox_init(&s->mailbox))
         return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server");
@@ -264,7 +265,7 @@ static void send_last_events(kv_server *s)
 {
     enum { ROUNDS = 4 }; /* deliver, write, what writing calls back */
     kv_jobs_deliver(s);
-    for (int i = 0; i < ROUNDS && !TAILQ_EMPTY(&s->busy); i++) event_base_loop(s->base, EVLOOP_NONBLOCK);
+    for (int i = 0; i < ROUNDS && !kv_conns_are_settled(s); i++) event_base_loop(s->base, EVLOOP_NONBLOCK);
 }
 
 static void close_all(kv_server *s)

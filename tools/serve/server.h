@@ -34,7 +34,7 @@ typedef enum kv_conn_state {
 } kv_conn_state;
 
 typedef struct kv_conn {
-    TAILQ_ENTRY(kv_conn) link;        /* of all; idle ones ordered by how long */
+    TAILQ_ENTRY(kv_conn) link;        /* of those in such a state, ordered by how long */
     TAILQ_ENTRY(kv_conn) unsent_link; /* while unsent_bytes > 0 */
     kv_server *server;
     struct bufferevent *bev;
@@ -49,8 +49,8 @@ typedef struct kv_conn {
     bool is_broken;      /* a part of a response found no memory: nothing more is written, and the connection ends */
     size_t body_counted; /* bytes of the server's body budget */
     size_t n_lingered;
-    size_t unsent_bytes;           /* as unsent.c has counted them */
-    double last_write_ms, idle_ms; /* idle_ms: since when, while it is */
+    size_t unsent_bytes;            /* as unsent.c has counted them */
+    double last_write_ms, state_ms; /* state_ms: since when it is in its state */
     struct {
         double begin_ms;
         int status; /* of the response's head; 0: none yet */
@@ -70,11 +70,11 @@ typedef struct kv_unsent {
 struct kv_server {
     kv_serve_options *options;
     struct event_base *base;
-    struct kv_listener *listeners; /* listen.c */
-    struct event *accept_again;    /* listen.c: after a rest */
-    bool lacks_descriptors;        /* and it was tried again since one was missing */
-    struct kv_conn_list idle, busy;
-    size_t n_conns, max_conns, body_bytes; /* body_bytes: held by all connections */
+    struct kv_listener *listeners;             /* listen.c */
+    struct event *accept_again;                /* listen.c: after a rest */
+    bool lacks_descriptors;                    /* and it was tried again since one was missing */
+    struct kv_conn_list idle, busy, lingering; /* busy: all others */
+    size_t n_conns, max_conns, body_bytes;     /* body_bytes: held by all connections */
     kv_unsent unsent;
     struct event *wake, *term, *interrupt, *drain_check;
     bool is_draining, is_cutting, has_mailbox;
@@ -112,11 +112,13 @@ enum {
 
 /* Takes the socket over. When there is no room, the connection that has been silent for longest makes it. */
 void kv_conn_open(kv_server *server, evutil_socket_t fd, bool is_unix, bool is_loopback);
-/* How long until a connection should be opened again: while there is no room, and who is silent has not been so for long. */
+/* How long until a connection should be opened again: while there is no room, and nobody is silent or has been so for long. */
 int kv_conns_full_ms(const kv_server *server);
 void kv_conn_free(kv_conn *conn);
 /* Closes the connections that are between requests; with `all`, every one. */
 void kv_conns_close(kv_server *server, bool all);
+/* Whether all that are left are between requests. */
+bool kv_conns_are_settled(const kv_server *server);
 /* The response is complete: the next request, or the end. The connection may be gone afterwards. */
 void kv_conn_finish(kv_conn *conn);
 void kv_conn_set_timer(kv_conn *conn, int ms);
