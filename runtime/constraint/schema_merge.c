@@ -21,12 +21,53 @@ bool kv_schema_spend(kv_schema *s, uint64_t values)
     return s->b->failed == KVASIR_OK;
 }
 
+/* ---- what jansson makes, or a builder that has failed ------------------------------------------------------- */
+
+/* json_copy leaves out what it finds no memory for. */
+static json_t *copy(kv_schema *s, const json_t *x)
+{
+    json_t *out = json_copy((json_t *)x);
+    if (out && json_object_size(out) == json_object_size(x) && json_array_size(out) == json_array_size(x)) return out;
+    json_decref(out);
+    kv_build_fail_memory(s->b);
+    return NULL;
+}
+
+static json_t *new_list(kv_schema *s)
+{
+    json_t *list = json_array();
+    if (!list) kv_build_fail_memory(s->b);
+    return list;
+}
+
+/* Both take the value over. */
+static void append(kv_schema *s, json_t *list, json_t *value)
+{
+    if (json_array_append_new(list, value) != 0) kv_build_fail_memory(s->b);
+}
+
+static void put(kv_schema *s, json_t *object, const char *name, json_t *value)
+{
+    if (json_object_set_new(object, name, value) != 0) kv_build_fail_memory(s->b);
+}
+
+static json_t *list_of(kv_schema *s, json_t *x)
+{
+    json_t *list = new_list(s);
+    append(s, list, json_incref(x));
+    return list;
+}
+
+static json_t *as_list(kv_schema *s, json_t *x) { return json_is_array(x) ? json_incref(x) : list_of(s, x); }
+
 json_t *kv_schema_copy(kv_schema *s, const json_t *object)
 {
     if (!kv_schema_spend(s, COPY_WORK * json_object_size(object))) return NULL;
-    json_t *copy = json_copy((json_t *)object);
-    return kv_schema_keep(s, copy) ? copy : NULL;
+    json_t *made = copy(s, object);
+    return kv_schema_keep(s, made) ? made : NULL;
 }
+
+/* ---- two as one --------------------------------------------------------------------------------------------- */
 
 /* Values in x, itself included. The depth is that of the text. */
 static uint64_t weight(const json_t *x)
@@ -81,14 +122,12 @@ static json_t *both(kv_schema *s, json_t *x, json_t *y)
 {
     if (equal(s, x, y)) return json_incref(x);
     const json_t *before = json_object_size(x) == 1 ? json_object_get(x, "allOf") : NULL;
-    if (!json_is_array(before)) return json_pack("{s:[O, O]}", "allOf", x, y);
     if (!kv_schema_spend(s, COPY_WORK * json_array_size(before))) return NULL;
-    json_t *list = json_copy((json_t *)before);
-    json_array_append(list, y);
-    return json_pack("{s:o}", "allOf", list);
+    json_t *list = json_is_array(before) ? copy(s, before) : list_of(s, x), *out = json_object();
+    append(s, list, json_incref(y));
+    put(s, out, "allOf", list);
+    return out;
 }
-
-static json_t *as_list(json_t *x) { return json_is_array(x) ? json_incref(x) : json_pack("[O]", x); }
 
 /* 1 and 1.0 are the same value. */
 static bool holds(kv_schema *s, const json_t *list, const json_t *value)
@@ -106,14 +145,15 @@ static bool holds(kv_schema *s, const json_t *list, const json_t *value)
 /* A type that both lists allow; an integer is a number. */
 static json_t *common_types(kv_schema *s, json_t *x, json_t *y)
 {
-    json_t *xs = as_list(x), *ys = as_list(y), *out = json_array(), *number = json_string("number"),
+    json_t *xs = as_list(s, x), *ys = as_list(s, y), *out = new_list(s), *number = json_string("number"),
            *integer = json_string("integer");
+    if (!number || !integer) kv_build_fail_memory(s->b);
     for (size_t i = 0; i < json_array_size(xs); i++) {
         json_t *t = json_array_get(xs, i);
         if (holds(s, ys, t) || (json_equal(t, integer) && holds(s, ys, number)))
-            json_array_append(out, t);
+            append(s, out, json_incref(t));
         else if (json_equal(t, number) && holds(s, ys, integer))
-            json_array_append(out, integer);
+            append(s, out, json_incref(integer));
     }
     json_decref(xs), json_decref(ys), json_decref(number), json_decref(integer);
     return out;
@@ -121,28 +161,28 @@ static json_t *common_types(kv_schema *s, json_t *x, json_t *y)
 
 static json_t *in_both(kv_schema *s, json_t *x, json_t *y)
 {
-    json_t *out = json_array();
+    json_t *out = new_list(s);
     for (size_t i = 0; i < json_array_size(x); i++)
-        if (holds(s, y, json_array_get(x, i))) json_array_append(out, json_array_get(x, i));
+        if (holds(s, y, json_array_get(x, i))) append(s, out, json_incref(json_array_get(x, i)));
     return out;
 }
 
 static json_t *in_either(kv_schema *s, json_t *x, json_t *y)
 {
-    json_t *out = json_copy(x);
+    json_t *out = copy(s, x);
     for (size_t i = 0; i < json_array_size(y); i++)
-        if (!holds(s, x, json_array_get(y, i))) json_array_append(out, json_array_get(y, i));
+        if (!holds(s, x, json_array_get(y, i))) append(s, out, json_incref(json_array_get(y, i)));
     return out;
 }
 
 static json_t *all_properties(kv_schema *s, json_t *x, json_t *y)
 {
-    json_t *out = json_copy(x), *value;
+    json_t *out = copy(s, x), *value;
     const char *name;
     json_object_foreach(y, name, value)
     {
         json_t *known = json_object_get(out, name);
-        json_object_set_new(out, name, known ? both(s, known, value) : json_incref(value));
+        put(s, out, name, known ? both(s, known, value) : json_incref(value));
     }
     return out;
 }
@@ -187,7 +227,7 @@ static void close_names(kv_schema *s, json_t *out, const json_t *closed, const j
         if (json_is_false(more))
             json_object_del(json_object_get(out, "properties"), name);
         else
-            json_object_set_new(json_object_get(out, "properties"), name, both(s, value, more));
+            put(s, json_object_get(out, "properties"), name, both(s, value, more));
     }
 }
 
@@ -213,20 +253,20 @@ json_t *kv_schema_merge(kv_schema *s, const json_t *x, const json_t *y, const ch
     const char *name;
     if (!out) return NULL;
     if (json_is_object(json_object_get(out, "properties"))) /* its own, so that closing takes from nobody else */
-        json_object_set_new(out, "properties", json_copy(json_object_get(out, "properties")));
+        put(s, out, "properties", copy(s, json_object_get(out, "properties")));
     json_object_foreach((json_t *)y, name, value)
     {
         json_t *known = json_object_get(out, name);
         json_t *merged = known                             ? merged_value(s, name, known, value)
-                         : strcmp(name, "properties") == 0 ? json_copy(value)
+                         : strcmp(name, "properties") == 0 ? copy(s, value)
                                                            : json_incref(value);
         if (!merged)
             return kv_schema_fail(s, path, "'%.60s' cannot be combined with what stands beside it", name), NULL;
-        if (json_object_set_new(out, name, merged) != 0) return kv_build_fail_memory(s->b), NULL;
+        put(s, out, name, merged);
     }
     close_names(s, out, x, y);
     close_names(s, out, y, x);
-    return out;
+    return s->b->failed == KVASIR_OK ? out : NULL;
 }
 
 /* ---- what excludes each other ----------------------------------------------------------------------------- */
@@ -235,7 +275,7 @@ json_t *kv_schema_merge(kv_schema *s, const json_t *x, const json_t *y, const ch
 static json_t *values_of(kv_schema *s, const json_t *schema)
 {
     json_t *constant = json_object_get(schema, "const"), *list = json_object_get(schema, "enum");
-    json_t *out = constant ? json_pack("[O]", constant) : json_is_array(list) ? json_incref(list) : NULL;
+    json_t *out = constant ? list_of(s, constant) : json_is_array(list) ? json_incref(list) : NULL;
     return out && kv_schema_keep(s, out) ? out : NULL;
 }
 
@@ -254,11 +294,11 @@ static json_t *types_of(kv_schema *s, const json_t *schema)
 {
     json_t *type = json_object_get(schema, "type"), *values = values_of(s, schema), *out = NULL;
     if (type) {
-        out = as_list(type);
+        out = as_list(s, type);
     } else if (values && kv_schema_spend(s, COPY_WORK * json_array_size(values))) {
-        out = json_array();
+        out = new_list(s);
         for (size_t i = 0; i < json_array_size(values); i++)
-            json_array_append_new(out, json_string(type_of(json_array_get(values, i))));
+            append(s, out, json_string(type_of(json_array_get(values, i))));
     } else if (json_object_get(schema, "properties") || json_object_get(schema, "required")) {
         out = NULL; /* says nothing of what is no object */
     }
@@ -300,7 +340,7 @@ static bool only_for_objects(kv_schema *s, const json_t *x, const json_t *y, jso
     json_t *given[] = {type, json_object_get(x, "type"), json_object_get(y, "type")}, *shared = NULL;
     for (size_t i = 0; i < KV_COUNT(given); i++) {
         if (!given[i]) continue;
-        shared = shared ? common_types(s, shared, given[i]) : as_list(given[i]);
+        shared = shared ? common_types(s, shared, given[i]) : as_list(s, given[i]);
         if (!kv_schema_keep(s, shared)) return false;
     }
     for (size_t i = 0; i < json_array_size(shared); i++) {

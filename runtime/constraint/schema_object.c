@@ -224,6 +224,14 @@ static bool read_counts(object *o, const json_t *schema)
     return true;
 }
 
+/* A shallow copy: the subschemas stay who they are. */
+static json_t *own_properties(kv_schema *s, const json_t *declared)
+{
+    if (declared) return kv_schema_copy(s, declared);
+    json_t *none = json_object();
+    return kv_schema_keep(s, none) ? none : NULL;
+}
+
 void kv_schema_object(kv_schema *s, json_t *schema, const char *path)
 {
     kv_builder *b = s->b;
@@ -234,10 +242,8 @@ void kv_schema_object(kv_schema *s, json_t *schema, const char *path)
         kv_schema_fail(s, path, "properties must be an object");
         return;
     }
-    o.properties = declared ? json_copy(declared) : json_object(); /* shallow: the subschemas stay who they are */
-    if (!kv_schema_keep(s, o.properties) || !add_required(&o, schema) || !read_others(&o, schema) ||
-        !read_counts(&o, schema))
-        return;
+    o.properties = own_properties(s, declared);
+    if (!o.properties || !add_required(&o, schema) || !read_others(&o, schema) || !read_counts(&o, schema)) return;
     if (o.others) {
         o.other_key = other_key(&o);
         o.other_value = kv_schema_rule(s, o.others, kv_schema_path(s, path, "additionalProperties"));
