@@ -258,7 +258,7 @@ install: $(OUT)/kvasir $(OUT)/libkvasir.a $(OUT)/libkvasir.so.$(SOVERSION) ## in
 	install -m 644 $(OUT)/libkvasir.a "$(D)/lib/libkvasir.a"
 	install -m 755 $(OUT)/libkvasir.so.$(SOVERSION) "$(D)/lib/libkvasir.so.$(SOVERSION)"
 	ln -sf libkvasir.so.$(SOVERSION) "$(D)/lib/libkvasir.so"
-	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@LIBS@|$(DEPS_LIBS)|' docs/kvasir.pc.in > "$(D)/lib/pkgconfig/kvasir.pc"
+	sed 's|@PREFIX@|$(subst &,\&,$(PREFIX))|; s|@VERSION@|$(VERSION)|; s|@LIBS@|$(DEPS_LIBS)|' docs/kvasir.pc.in > "$(D)/lib/pkgconfig/kvasir.pc"
 	sed '/^.TH/s|"kvasir"|"kvasir $(VERSION)"|' docs/kvasir.1 > "$(D)/share/man/man1/kvasir.1"
 
 uninstall: ## remove what install put there

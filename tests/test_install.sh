@@ -65,8 +65,16 @@ stages_with_destdir() {
         [ -x "$stage/usr/bin/kvasir" ] && grep -q '^prefix=/usr$' "$stage/usr/lib/pkgconfig/kvasir.pc" &&
         $make uninstall PREFIX=/usr DESTDIR="$stage" && [ -z "$(find "$stage" ! -type d)" ]
 }
+a_prefix_with_spaces_is_found() {
+    local other="$prefix/a prefix of R&D" flags
+    $make install PREFIX="$other" || return 1
+    flags=$(PKG_CONFIG_PATH="$other/lib/pkgconfig" pkg-config --cflags --libs kvasir) || return 1
+    eval "${CC:-gcc} \"\$prefix/program.c\" $flags -o \"\$prefix/spaces\"" &&
+        LD_LIBRARY_PATH="$other/lib" "$prefix/spaces" /no/such/file 2>&1 | grep -q /no/such/file &&
+        $make uninstall PREFIX="$other" && [ -z "$(find "$other" ! -type d)" ]
+}
 uninstalls_everything() {
-    $make uninstall PREFIX="$prefix" && rm -rf "$prefix/a stage" "$prefix"/program.c "$prefix/shared" "$prefix/static" || return 1
+    $make uninstall PREFIX="$prefix" && rm -rf "$prefix/a stage" "$prefix/a prefix of R&D" "$prefix/spaces" "$prefix"/program.c "$prefix/shared" "$prefix/static" || return 1
     left=$(find "$prefix" ! -type d)
     [ -z "$left" ] || { echo "left: $left"; return 1; }
 }
@@ -80,6 +88,7 @@ check readme_program_runs_with_the_static_library static_program
 check readme_program_reports_errors program_reports_errors
 if command -v g++ >/dev/null 2>&1; then check header_is_good_for_cpp header_is_cpp; fi
 check destdir_is_in_front_of_the_prefix stages_with_destdir
+check a_prefix_with_spaces_is_found a_prefix_with_spaces_is_found
 check uninstall_removes_everything uninstalls_everything
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
