@@ -172,6 +172,24 @@ static void a_wrong_specification_has_a_code_of_its_own(void **state)
     assert_null(m);
 }
 
+/* Whoever opens a model and whoever asks what that would take are told the same. */
+static void model_parameters_that_make_no_sense_are_refused(void **state)
+{
+    (void)state;
+    const kvasir_model_params wrong[] = {{.n_threads = -1},        {.n_threads = 1025},
+                                         {.gemm = (kvasir_gemm)2}, {.gemm = (kvasir_gemm)-1},
+                                         {.kernels = "mmx"},       {.gemm = (kvasir_gemm)2, .vocab_only = true}};
+    for (size_t i = 0; i < KV_COUNT(wrong); i++) {
+        kvasir_model *m = NULL;
+        kvasir_estimate e;
+        kvasir_error opening = {0}, estimating = {0};
+        assert_int_equal(kvasir_model_open(fixtures[0], &wrong[i], &m, &opening), KVASIR_ERR_ARGUMENT);
+        assert_null(m);
+        assert_int_equal(kvasir_estimate_memory(fixtures[0], &wrong[i], NULL, &e, &estimating), KVASIR_ERR_ARGUMENT);
+        assert_non_null(strstr(estimating.message, opening.message));
+    }
+}
+
 static void the_head_size_that_q8_0_cannot_hold_is_named(void **state)
 {
     (void)state;
@@ -193,9 +211,14 @@ static void steps_that_make_no_sense_are_refused(void **state)
     const kvasir_token t = 1;
     const kvasir_step twice[] = {{.seq = 1, .tokens = &t, .n_tokens = 1}, {.seq = 1, .tokens = &t, .n_tokens = 1}};
     const kvasir_step outside = {.seq = N_SEQS, .tokens = &t, .n_tokens = 1};
+    const int wrong[] = {KVASIR_HIDDEN_ALL + 1, -1};
     assert_int_equal(kvasir_engine_eval(e, twice, 2, NULL), KVASIR_ERR_ARGUMENT);
     assert_int_equal(kvasir_engine_eval(e, &outside, 1, NULL), KVASIR_ERR_ARGUMENT);
     assert_int_equal(kvasir_engine_eval(e, twice, 0, NULL), KVASIR_ERR_ARGUMENT);
+    for (size_t i = 0; i < KV_COUNT(wrong); i++) {
+        const kvasir_step step = {.seq = 1, .tokens = &t, .n_tokens = 1, .want = (kvasir_want)wrong[i]};
+        assert_int_equal(kvasir_engine_eval(e, &step, 1, NULL), KVASIR_ERR_ARGUMENT);
+    }
     assert_int_equal(kvasir_engine_n_tokens(e, 1), 0);
     assert_null(kvasir_engine_logits(e, 0, 0));
     kvasir_engine_close(e);
@@ -302,6 +325,7 @@ int main(void)
         cmocka_unit_test(sequences_with_prefixes_of_their_own_have_the_bits_they_have_alone),
         cmocka_unit_test(a_prompt_in_the_pass_of_others_changes_nobody),
         cmocka_unit_test(a_prompt_that_is_stopped_anywhere_goes_on_as_if_it_had_not_been),
+        cmocka_unit_test(model_parameters_that_make_no_sense_are_refused),
         cmocka_unit_test(steps_that_make_no_sense_are_refused),
         cmocka_unit_test(the_head_size_that_q8_0_cannot_hold_is_named),
         cmocka_unit_test(vectors_are_copies),

@@ -214,6 +214,8 @@ static kvasir_code check_step(const kvasir_engine *e, const kvasir_step *s, kvas
     if (s->seq < 0 || s->seq >= e->n_seqs)
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "there is no sequence %d, only 0 to %d", s->seq, e->n_seqs - 1);
     if (s->n_tokens == 0) return kv_fail(err, KVASIR_ERR_ARGUMENT, "no tokens to evaluate");
+    if ((unsigned)s->want > KVASIR_HIDDEN_ALL)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown want %d; it is 0 to %d", (int)s->want, KVASIR_HIDDEN_ALL);
     for (size_t i = 0; i < s->n_tokens; i++)
         if (s->tokens[i] < 0 || s->tokens[i] >= n_vocab)
             return kv_fail(err, KVASIR_ERR_ARGUMENT, "token %d is outside the vocabulary of %d", (int)s->tokens[i],

@@ -98,6 +98,9 @@ typedef struct kv_need {
  * of kv_gguf_open_any. */
 size_t kv_needs_find(const kv_gguf *g, kv_need list[KV_MAX_NEEDS], size_t *n_running);
 
+/* Errors: ARGUMENT. */
+kvasir_code kv_model_params_check(const kvasir_model_params *params, kvasir_error *err);
+
 /* Opens the cache of a session with these parameters, or only measures it. */
 kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *params, kv_cache *cache,
                              kvasir_error *err);
@@ -105,6 +108,9 @@ kvasir_code kv_session_cache(const kv_model *m, const kvasir_session_params *par
 /* kvasir_engine_eval with progress between passes and between layers; on CANCELLED the tokens of the passes that are through stay. */
 kvasir_code kv_engine_run(kvasir_engine *e, const kvasir_step *steps, size_t n_steps, kvasir_progress progress,
                           void *user, kvasir_error *err);
+
+/* Forgets what was read ahead: the engine has what the session has. The logits stay. */
+void kv_session_settle(kvasir_session *s);
 
 /* Defaults filled in and checked. Errors: ARGUMENT, CONTEXT. */
 kvasir_code kv_session_params_check(const kv_model *m, kvasir_session_params *params, kvasir_error *err);

@@ -210,6 +210,7 @@ static kvasir_code estimate(const kv_gguf *g, const kvasir_model_params *mp, con
     kv_model m = {0};
     kv_cache cache = {0};
     kvasir_session_params p = sp ? *sp : kvasir_session_params_default();
+    if (mp) KV_TRY(kv_model_params_check(mp, err));
     KV_TRY(kv_model_init(&m, g, mp ? mp->attention : NULL, err));
     kvasir_code code = kv_session_params_check(&m, &p, err);
     if (code == KVASIR_OK) code = kv_session_cache(&m, &p, &cache, err);

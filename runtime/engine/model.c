@@ -9,6 +9,17 @@
 
 kvasir_model_params kvasir_model_params_default(void) { return (kvasir_model_params){.gemm = KVASIR_GEMM_NATIVE}; }
 
+kvasir_code kv_model_params_check(const kvasir_model_params *p, kvasir_error *err)
+{
+    const kv_kernels *kernels;
+    if (p->n_threads < 0 || p->n_threads > 1024)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", p->n_threads);
+    if (p->gemm != KVASIR_GEMM_NATIVE && p->gemm != KVASIR_GEMM_BLAS)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "unknown gemm %d; native (%d) and blas (%d) are known", (int)p->gemm,
+                       KVASIR_GEMM_NATIVE, KVASIR_GEMM_BLAS);
+    return kv_kernels_select(p->kernels, &kernels, err);
+}
+
 static kvasir_code copy_string(const kv_gguf *g, const char *key, char **out, kvasir_error *err)
 {
     kv_str s = {"", 0};
@@ -85,11 +96,10 @@ static kvasir_code open_file(kvasir_model *m, const kvasir_model_params *params,
 
 static kvasir_code open_parts(kvasir_model *m, const char *path, const kvasir_model_params *params, kvasir_error *err)
 {
+    KV_TRY(kv_model_params_check(params, err));
     KV_TRY(kv_kernels_select(params->kernels, &m->kernels, err));
     m->rival = kv_kernels_rival(params->kernels);
     m->n_threads = params->n_threads > 0 ? params->n_threads : kv_cores();
-    if (params->n_threads < 0 || params->n_threads > 1024)
-        return kv_fail(err, KVASIR_ERR_ARGUMENT, "threads must be 1 to 1024, not %d", params->n_threads);
     m->use_blas = params->gemm == KVASIR_GEMM_BLAS && !m->vocab_only;
     if (m->use_blas) KV_TRY(kv_blas_open(&m->blas, err));
     KV_TRY(kv_gguf_open(path, &m->gguf, err));
