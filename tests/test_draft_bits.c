@@ -254,6 +254,33 @@ static void whatever_comes_between_steps_speaks_of_appended_tokens(void **state)
     }
 }
 
+/* Switched on and off while drafts are ahead. */
+static void whoever_observes_sees_appended_tokens_only(void **state)
+{
+    kvasir_token tokens[N];
+    kvasir_model *m = open_model(*state, NULL, NULL);
+    kvasir_imatrix *with, *without;
+    fill_text(tokens, N, kvasir_model_get_info(m).n_vocab);
+    pair t = open_pair(m, "observed", params_of(N, KVASIR_KV_F16));
+    assert_int_equal(kvasir_imatrix_open(m, &with, NULL), KVASIR_OK);
+    assert_int_equal(kvasir_imatrix_open(m, &without, NULL), KVASIR_OK);
+    for (int i = 0; i < N; i += 23) {
+        const bool is_watched = i / 23 % 2;
+        kvasir_session_observe(t.with, is_watched ? with : NULL);
+        kvasir_session_observe(t.without, is_watched ? without : NULL);
+        append_all(&t, tokens + i, 23);
+    }
+    for (size_t i = 0; i < with->n_tensors; i++) {
+        const kv_importance_sums *a = &with->tensors[i], *b = &without->tensors[i];
+        assert_memory_equal(a->counts, b->counts, (size_t)a->tensor->dims[2] * sizeof *a->counts);
+        assert_memory_equal(a->sums, b->sums, (size_t)(a->tensor->dims[0] * a->tensor->dims[2]) * sizeof *a->sums);
+    }
+    close_pair(&t);
+    kvasir_imatrix_close(with);
+    kvasir_imatrix_close(without);
+    kvasir_model_close(m);
+}
+
 typedef struct patience {
     int n_calls, last;
 } patience;
@@ -418,6 +445,8 @@ int main(void)
         ON(steps_have_the_bits_of_evals_with_every_kernel_set, tiny_gemma3),
         ON(whatever_comes_between_steps_speaks_of_appended_tokens, tiny_llama),
         ON(whatever_comes_between_steps_speaks_of_appended_tokens, tiny_gemma3),
+        ON(whoever_observes_sees_appended_tokens_only, tiny_llama),
+        ON(whoever_observes_sees_appended_tokens_only, tiny_gemma3),
         ON(a_step_that_is_cancelled_has_not_been, tiny_llama),
         ON(a_draft_takes_no_memory_that_a_step_would_miss, tiny_llama),
         ON(a_draft_takes_no_memory_that_a_step_would_miss, tiny_gemma3),

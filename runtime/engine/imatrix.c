@@ -104,6 +104,7 @@ void kvasir_imatrix_close(kvasir_imatrix *im)
 
 void kvasir_session_observe(kvasir_session *session, kvasir_imatrix *imatrix)
 {
+    kv_session_settle(session); /* what was read ahead and comes to count has to be seen */
     session->engine->compute.observer = imatrix ? &imatrix->observer : NULL;
 }
 

@@ -35,8 +35,7 @@ void kvasir_session_close(kvasir_session *s)
 
 size_t kvasir_session_n_tokens(const kvasir_session *s) { return kvasir_engine_n_tokens(s->engine, 0) - s->n_ahead; }
 
-/* The engine has what the session has. The logits stay. */
-static void settle(kvasir_session *s)
+void kv_session_settle(kvasir_session *s)
 {
     if (s->n_ahead > 0) kvasir_engine_rewind(s->engine, 0, kvasir_session_n_tokens(s));
     s->n_ahead = 0;
@@ -53,7 +52,7 @@ static kvasir_code eval(kvasir_session *s, const kvasir_step *step, kvasir_progr
 kvasir_code kvasir_session_eval(kvasir_session *s, const kvasir_token *tokens, size_t n_tokens, kvasir_want want,
                                 kvasir_progress progress, void *user, kvasir_error *err)
 {
-    settle(s);
+    kv_session_settle(s);
     return eval(s, &(kvasir_step){.tokens = tokens, .n_tokens = n_tokens, .want = want}, progress, user, err);
 }
 
@@ -78,9 +77,10 @@ kvasir_code kvasir_session_step(kvasir_session *s, kvasir_token token, kvasir_pr
         s->n_ahead--, s->row++, s->stats.n_accepted++;
         return KVASIR_OK;
     }
-    settle(s);
+    kv_session_settle(s);
     size_t n_drafted = 0;
-    if (s->n_draft > 0 && n < s->engine->n_ctx) {
+    /* Whoever observes is told of appended tokens only. */
+    if (s->n_draft > 0 && n < s->engine->n_ctx && !s->engine->compute.observer) {
         all[n] = token;
         n_drafted = kvasir_draft(&s->drafter, all, n + 1, 1, most_drafted(s, n), rows + 1);
     }
@@ -110,13 +110,13 @@ size_t kvasir_session_n_ctx(const kvasir_session *s) { return s->engine->n_ctx; 
 const kvasir_token *kvasir_session_tokens(const kvasir_session *s) { return s->engine->seqs[0].tokens; }
 size_t kvasir_session_rewind(kvasir_session *s, size_t n_tokens)
 {
-    settle(s);
+    kv_session_settle(s);
     return kvasir_engine_rewind(s->engine, 0, n_tokens);
 }
 void kvasir_session_keep(kvasir_session *s)
 {
     kv_engine_seq *seq = &s->engine->seqs[0];
-    settle(s);
+    kv_session_settle(s);
     kv_prefix_insert(&s->engine->prefix, &seq->kv, seq->tokens, seq->kv.n_tokens, false);
 }
 int kvasir_session_n_threads(const kvasir_session *s) { return kv_pool_n_threads(s->engine->pool); }
