@@ -131,6 +131,22 @@ def a_line_of_several_rows_survives_a_resize():
                 p.close(force=True)
 
 
+def figures_break_where_a_terminal_is_narrow():
+    for columns, lines in (120, 1), (80, 2), (40, 3):
+        p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL, "-n", "2", "--temp", "0", *ENDLESS], env=environment(), encoding="utf-8", timeout=TIMEOUT,
+                          dimensions=(20, columns))
+        p.delaybeforesend = 0
+        p.expect_exact("Ctrl-D leaves")
+        p.expect("> ")
+        p.send("Hello\r")
+        p.expect_exact("[prompt ")
+        p.expect("%]\r\n")
+        figures = ("[prompt " + p.before + "%]").split("\r\n")
+        assert COST.fullmatch(" ".join(figures)) and len(figures) == lines, (columns, figures)
+        assert all(len(f) <= columns for f in figures) and all(f.endswith(" |") for f in figures[:-1]), (columns, figures)
+        p.close(force=True)
+
+
 def a_dumb_terminal_gets_a_prompt_and_no_escapes():
     for term in "dumb", "":
         p = pexpect.spawn(KVASIR, ["chat", "-m", MODEL, "-n", "2", "--temp", "0", *ENDLESS], env=environment(TERM=term, NO_COLOR=""),
@@ -174,7 +190,7 @@ def after_a_stop_during_a_reply_there_is_one_prompt():
 
 TESTS = [a_line_of_several_rows_survives_a_resize, tab_completes_commands, keys_of_usual_terminals_type_nothing, pasted_lines_stand_one_below_the_other, pasted_lines_can_be_edited, a_paste_higher_than_the_screen_shows_its_end,
          what_is_pasted_moves_no_cursor, a_slow_link_splits_no_character_and_no_mark,
-         a_dumb_terminal_gets_a_prompt_and_no_escapes, after_a_stop_during_a_reply_there_is_one_prompt]
+         figures_break_where_a_terminal_is_narrow, a_dumb_terminal_gets_a_prompt_and_no_escapes, after_a_stop_during_a_reply_there_is_one_prompt]
 
 if __name__ == "__main__":
     run_tests(TESTS, [(KVASIR, "make"), (MODEL, "./kvasir get smollm2")])

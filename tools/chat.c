@@ -19,15 +19,39 @@
 
 enum { MAX_TEMPLATE_BYTES = 1 << 20 };
 
+/* Lines of at most so many bytes, broken behind a '|' or else between words: a terminal would break them anywhere. */
+static void wrap(char *line, size_t width)
+{
+    while (strlen(line) > width) {
+        char *bar = memrchr(line, '|', width), *at = bar && bar[1] == ' ' ? bar + 1 : memrchr(line, ' ', width + 1);
+        if (!at) at = strchr(line, ' ');
+        if (!at) return;
+        *at = '\n';
+        line = at + 1;
+    }
+}
+
 void kv_chat_note(const kv_chat *chat, const char *fmt, ...)
 {
-    if (chat->common.quiet) return;
+    char *text;
     va_list args;
+    if (chat->common.quiet) return;
     va_start(args, fmt);
-    fputs(kv_style_code(KV_STYLE_DIM, chat->has_color), stderr);
-    vfprintf(stderr, fmt, args);
-    fprintf(stderr, "%s\n", kv_style_code(KV_STYLE_RESET, chat->has_color));
+    const int n = vasprintf(&text, fmt, args);
     va_end(args);
+    if (n < 0) return;
+    if (kv_term_is_terminal(stderr) && !kv_term_is_dumb()) wrap(text, (size_t)kv_term_width(stderr));
+    fprintf(stderr, "%s%s%s\n", kv_style_code(KV_STYLE_DIM, chat->has_color), text,
+            kv_style_code(KV_STYLE_RESET, chat->has_color));
+    free(text);
+}
+
+void kv_chat_note_cost(const kv_chat *chat, size_t n_prompt, double prompt_rate, size_t n_reply, double reply_rate)
+{
+    const size_t used = kv_chat_used(chat), n_ctx = kv_chat_n_ctx(chat);
+    kv_chat_note(
+        chat, "[prompt %zu tokens, %.1f tokens/s | reply %zu tokens, %.1f tokens/s | context %zu/%zu, %.0f %%]",
+        n_prompt, prompt_rate, n_reply, reply_rate, used, n_ctx, n_ctx ? 100.0 * (double)used / (double)n_ctx : 0.0);
 }
 
 void kv_chat_set_name(kv_chat *chat, const char *name)

@@ -49,7 +49,9 @@ size_t kv_chat_n_ctx(const kv_chat *chat);
 kv_next kv_chat_command(kv_chat *chat, char *line);
 /* What Tab does with the beginning of one (chat_line.h): as far as all that fit agree, and a space where an argument follows. */
 kv_completer kv_chat_complete;
-/* One dim line on stderr. */
+/* One dim line on stderr; more of them where the terminal is narrower. */
 void kv_chat_note(const kv_chat *chat, const char *fmt, ...) KVASIR_PRINTF(2, 3);
+/* The figures of a turn; rates in tokens a second. */
+void kv_chat_note_cost(const kv_chat *chat, size_t n_prompt, double prompt_rate, size_t n_reply, double reply_rate);
 
 #endif

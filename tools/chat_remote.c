@@ -160,10 +160,7 @@ static void say_end(kv_chat *chat, const remote_turn *t, kvasir_code code, const
     chat->total_reply += (size_t)t->n_reply;
     if (t->prompt_rate > 0) chat->total_prompt_ms += (double)t->n_prompt * 1e3 / t->prompt_rate;
     if (t->reply_rate > 0) chat->total_reply_ms += (double)t->n_reply * 1e3 / t->reply_rate;
-    kv_chat_note(chat,
-                 "[prompt %lld tokens, %.1f tokens/s | reply %lld tokens, %.1f tokens/s | context %zu/%zu, %.0f %%]",
-                 (long long)t->n_prompt, t->prompt_rate, (long long)t->n_reply, t->reply_rate, used, chat->remote_n_ctx,
-                 chat->remote_n_ctx ? 100.0 * (double)used / (double)chat->remote_n_ctx : 0.0);
+    kv_chat_note_cost(chat, (size_t)t->n_prompt, t->prompt_rate, (size_t)t->n_reply, t->reply_rate);
 }
 
 kv_next kv_chat_remote_turn(kv_chat *chat, const char *message, size_t len)

@@ -155,15 +155,11 @@ static void say_end(const kv_chat *chat, const turn *t)
 
 static void say_cost(kv_chat *chat, const turn *t)
 {
-    size_t used = kvasir_session_n_tokens(chat->session), n_ctx = kvasir_session_n_ctx(chat->session);
     chat->total_prompt += t->n_prompt;
     chat->total_prompt_ms += t->prompt_ms;
     chat->total_reply += t->n_reply;
     chat->total_reply_ms += t->reply_ms;
-    kv_chat_note(chat,
-                 "[prompt %zu tokens, %.1f tokens/s | reply %zu tokens, %.1f tokens/s | context %zu/%zu, %.0f %%]",
-                 t->n_prompt, rate(t->n_prompt, t->prompt_ms), t->n_reply, rate(t->n_reply, t->reply_ms), used, n_ctx,
-                 100.0 * (double)used / (double)n_ctx);
+    kv_chat_note_cost(chat, t->n_prompt, rate(t->n_prompt, t->prompt_ms), t->n_reply, rate(t->n_reply, t->reply_ms));
 }
 
 static kv_next leave_or_go_on(const kv_chat *chat)
