@@ -36,14 +36,14 @@ def weights():
     return w
 
 
-def checkpoint(w, name, clip):
+def checkpoint(w, name, clip, bias_max=8):
     """A Hugging Face folder of these weights, converted."""
     folder, tokenizer = os.path.join(WORK.name, name), os.path.join(unpack(), "more", "tokenizer")
     shutil.copytree(tokenizer, folder)
     with open(os.path.join(folder, "config.json"), "w") as f:
         json.dump({"architectures": ["MptForCausalLM"], "model_type": "mpt", "d_model": D, "n_heads": N_HEADS, "n_layers": N_LAYERS, "vocab_size": N_VOCAB,
                    "expansion_ratio": 4, "max_seq_len": 256, "layer_norm_epsilon": 1e-5, "no_bias": True, "tie_word_embeddings": True,
-                   "attn_config": {"alibi": True, "alibi_bias_max": 8, "clip_qkv": clip}}, f)
+                   "attn_config": {"alibi": True, "alibi_bias_max": bias_max, "clip_qkv": clip}}, f)
     header, at = {}, 0
     for key, x in w.items():
         header[key] = {"dtype": "F32", "shape": list(x.shape), "data_offsets": [at, at + x.nbytes]}
@@ -55,9 +55,9 @@ def checkpoint(w, name, clip):
     return folder + ".gguf"
 
 
-def slopes(n):
-    """get_slopes of the paper's code."""
-    def of_power(n): return [2 ** (-8 / n * (i + 1)) for i in range(n)]
+def slopes(n, bias_max=8):
+    """get_slopes of the paper's code, which has 8; MosaicML's has alibi_bias_max there."""
+    def of_power(n): return [2 ** (-bias_max / n * (i + 1)) for i in range(n)]
     power = 2 ** math.floor(math.log2(n))
     return of_power(n) if power == n else of_power(power) + of_power(2 * power)[0::2][:n - power]
 
@@ -99,6 +99,16 @@ def six_heads_have_the_slopes_of_the_paper():
     size = np.abs(want).max()
     assert np.abs(got - want).max() < 1e-4 * size, np.abs(got - want).max() / size  # float32 through two layers
     assert np.abs(other - want).max() > 1e-2 * size
+
+
+@test
+def another_alibi_bias_max_is_converted():
+    """As MosaicML's code and llama.cpp read it; the class of transformers takes 8 whatever config.json says."""
+    w = weights()
+    got, want = logits(checkpoint(w, "steep", None, 3)), mpt(w, slopes(N_HEADS, 3), None)
+    size = np.abs(want).max()
+    assert np.abs(got - want).max() < 1e-4 * size, np.abs(got - want).max() / size
+    assert np.abs(mpt(w, slopes(N_HEADS), None) - want).max() > 1e-2 * size
 
 
 @test
