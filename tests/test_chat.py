@@ -382,6 +382,7 @@ def a_pipe_gets_replies_alone():
 def a_message_without_a_reply_is_known_from_the_exit_status():
     r = run("-c", "64", "-n", "4", "--temp", "0", text="word " * 100 + "\nHi\n")
     assert r.returncode == 1 and "not sent" in r.stderr and r.stdout == run("-c", "64", "-n", "4", "--temp", "0", text="Hi\n").stdout, r.stderr
+    assert run("-c", "64", "-n", "4", "--temp", "0", text="word " * 100 + "\n/quit\n").returncode == 1
 
 
 def a_model_without_template_says_what_it_uses():

@@ -155,6 +155,11 @@ static kv_next take_message(kv_chat *chat, char *text, size_t len)
     return blank < len ? kv_chat_turn(chat, text + blank, len - blank) : KV_NEXT_GO_ON;
 }
 
+static int end_status(const kv_chat *chat)
+{
+    return chat->has_failed && !kv_lines_is_interactive(chat->lines) ? KV_EXIT_FAILED : KV_EXIT_OK;
+}
+
 static int converse(kv_chat *chat)
 {
     for (;;) {
@@ -174,10 +179,10 @@ static int converse(kv_chat *chat)
             return kv_tool_fail("chat", "cannot read the next message from standard input");
         case KV_LINE_EOF:
         case KV_LINE_TERMINATED:
-            return chat->has_failed && !kv_lines_is_interactive(chat->lines) ? KV_EXIT_FAILED : KV_EXIT_OK;
+            return end_status(chat);
         }
         if (next == KV_NEXT_FAIL) return KV_EXIT_FAILED;
-        if (next == KV_NEXT_LEAVE) return kv_interrupted() ? KV_EXIT_INTERRUPTED : KV_EXIT_OK;
+        if (next == KV_NEXT_LEAVE) return kv_interrupted() ? KV_EXIT_INTERRUPTED : end_status(chat);
     }
 }
 
