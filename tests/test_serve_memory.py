@@ -2,14 +2,17 @@
 """Each allocation of `kvasir serve` fails in turn, from a new connection to its answer. A client gets the answer that it would have got, an error
 object that speaks of memory, or a connection that ends before an answer is complete; never another answer, one that a broken response
 seems to be, or none at all. The library's own allocations are test_alloc_failure.c's."""
+import http.server
 import json
 import mmap
 import os
 import socket
+import socketserver
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 
 sys.path.insert(0, "tests/support")
 from runner import run_tests  # noqa: E402
@@ -156,7 +159,71 @@ def what_is_answered_at_once_fails_cleanly():
     every_failure_is_said_or_ends_the_connection("tokenize", request("POST", "/tokenize", {"content": "abc def", "with_pieces": True}))
 
 
-TESTS = [chats_fail_cleanly, streams_fail_cleanly, completions_and_embeddings_fail_cleanly, what_is_answered_at_once_fails_cleanly]
+class Listener(socketserver.ThreadingUnixStreamServer):
+    """Answers what `kvasir chat --server` asks, and keeps the bodies."""
+    daemon_threads = True
+
+    class RequestHandlerClass(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def say(self, kind, data):
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self):
+            self.say("application/json", b'{"model_alias": "m", "default_generation_settings": {"n_ctx": 99}}')
+
+        def do_POST(self):
+            self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.say("text/event-stream", b"data: [DONE]\n\n")
+
+        def log_message(self, *_):
+            pass
+
+        def handle(self):
+            try:
+                super().handle()
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+
+    def __init__(self, path):
+        self.bodies = []
+        super().__init__(path, self.RequestHandlerClass)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+def what_a_chat_asks_of_a_server_is_whole_or_not_asked():
+    """Each allocation of the client fails in turn."""
+    path = os.path.join(FOLDER.name, "chat.sock")
+    biases = [a for i in range(12) for a in ("--logit-bias", f"{i}+{i}")]  # a table that grows
+    with Listener(path) as listener:
+        def ask(n):
+            listener.bodies.clear()
+            server.fail_at(n)
+            r = subprocess.run([KVASIR, "chat", "--server", "unix:" + path, "--system", "Be brief.", "-n", "3", "--seed", "1", "--repeat-last-n", "5", *biases],
+                               input="Hi\n", text=True, timeout=60, capture_output=True, env=dict(os.environ, LD_PRELOAD=LIBRARY, FAILING_MALLOC=CONTROL))
+            n_done = server.n_allocations()
+            server.fail_at(0)
+            return r, n_done
+
+        ask(0)
+        right, n, n_unasked, n_done = list(listener.bodies), 0, 0, MOST
+        assert len(right) == 1 and len(right[0]["logit_bias"]) == 12, right
+        while n <= n_done and n < MOST:
+            n += 1
+            r, n_done = ask(n)
+            assert listener.bodies in (right, []) and 0 <= r.returncode <= 2, (n, listener.bodies, r)
+            assert listener.bodies or r.returncode and r.stderr, (n, r)
+            n_unasked += not listener.bodies
+        listener.shutdown()
+    assert 10 < n < MOST and n_unasked > 5, (n, n_unasked)
+
+
+TESTS = [chats_fail_cleanly, streams_fail_cleanly, completions_and_embeddings_fail_cleanly, what_is_answered_at_once_fails_cleanly,
+         what_a_chat_asks_of_a_server_is_whole_or_not_asked]
 
 if __name__ == "__main__":
     if os.environ.get("SANITIZE"):  # sanitizers bring a malloc of their own

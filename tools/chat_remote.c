@@ -60,7 +60,7 @@ static json_t *biases_of(const kv_biases *biases)
         const kvasir_logit_bias *b = &biases->values[i];
         char token[16];
         snprintf(token, sizeof token, "%d", (int)b->token);
-        json_object_set_new(map, token, b->bias < -1e30f ? json_false() : json_real((double)b->bias));
+        kv_json_put(&map, token, b->bias < -1e30f ? json_false() : json_real((double)b->bias));
     }
     return map;
 }
@@ -71,21 +71,21 @@ static char *make_body(kv_chat *chat)
     const kvasir_sampler_params *p = &chat->common.sampler;
     json_t *messages = json_array();
     for (size_t i = 0; messages && i < c->n_messages; i++)
-        json_array_append_new(messages, json_pack("{s:s, s:o}", "role", c->messages[i].role, "content",
-                                                  json_stringn(c->messages[i].content, c->messages[i].len)));
+        kv_json_append(&messages, json_pack("{s:s, s:o}", "role", c->messages[i].role, "content",
+                                            json_stringn(c->messages[i].content, c->messages[i].len)));
     json_t *body =
         json_pack("{s:o, s:s, s:b, s:{s:b}, s:f, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "messages", messages,
                   "reasoning_format", "none", "stream", 1, "stream_options", "include_usage", 1, "temperature",
                   (double)p->temperature, "top_k", p->top_k, "top_p", (double)p->top_p, "min_p", (double)p->min_p,
                   "typical_p", (double)p->typical_p, "repeat_penalty", (double)p->repeat_penalty, "presence_penalty",
                   (double)p->presence_penalty, "frequency_penalty", (double)p->frequency_penalty);
-    if (body) json_object_set_new(body, "repeat_last_n", json_integer(p->repeat_last_n));
-    if (body && chat->common.biases.n) json_object_set_new(body, "logit_bias", biases_of(&chat->common.biases));
-    if (body && chat->n_predict > 0) json_object_set_new(body, "max_tokens", json_integer(chat->n_predict));
-    if (body && chat->common.seed.is_set)
-        json_object_set_new(body, "seed",
-                            json_integer((json_int_t)((chat->common.seed.value + chat->n_replies++) & INT64_MAX)));
-    char *text = body ? kv_json_dumps(body, JSON_COMPACT) : NULL;
+    kv_json_put(&body, "repeat_last_n", json_integer(p->repeat_last_n));
+    if (chat->common.biases.n) kv_json_put(&body, "logit_bias", biases_of(&chat->common.biases));
+    if (chat->n_predict > 0) kv_json_put(&body, "max_tokens", json_integer(chat->n_predict));
+    if (chat->common.seed.is_set)
+        kv_json_put(&body, "seed",
+                    json_integer((json_int_t)((chat->common.seed.value + chat->n_replies++) & INT64_MAX)));
+    char *text = kv_json_dumps(body, JSON_COMPACT);
     json_decref(body);
     return text;
 }
@@ -169,15 +169,21 @@ kv_next kv_chat_remote_turn(kv_chat *chat, const char *message, size_t len)
     kvasir_error err = {0};
     remote_turn t = {.stream = {.out = stdout, .is_terminal = kv_term_is_terminal(stdout)}};
     kvasir_code code = message ? kv_conversation_add(c, "user", message, len, &err) : KVASIR_OK;
-    if (code != KVASIR_OK) return kv_tool_fail_error("chat", &err), KV_NEXT_GO_ON;
+    if (code != KVASIR_OK) {
+        chat->has_failed = true;
+        kv_tool_fail_error("chat", &err);
+        return KV_NEXT_GO_ON;
+    }
     code = exchange(chat, &t, &err);
     const bool has_text = t.stream.text.len > 0;
     if (has_text || code == KVASIR_OK) kv_stream_finish(&t.stream);
     if ((has_text || code == KVASIR_OK) && !t.stream.write_error) {
-        kvasir_error ignored;
+        kvasir_error why;
         const char *text = t.stream.text.data ? t.stream.text.data : "";
-        if (kv_conversation_add(c, "assistant", text, t.stream.text.len, &ignored) != KVASIR_OK)
+        if (kv_conversation_add(c, "assistant", text, t.stream.text.len, &why) != KVASIR_OK) {
+            code = why.code, err = why;
             kv_conversation_undo(c);
+        }
     } else {
         kv_conversation_undo(c);
     }

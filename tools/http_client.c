@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tools/json_out.h"
 #include "tools/term.h"
 #include "tools/tools.h"
 
@@ -201,23 +202,36 @@ static kvasir_code read_body(kv_http_client *c, char *out, size_t cap, size_t *g
     return KVASIR_OK;
 }
 
+static kvasir_code fail_memory(kvasir_error *err)
+{
+    return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server's answer");
+}
+
 json_t *kv_http_body(kv_http_client *c, kvasir_error *err)
 {
     size_t len = 0, cap = 1 << 16, n;
     char *text = malloc(cap);
     json_t *json = NULL;
+    if (!text) fail_memory(err);
     while (text && read_body(c, text + len, cap - len, &n, err) == KVASIR_OK) {
         len += n;
         if (n == 0) {
             json_error_t why;
             json = json_loadb(text, len, 0, &why);
-            if (!json) kv_set_error(err, KVASIR_ERR_FORMAT, "the server's answer is no JSON: %.100s", why.text);
+            if (!json && kv_json_lacked_memory(&why))
+                fail_memory(err);
+            else if (!json)
+                kv_set_error(err, KVASIR_ERR_FORMAT, "the server's answer is no JSON: %.100s", why.text);
             break;
         }
         if (len < cap) continue;
-        char *grown = cap < MAX_BODY ? realloc(text, 2 * cap) : NULL;
-        if (!grown) {
+        if (cap >= MAX_BODY) {
             kv_set_error(err, KVASIR_ERR_FORMAT, "the server's answer is too long");
+            break;
+        }
+        char *grown = realloc(text, 2 * cap);
+        if (!grown) {
+            fail_memory(err);
             break;
         }
         text = grown;
@@ -232,7 +246,8 @@ kvasir_code kv_http_event(kv_http_client *c, json_t **event, kvasir_error *err)
 {
     size_t len = 0, cap = 4096, n;
     char *line = malloc(cap);
-    kvasir_code code = line ? KVASIR_OK : kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for an event");
+    kvasir_code code = line ? KVASIR_OK : fail_memory(err);
+    json_error_t why;
     *event = NULL;
     while (code == KVASIR_OK) {
         code = read_body(c, line + len, 1, &n, err);
@@ -244,10 +259,11 @@ kvasir_code kv_http_event(kv_http_client *c, json_t **event, kvasir_error *err)
         if (line[len] != '\n') {
             if (++len + 1 < cap) continue;
             char *grown = cap < MAX_LINE ? realloc(line, 2 * cap) : NULL;
-            if (!grown)
-                code = kv_set_error(err, KVASIR_ERR_FORMAT, "an event of the server has no end");
-            else
+            if (grown)
                 line = grown, cap *= 2;
+            else
+                code = cap < MAX_LINE ? fail_memory(err)
+                                      : kv_set_error(err, KVASIR_ERR_FORMAT, "an event of the server has no end");
             continue;
         }
         line[len] = '\0';
@@ -259,8 +275,11 @@ kvasir_code kv_http_event(kv_http_client *c, json_t **event, kvasir_error *err)
                 code = read_body(c, line, cap, &n, err); /* to its end: the connection is used again */
             break;
         }
-        *event = json_loads(line + 6, 0, NULL);
-        if (!*event) code = kv_set_error(err, KVASIR_ERR_FORMAT, "an event of the server is no JSON");
+        *event = json_loads(line + 6, 0, &why);
+        if (!*event)
+            code = kv_json_lacked_memory(&why)
+                       ? fail_memory(err)
+                       : kv_set_error(err, KVASIR_ERR_FORMAT, "an event of the server is no JSON");
         break;
     }
     free(line);
