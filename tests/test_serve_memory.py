@@ -140,6 +140,9 @@ def chats_fail_cleanly():
     messages = CHAT["messages"] + [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c1", "content": "done"}]
     every_failure_is_said_or_ends_the_connection("chat", request("POST", "/v1/chat/completions", CHAT, ["X-Long: " + "a" * 3000]))
     every_failure_is_said_or_ends_the_connection("tools", request("POST", "/v1/chat/completions", dict(CHAT, messages=messages, tools=[TOOL], tool_choice="required", max_tokens=100)))
+    nine = [{"type": "function", "function": {"name": name}} for name in "abcdefghi"]  # a list that grows; the last one is called
+    every_failure_is_said_or_ends_the_connection("nine tools", request("POST", "/v1/chat/completions", dict(
+        CHAT, messages=CHAT["messages"][1:], tools=nine, tool_choice="required", max_tokens=100, logit_bias={72: 100})))
     every_failure_is_said_or_ends_the_connection("schema", request("POST", "/v1/chat/completions", dict(CHAT, response_format={
         "type": "json_schema", "json_schema": {"name": "s", "schema": TOOL["function"]["parameters"]}})))
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/json_out.h"
 #include "tools/serve/request.h"
 
 enum { MAX_TOOLS = 128, MAX_NAME = 256 };
@@ -108,7 +109,7 @@ static bool force(const json_t *tools, const json_t *choice, kv_call_spec *out, 
     json_t *some = json_array();
     for (size_t i = 0; some && i < json_array_size(tools); i++) {
         json_t *tool = json_array_get(tools, i);
-        if (!name || strcmp(name, name_of_tool(tool)) == 0) json_array_append(some, tool);
+        if (!name || strcmp(name, name_of_tool(tool)) == 0) kv_json_append(&some, json_incref(tool));
     }
     const bool has_head = json_array_size(some) == 1 && f->force_head[0];
     if (some)
