@@ -4,22 +4,21 @@ object that speaks of memory, or a connection that ends before an answer is comp
 seems to be, or none at all. The library's own allocations are test_alloc_failure.c's."""
 import http.server
 import json
-import mmap
 import os
 import socket
 import socketserver
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 
 sys.path.insert(0, "tests/support")
+from failing_malloc import FailingMalloc  # noqa: E402
 from runner import run_tests  # noqa: E402
 from server import KVASIR, TINY, Server  # noqa: E402
 
 FOLDER = tempfile.TemporaryDirectory()
-CONTROL, LIBRARY = os.path.join(FOLDER.name, "control"), os.path.join(FOLDER.name, "failing_malloc.so")
+memory = FailingMalloc(FOLDER.name)
 MOST = 4000  # no request here takes half as many
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
                                                                    "additionalProperties": False}}}
@@ -28,23 +27,12 @@ CHAT = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user"
 
 class FailingServer(Server):
     def __init__(self):
-        with open(CONTROL, "wb") as f:
-            f.write(bytes(16))
-        with open(CONTROL, "r+b") as f:
-            self.shared = mmap.mmap(f.fileno(), 16)
-        subprocess.run([*os.environ.get("CC", "cc").split(), "-O1", "-shared", "-fPIC", "-o", LIBRARY, "tests/support/failing_malloc.c"], check=True)
-        os.environ.update(LD_PRELOAD=LIBRARY, FAILING_MALLOC=CONTROL)
+        os.environ.update(memory.env())
         try:
             super().__init__()
         finally:
-            del os.environ["LD_PRELOAD"], os.environ["FAILING_MALLOC"]
-
-    def fail_at(self, n):
-        self.shared[:] = struct.pack("qq", 0, 0)
-        self.shared[:8] = struct.pack("q", n)
-
-    def n_allocations(self):
-        return struct.unpack("qq", self.shared[:])[1]
+            for name in memory.env():
+                del os.environ[name]
 
     def said_by(self, request):
         """All that comes back until the connection ends. A pause within the request makes its head arrive in pieces."""
@@ -113,16 +101,16 @@ def essence(body):
 
 
 def every_failure_is_said_or_ends_the_connection(name, sent):
-    server.fail_at(0)
+    memory.fail_at(0)
     server.said_by(sent)  # what is made once is there
     status, body = parse(server.said_by(sent))
     right, n_other, n = essence(body), 0, 0
     while n < MOST:
         n += 1
-        server.fail_at(n)
+        memory.fail_at(n)
         data = server.said_by(sent)
-        n_done = server.n_allocations()
-        server.fail_at(0)
+        n_done = memory.n_allocations()
+        memory.fail_at(0)
         assert server.process.poll() is None, (name, n, server.process.returncode, server.said())
         got = parse(data)
         if got and not (got[0] == status and essence(got[1]) == right):
@@ -205,11 +193,11 @@ def what_a_chat_asks_of_a_server_is_whole_or_not_asked():
     with Listener(path) as listener:
         def ask(n):
             listener.bodies.clear()
-            server.fail_at(n)
+            memory.fail_at(n)
             r = subprocess.run([KVASIR, "chat", "--server", "unix:" + path, "--system", "Be brief.", "-n", "3", "--seed", "1", "--repeat-last-n", "5", *biases],
-                               input="Hi\n", text=True, timeout=60, capture_output=True, env=dict(os.environ, LD_PRELOAD=LIBRARY, FAILING_MALLOC=CONTROL))
-            n_done = server.n_allocations()
-            server.fail_at(0)
+                               input="Hi\n", text=True, timeout=60, capture_output=True, env=dict(os.environ, **memory.env()))
+            n_done = memory.n_allocations()
+            memory.fail_at(0)
             return r, n_done
 
         ask(0)

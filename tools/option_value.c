@@ -111,8 +111,9 @@ static const char *parse_ints(const kv_opt *row, const char *text, kv_ints *out,
 {
     size_t capacity = 1;
     for (const char *p = text; *p; p++) capacity += *p == ',';
-    int *values = capacity <= MAX_LIST ? keep_list(capacity * sizeof *values) : NULL;
-    if (!values) return "the list is too long";
+    if (capacity > MAX_LIST) return "the list is too long";
+    int *values = keep_list(capacity * sizeof *values);
+    if (!values) return "out of memory";
     int n = 0;
     for (const char *p = text;;) {
         const char *end;

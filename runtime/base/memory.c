@@ -2,6 +2,7 @@
 #include "base/memory.h"
 
 #include <stdint.h>
+#include <unistd.h>
 
 #include "base/util.h"
 
@@ -35,9 +36,16 @@ size_t kv_memory_of_cgroups(const kv_cgroup_files *files)
     return least;
 }
 
+/* Where /proc cannot be read: what nothing is in, without what cached files would give back. */
+static size_t unused(void)
+{
+    const long n_pages = sysconf(_SC_AVPHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    return n_pages > 0 && page_bytes > 0 ? (size_t)n_pages * (size_t)page_bytes : 0;
+}
+
 size_t kv_memory_available(void)
 {
     long long free_kib[2];
     const int n = kv_cgroup_numbers("/proc", "meminfo", "MemAvailable:", free_kib);
-    return kv_min_size(n > 0 ? (size_t)free_kib[0] << 10 : 0, kv_memory_of_cgroups(&kv_cgroup_here));
+    return kv_min_size(n > 0 ? (size_t)free_kib[0] << 10 : unused(), kv_memory_of_cgroups(&kv_cgroup_here));
 }
