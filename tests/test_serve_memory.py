@@ -5,12 +5,14 @@ seems to be, or none at all. The library's own allocations are test_alloc_failur
 import http.server
 import json
 import os
+import re
 import socket
 import socketserver
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 sys.path.insert(0, "tests/support")
 from failing_malloc import FailingMalloc  # noqa: E402
@@ -26,10 +28,10 @@ CHAT = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user"
 
 
 class FailingServer(Server):
-    def __init__(self):
+    def __init__(self, **more):
         os.environ.update(memory.env())
         try:
-            super().__init__()
+            super().__init__(**more)
         finally:
             for name in memory.env():
                 del os.environ[name]
@@ -150,6 +152,37 @@ def what_is_answered_at_once_fails_cleanly():
     every_failure_is_said_or_ends_the_connection("tokenize", request("POST", "/tokenize", {"content": "abc def", "with_pieces": True}))
 
 
+def start(n):
+    """(A server whose Nth allocation fails, its exit status or None when it listens)."""
+    memory.fail_at(n)
+    s = FailingServer(wait=False)
+    while s.process.poll() is None and s.said().count("listening on") < 2:
+        time.sleep(0.002)
+    return s, s.process.poll()
+
+
+def a_server_starts_whole_or_not_at_all():
+    """What libevent does not tell of is that nobody is asked for bytes, connections or signals: such a server would be deaf."""
+    s, _ = start(MOST)
+    n_all, n_failed = memory.n_allocations(), 0
+    s.stop()
+    assert 100 < n_all < MOST, n_all
+    for n in range(1, n_all + 1):
+        s, status = start(n)
+        memory.fail_at(0)
+        try:
+            if status is None:
+                s.wait_ready(2)
+                assert s.is_healthy() and s.post("/v1/completions", {"prompt": "abc", "max_tokens": 2})["choices"] and s.stop() == 0, n
+            else:
+                assert status in (1, 2) and re.search("memory|thread", s.said(), re.I), (n, status, s.said())
+                n_failed += 1
+        finally:
+            if s.process.poll() is None:
+                s.process.kill()
+    assert n_failed > 50, n_failed
+
+
 class Listener(socketserver.ThreadingUnixStreamServer):
     """Answers what `kvasir chat --server` asks, and keeps the bodies."""
     daemon_threads = True
@@ -214,7 +247,7 @@ def what_a_chat_asks_of_a_server_is_whole_or_not_asked():
 
 
 TESTS = [chats_fail_cleanly, streams_fail_cleanly, completions_and_embeddings_fail_cleanly, what_is_answered_at_once_fails_cleanly,
-         what_a_chat_asks_of_a_server_is_whole_or_not_asked]
+         what_a_chat_asks_of_a_server_is_whole_or_not_asked, a_server_starts_whole_or_not_at_all]
 
 if __name__ == "__main__":
     if os.environ.get("SANITIZE"):  # sanitizers bring a malloc of their own

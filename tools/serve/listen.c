@@ -331,17 +331,20 @@ static void on_error(struct evconnlistener *ev, void *user)
     l->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
-void kv_listen_start(kv_server *s)
+kvasir_code kv_listen_start(kv_server *s, kvasir_error *err)
 {
     s->accept_again = evtimer_new(s->base, on_accept_again, s);
     for (kv_listener *l = s->listeners; l; l = l->next) {
         if (l->fd < 0) continue;
         l->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-        l->ev = evconnlistener_new(s->base, on_accept, l, LEV_OPT_CLOSE_ON_EXEC, 0, l->fd);
-        if (!l->ev) continue;
+        l->ev = evconnlistener_new(s->base, on_accept, l, LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_DISABLED, 0, l->fd);
+        if (!l->ev || evconnlistener_enable(l->ev) != 0) return out_of_memory(err);
         evconnlistener_set_error_cb(l->ev, on_error);
-        say_where(s, l);
     }
+    kv_log_serving(s);
+    for (const kv_listener *l = s->listeners; l; l = l->next)
+        if (l->ev) say_where(s, l);
+    return KVASIR_OK;
 }
 
 void kv_listen_remove_files(const kv_server *s)

@@ -210,7 +210,12 @@ static void on_signal(evutil_socket_t number, short what, void *user)
     kv_preparer_drain(s->preparer);
     kv_scheduler_drain(s->scheduler);
     kv_conns_close(s, false);
-    event_add(s->drain_check, &often);
+    if (event_add(s->drain_check, &often) != 0) event_base_loopbreak(s->base); /* no memory to wait for anything */
+}
+
+static kvasir_code out_of_memory(kvasir_error *err)
+{
+    return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server");
 }
 
 static kvasir_code open_loop(kv_server *s, kvasir_error *err)
@@ -219,17 +224,15 @@ static kvasir_code open_loop(kv_server *s, kvasir_error *err)
     TAILQ_INIT(&s->busy);
     TAILQ_INIT(&s->lingering);
     s->base = event_base_new();
-    if (!s->base || !kv_mailbox_init(&s->mailbox))
-        return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server");
+    if (!s->base || !kv_mailbox_init(&s->mailbox)) return out_of_memory(err);
     s->has_mailbox = true;
     s->wake = event_new(s->base, s->mailbox.wake_fd, EV_READ | EV_PERSIST, on_wake, s);
     s->term = evsignal_new(s->base, SIGTERM, on_signal, s);
     s->interrupt = evsignal_new(s->base, SIGINT, on_signal, s);
     s->drain_check = event_new(s->base, -1, EV_PERSIST, on_drain_check, s);
     if (!s->wake || !s->term || !s->interrupt || !s->drain_check ||
-        !kv_unsent_init(s, (size_t)s->options->max_unsent_mib << 20))
-        return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for the server");
-    event_add(s->wake, NULL);
+        !kv_unsent_init(s, (size_t)s->options->max_unsent_mib << 20) || event_add(s->wake, NULL) != 0)
+        return out_of_memory(err);
     return KVASIR_OK;
 }
 
@@ -250,14 +253,10 @@ static void begin_loading(const kv_server *s)
     signal(SIGINT, on_early_signal);
 }
 
-/* From here on signals are the loop's, if there is going to be one. */
-static void end_loading(kv_server *s, bool has_loaded)
+/* From here on signals are the loop's. */
+static kvasir_code take_signals(kv_server *s, kvasir_error *err)
 {
-    if (has_loaded) {
-        event_add(s->term, NULL);
-        event_add(s->interrupt, NULL);
-    }
-    loading = NULL;
+    return event_add(s->term, NULL) == 0 && event_add(s->interrupt, NULL) == 0 ? KVASIR_OK : out_of_memory(err);
 }
 
 /* The jobs that came back only when the engine's thread ended: their streams end properly too, as far as sockets take it at once. */
@@ -305,13 +304,11 @@ static int serve(kv_serve_options *o)
     if (code == KVASIR_OK) code = kv_listen_open(&s, &err); /* before the model: a wrong address is known at once */
     if (code == KVASIR_OK) code = kv_common_open_model(&o->common, false, &s.model, &err);
     if (code == KVASIR_OK) code = open_engine(&s, &err);
-    end_loading(&s, code == KVASIR_OK);
-    if (code == KVASIR_OK) {
-        s.model_name = name_of(o, name, sizeof name);
-        kv_log_serving(&s);
-        kv_listen_start(&s);
-        event_base_dispatch(s.base);
-    }
+    if (code == KVASIR_OK) code = take_signals(&s, &err);
+    loading = NULL;
+    s.model_name = name_of(o, name, sizeof name);
+    if (code == KVASIR_OK) code = kv_listen_start(&s, &err);
+    if (code == KVASIR_OK) event_base_dispatch(s.base);
     close_all(&s);
     return code == KVASIR_OK ? kv_tool_finish(TOOL, KV_EXIT_OK) : kv_tool_fail_error(TOOL, &err);
 }

@@ -196,7 +196,8 @@ void kv_info_page(kv_conn *conn);
 
 /* Binds all addresses; nothing is accepted yet. */
 kvasir_code kv_listen_open(kv_server *server, kvasir_error *err);
-void kv_listen_start(kv_server *server);
+/* Accepts from now on, and says where. Errors: MEMORY. */
+kvasir_code kv_listen_start(kv_server *server, kvasir_error *err);
 /* Removes socket files that are ours. Can be called by a signal handler. */
 void kv_listen_remove_files(const kv_server *server);
 /* Closes the sockets and removes socket files that are ours. */
