@@ -889,6 +889,21 @@ def a_full_disk_is_told_as_such_by_tools_that_write_row_by_row():
 
 
 @test
+def a_full_disk_is_told_as_such_however_much_is_written_at_once():
+    with tempfile.TemporaryDirectory() as d:
+        ids, talk = os.path.join(d, "ids"), os.path.join(d, "talk")
+        with open(ids, "w") as f:
+            json.dump([TINY_VOCAB - 1] * 20000, f)
+        with open(talk, "w") as f:
+            json.dump([{"role": "user", "content": "x" * 20000}], f)
+        for args in (["detokenize", "-f", ids], ["detokenize", "-f", ids, "-o", "json"], ["attention", "-q", "-c", "8,16,32,64,128", "-o", "json"],
+                     ["template", "--messages", talk], ["inspect", "--tensors", "-o", "json"]):
+            with open("/dev/full", "wb") as full:
+                r = tiny(*args, stdout=full)
+            assert r.status == 1 and len(r.lines) == 1 and r.lines[0].endswith("cannot write to standard output: No space left on device"), (args, r.lines)
+
+
+@test
 def logits_that_are_not_finite_are_one_line_and_nothing_else():
     with tempfile.TemporaryDirectory() as d:
         base = os.path.join(d, "base.kl")

@@ -18,8 +18,15 @@
 
 /* ---- failing ----------------------------------------------------------------------------------- */
 
-/* Why stdout could not be written, from the first flush that failed: the stream remembers only that one did. */
+/* Why stdout could not be written, from the first write or flush that failed: the stream remembers only that one did. */
 static int stdout_errno;
+
+/* More than the stream's buffer is written at once, and nothing is left that a later flush could fail with. */
+void kv_tool_write(const char *text, size_t len)
+{
+    errno = 0;
+    if (fwrite(text, 1, len, stdout) < len && !stdout_errno) stdout_errno = errno ? errno : EIO;
+}
 
 void kv_tool_flush(void)
 {

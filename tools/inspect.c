@@ -191,7 +191,7 @@ int kv_tool_inspect(int argc, char **argv)
     if (code != KVASIR_OK) return kv_tool_fail_error(TOOL, &err);
     if (o.common.output == KV_OUTPUT_JSON) {
         size_t len = strlen(json);
-        fputs(json, stdout);
+        kv_tool_write(json, len);
         if (len == 0 || json[len - 1] != '\n') putchar('\n');
         status = kv_tool_finish(TOOL, KV_EXIT_OK);
     } else {

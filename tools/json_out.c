@@ -58,7 +58,8 @@ int kv_json_print(const char *tool, json_t *json, int status)
 {
     char *text = kv_json_line(json, 12);
     if (!text) return kv_tool_fail(tool, "out of memory for the result");
-    puts(text);
+    kv_tool_write(text, strlen(text));
+    putchar('\n');
     free(text);
     return kv_tool_finish(tool, status);
 }

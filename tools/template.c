@@ -107,7 +107,7 @@ int kv_tool_template(int argc, char **argv)
     char *text = NULL;
     size_t len = 0;
     if (render(&o, &text, &len, &err) != KVASIR_OK) return kv_tool_fail_error(TOOL, &err);
-    fwrite(text, 1, len, stdout);
+    kv_tool_write(text, len);
     if (kv_term_is_terminal(stdout) && len > 0 && text[len - 1] != '\n') putchar('\n');
     kvasir_free(text);
     return kv_tool_finish(TOOL, KV_EXIT_OK);

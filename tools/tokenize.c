@@ -171,7 +171,7 @@ static int print_text(const tokenize_options *o, const char *text, size_t len)
 {
     if (o->common.output == KV_OUTPUT_JSON)
         return kv_json_print("detokenize", json_pack("{s:o}", "text", kv_json_text(text, len)), KV_EXIT_OK);
-    fwrite(text, 1, len, stdout);
+    kv_tool_write(text, len);
     if (kv_term_is_terminal(stdout) && (len == 0 || text[len - 1] != '\n')) putchar('\n');
     return kv_tool_finish("detokenize", KV_EXIT_OK);
 }

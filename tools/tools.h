@@ -48,6 +48,8 @@ int kv_tool_fail(const char *tool, const char *fmt, ...) KVASIR_PRINTF(2, 3);
 int kv_tool_fail_error(const char *tool, const kvasir_error *err);
 /* Fills `err` and returns `code`: what a helper does so that its tool can kv_tool_fail_error. */
 kvasir_code kv_set_error(kvasir_error *err, kvasir_code code, const char *fmt, ...) KVASIR_PRINTF(3, 4);
+/* A text of any length to stdout; why it failed is told by kv_tool_finish. */
+void kv_tool_write(const char *text, size_t len);
 /* Flushes stdout in the middle of a tool, so that rows are seen as they come; why it failed is told by kv_tool_finish. */
 void kv_tool_flush(void);
 /* Flushes stdout; a write that failed (EPIPE, full disk) gives one line and KV_EXIT_FAILED, otherwise `status`. */
