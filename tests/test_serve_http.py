@@ -667,6 +667,29 @@ def signals_end_streams_with_a_last_event():
         assert not os.path.exists(s.path)
 
 
+def a_server_ends_with_its_terminal_unless_nohup_started_it():
+    for is_ignored in (False, True):
+        with Server(model=SMOLLM2, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL)) as s:
+            c = s.connect("unix")
+            body = json.dumps(dict(CHAT, max_tokens=100, ignore_eos=True, stream=True)).encode()
+            c.sendall(post(b"Content-Length: %d\r\nConnection: close\r\n" % len(body), body))
+            response = b""
+            while b'"content":"' not in response.replace(b'"content":""', b""):  # it runs, and does not wait any more
+                response += c.recv(1 << 16)
+            start = time.monotonic()
+            for _ in range(2):  # the shell sends one and the kernel another
+                s.process.send_signal(signal.SIGHUP)
+            while piece := c.recv(1 << 16):
+                response += piece
+            assert b"data: [DONE]" in response[-100:], response[-300:]
+            # Nothing was cut before the time that running requests get.
+            assert b'"finish_reason":"length"' in response or time.monotonic() - start > 6, response[-300:]
+            if is_ignored:
+                assert s.is_healthy()
+            else:
+                assert s.process.wait(60 * SLOW) == 0 and not os.path.exists(s.path)
+
+
 def a_signal_while_the_model_loads_ends_the_server_at_once():
     ends = []
     with tempfile.TemporaryDirectory() as folder:
@@ -782,7 +805,7 @@ TESTS = [malformed_requests_are_400, limits_answer_from_the_head_alone, a_refusa
          clients_that_do_not_close_turn_nobody_away, connections_wait_while_all_others_are_at_work,
          a_request_that_waits_is_not_cut_for_silent_connections,
          whoever_has_just_connected_is_not_cut_in_a_rush,
-         a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event,
+         a_full_queue_is_429_with_retry_after, signals_end_streams_with_a_last_event, a_server_ends_with_its_terminal_unless_nohup_started_it,
          a_signal_while_the_model_loads_ends_the_server_at_once, a_folder_that_somebody_has_locked_stops_no_server,
          a_socket_that_cannot_listen_is_no_leftover,
          sockets_of_others_are_left_alone, requests_are_logged_when_asked,

@@ -162,6 +162,18 @@ static void raise_limits(kv_server *s)
 
 /* ---- signals and the end ------------------------------------------------------------------------------------ */
 
+/* SIGHUP: the terminal that it was started in is closed. */
+static const int ENDINGS[] = {SIGTERM, SIGINT, SIGHUP};
+enum { N_ENDINGS = sizeof ENDINGS / sizeof ENDINGS[0] };
+_Static_assert(N_ENDINGS == sizeof((kv_server *)0)->endings / sizeof((kv_server *)0)->endings[0], "an event for each");
+
+/* nohup starts programs that outlive their terminal. */
+static bool is_ignored(int number)
+{
+    struct sigaction now;
+    return number == SIGHUP && sigaction(number, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
 static void on_wake(evutil_socket_t fd, short what, void *user)
 {
     (void)fd, (void)what;
@@ -194,11 +206,11 @@ static void on_drain_check(evutil_socket_t fd, short what, void *user)
 
 static void on_signal(evutil_socket_t number, short what, void *user)
 {
-    (void)number, (void)what;
+    (void)what;
     kv_server *s = user;
     const struct timeval often = {.tv_usec = 50000};
-    if (s->is_draining) { /* a second time: now */
-        cut(s);
+    if (s->is_draining) { /* a second time: now; but a terminal that closes tells it twice, once by the shell */
+        if (number != SIGHUP) cut(s);
         return;
     }
     if (!s->options->common.quiet && s->n_jobs)
@@ -227,11 +239,11 @@ static kvasir_code open_loop(kv_server *s, kvasir_error *err)
     if (!s->base || !kv_mailbox_init(&s->mailbox)) return out_of_memory(err);
     s->has_mailbox = true;
     s->wake = event_new(s->base, s->mailbox.wake_fd, EV_READ | EV_PERSIST, on_wake, s);
-    s->term = evsignal_new(s->base, SIGTERM, on_signal, s);
-    s->interrupt = evsignal_new(s->base, SIGINT, on_signal, s);
     s->drain_check = event_new(s->base, -1, EV_PERSIST, on_drain_check, s);
-    if (!s->wake || !s->term || !s->interrupt || !s->drain_check ||
-        !kv_unsent_init(s, (size_t)s->options->max_unsent_mib << 20) || event_add(s->wake, NULL) != 0)
+    bool has_all = s->wake && s->drain_check;
+    for (int i = 0; i < N_ENDINGS; i++)
+        has_all = (s->endings[i] = evsignal_new(s->base, ENDINGS[i], on_signal, s)) && has_all;
+    if (!has_all || !kv_unsent_init(s, (size_t)s->options->max_unsent_mib << 20) || event_add(s->wake, NULL) != 0)
         return out_of_memory(err);
     return KVASIR_OK;
 }
@@ -249,14 +261,16 @@ static void on_early_signal(int number)
 static void begin_loading(const kv_server *s)
 {
     loading = s;
-    signal(SIGTERM, on_early_signal);
-    signal(SIGINT, on_early_signal);
+    for (int i = 0; i < N_ENDINGS; i++)
+        if (!is_ignored(ENDINGS[i])) signal(ENDINGS[i], on_early_signal);
 }
 
 /* From here on signals are the loop's. */
 static kvasir_code take_signals(kv_server *s, kvasir_error *err)
 {
-    return event_add(s->term, NULL) == 0 && event_add(s->interrupt, NULL) == 0 ? KVASIR_OK : out_of_memory(err);
+    for (int i = 0; i < N_ENDINGS; i++)
+        if (!is_ignored(ENDINGS[i]) && event_add(s->endings[i], NULL) != 0) return out_of_memory(err);
+    return KVASIR_OK;
 }
 
 /* The jobs that came back only when the engine's thread ended: their streams end properly too, as far as sockets take it at once. */
@@ -275,7 +289,8 @@ static void close_all(kv_server *s)
     if (s->has_mailbox && s->base) send_last_events(s);
     if (s->base) kv_conns_close(s, true);
     kv_scheduler_close(s->scheduler); /* last: who has a job wakes it on leaving */
-    struct event *const events[] = {s->wake, s->term, s->interrupt, s->drain_check, s->unsent.cut};
+    struct event *const events[] = {s->wake,       s->endings[0],  s->endings[1],
+                                    s->endings[2], s->drain_check, s->unsent.cut};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i]) event_free(events[i]);
     if (s->base) event_base_free(s->base);

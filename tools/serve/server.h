@@ -76,7 +76,7 @@ struct kv_server {
     struct kv_conn_list idle, busy, lingering; /* busy: all others */
     size_t n_conns, max_conns, body_bytes;     /* body_bytes: held by all connections */
     kv_unsent unsent;
-    struct event *wake, *term, *interrupt, *drain_check;
+    struct event *wake, *endings[3], *drain_check; /* endings: the signals that stop the server */
     bool is_draining, is_cutting, has_mailbox;
     double drain_ms, cut_ms; /* when the signal came, and when what still ran was cancelled */
 
