@@ -199,6 +199,7 @@ def templates_that_never_end_are_an_error():
             f.write(source)
             f.flush()
             with Server("--chat-template-file", f.name) as s:
+                assert f"warning: a message alone cannot be rendered, and chat is refused where that is so: {f.name}: " in s.said(), (name, s.said())
                 for kind in KINDS:
                     for stream in (False, True):
                         start = time.monotonic()

@@ -55,6 +55,24 @@ static const kv_opt SERVE_ROWS[] = {
 
 /* ---- opening ---------------------------------------------------------------------------------------------- */
 
+/* A template that cannot be used stops no server, for completions need none; but the first to know should not be the clients. */
+static void warn_of_template(const kv_server *s)
+{
+    const kvasir_template_params probe = {.source = s->defaults.template_source,
+                                          .messages_json = "[{\"role\": \"user\", \"content\": \"probe\"}]",
+                                          .add_generation_prompt = true};
+    const char *file = s->options->template_file;
+    kvasir_error why;
+    char *text = NULL;
+    size_t len;
+    const kvasir_code code = kvasir_template_render(s->model, &probe, &text, &len, &why);
+    kvasir_free(text);
+    if (code == KVASIR_ERR_TEMPLATE)
+        fprintf(stderr,
+                "warning: a message alone cannot be rendered, and chat is refused where that is so: %.120s%s%s\n",
+                file ? file : "", file ? ": " : "", why.message);
+}
+
 static kvasir_code open_template(kv_server *s, kvasir_error *err)
 {
     const kv_serve_options *o = s->options;
@@ -73,6 +91,7 @@ static kvasir_code open_template(kv_server *s, kvasir_error *err)
     }
     s->defaults.dialect =
         kv_dialect_choose(s->defaults.template_source ? s->defaults.template_source : kvasir_model_template(s->model));
+    if (!o->common.quiet) warn_of_template(s);
     return KVASIR_OK;
 }
 
