@@ -65,6 +65,18 @@ def a_template_of_any_bytes_is_told():
             assert s.get("/props")["chat_template"] == "{# caf\ufffd #}x"
 
 
+def the_template_is_told_how_much_to_think():
+    with tempfile.NamedTemporaryFile("w") as f:
+        f.write("{{ reasoning_effort | default('medium') }}|{{ messages[0].content }}")
+        f.flush()
+        with Server("--chat-template-file", f.name) as s:
+            for effort, more, rendered in ((None, {}, "medium"), ("low", {}, "low"), ("low", {"chat_template_kwargs": {"reasoning_effort": "high"}}, "high"),
+                                           (None, {"chat_template_kwargs": {"x": 1}}, "medium")):
+                body = {"messages": [{"role": "user", "content": "hi"}], "reasoning_effort": effort, "modalities": ["text"], **more}
+                assert s.post("/apply-template", body)["prompt"] == rendered + "|hi", (effort, more)
+                assert s.post("/v1/chat/completions", dict(body, max_tokens=1))["usage"]["prompt_tokens"] == len(s.post("/tokenize", {"content": rendered + "|hi"})["tokens"])
+
+
 def tokenizing_as_the_command_line_does():
     text = "Hello, wörld! <|im_end|> \U0001f600"
     ids = big.post("/tokenize", {"content": text})["tokens"]
@@ -425,7 +437,7 @@ def the_prefix_header_follows_a_conversation():
 
 
 TESTS = [chat_and_bench_talk_to_a_server, a_key_goes_to_no_stranger_at_the_default_address, sampling_options_hold_at_both_ends, a_chat_that_waits_for_its_server_obeys_sigterm,
-         the_prefix_header_follows_a_conversation, lists_and_properties, a_base_address_with_or_without_v1_is_answered_with_the_other, a_template_of_any_bytes_is_told, what_speaks_no_http_is_told_so, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
+         the_prefix_header_follows_a_conversation, lists_and_properties, a_base_address_with_or_without_v1_is_answered_with_the_other, a_template_of_any_bytes_is_told, the_template_is_told_how_much_to_think, what_speaks_no_http_is_told_so, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
          log_probabilities_are_those_of_the_logits, completions_take_every_kind_of_prompt, stops_never_leak, characters_are_never_cut,
          seeds_bias_and_penalties_work, embeddings_are_the_hidden_states, the_same_bits_alone_in_company_and_from_the_cache, a_shared_prefix_is_read_once,
          pages_and_memory_come_back, a_small_budget_delays_but_changes_nothing, requests_that_wait_are_served_fairly]

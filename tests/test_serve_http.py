@@ -395,7 +395,8 @@ def parameters_out_of_range_are_400_and_named():
             "max_completion_tokens": [0, 10**9], "stream": [1, "true"], "seed": ["x", 1.5, 2**80], "stop": [1, [1], "", [""], ["x"] * 17, {}],
             "logprobs": [5, "yes"], "top_logprobs": [-1, 21, 2**40, "3"], "logit_bias": [[], {"x": 1}, {"99999999": 1}, {"1": 101}, {"-1": 0}, {"1": "a"}],
             "stream_options": [1, {"include_usage": 1}], "user": [1], "model": [1, []], "cache_prompt": [1], "response_format": [1, {}, {"type": "x"}],
-            "chat_template_kwargs": [1, "x"], "tools": [1, [1]], "functions": [[{"name": "f"}]]}.items():
+            "chat_template_kwargs": [1, "x"], "tools": [1, [1]], "functions": [[{"name": "f"}]], "reasoning_effort": [1, ["low"]],
+            "modalities": ["text", ["text", "audio"], [1], {}]}.items():
         for i, v in enumerate(values):
             if name == "top_logprobs":
                 bad[f"{name} {i}"] = (dict(CHAT, logprobs=True, top_logprobs=v), name)

@@ -205,6 +205,19 @@ static bool read_embedding(const json_t *body, const kv_request_defaults *defaul
     return !dimensions || kv_json_int(dimensions, "dimensions", n_embd, n_embd, &n, error);
 }
 
+/* Who asks for sound would wait for it. */
+static bool check_modalities(const json_t *body, kv_api_error *error)
+{
+    const json_t *all = kv_json_get(body, "modalities");
+    bool is_text = !all || json_is_array(all);
+    for (size_t i = 0; i < json_array_size(all); i++) {
+        const char *name = json_string_value(json_array_get(all, i));
+        is_text = is_text && name && strcmp(name, "text") == 0;
+    }
+    return is_text ||
+           kv_api_refuse(error, "modalities", "modalities must be [\"text\"]: the model writes nothing else");
+}
+
 bool kv_params_read(kv_kind kind, const json_t *body, const kv_request_defaults *defaults, kv_request *out,
                     kv_api_error *error)
 {
@@ -229,6 +242,7 @@ bool kv_params_read(kv_kind kind, const json_t *body, const kv_request_defaults 
         return kv_api_refuse(error, "functions", "functions is not supported: give tools and tool_choice");
     return kv_json_fields(body, GENERATION_FIELDS, out, error) &&
            (kind != KV_KIND_COMPLETION || check_best_of(body, out->n, error)) &&
+           (kind != KV_KIND_CHAT || check_modalities(body, error)) &&
            read_max_tokens(kind, body, defaults->n_ctx, out, error) && read_stops(body, out, error) &&
            read_logit_bias(body, kvasir_model_get_info(defaults->model).n_vocab, out, error) &&
            read_logprobs(kind, body, out, error) && read_seed(body, defaults, out, error) &&

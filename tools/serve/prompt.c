@@ -123,12 +123,16 @@ static char *read_messages(const json_t *body, const json_t *tools, const kv_dia
     return text;
 }
 
-/* What the template gets beside the messages; NULL: out of memory. */
-static char *variables_of(const json_t *extra, const json_t *tools, const kv_dialect *dialect)
+/* What the template gets beside the messages; NULL: out of memory. Models that can think more or less call the one reasoning_effort as
+ * OpenAI's field is called; others do not look. */
+static char *variables_of(const json_t *extra, const json_t *effort, const json_t *tools, const kv_dialect *dialect)
 {
     json_t *all = extra ? kv_json_copy(extra) : json_object();
-    const bool ok = all && (!tools || !dialect->has_xml_tools || json_object_get(all, "xml_tools") ||
-                            json_object_set(all, "xml_tools", (json_t *)tools) == 0);
+    const bool ok = all &&
+                    (!effort || json_object_get(all, "reasoning_effort") ||
+                     json_object_set(all, "reasoning_effort", (json_t *)effort) == 0) &&
+                    (!tools || !dialect->has_xml_tools || json_object_get(all, "xml_tools") ||
+                     json_object_set(all, "xml_tools", (json_t *)tools) == 0);
     char *text = ok ? kv_json_dumps(all, JSON_COMPACT) : NULL;
     json_decref(all);
     return text;
@@ -138,17 +142,19 @@ bool kv_chat_render(const json_t *body, const kv_request_defaults *defaults, cha
                     kv_api_error *error)
 {
     const json_t *extra = kv_json_get(body, "chat_template_kwargs"),
-                 *prompt = kv_json_get(body, "add_generation_prompt");
+                 *prompt = kv_json_get(body, "add_generation_prompt"), *effort = kv_json_get(body, "reasoning_effort");
     if (extra && !json_is_object(extra))
         return kv_api_refuse(error, "chat_template_kwargs", "chat_template_kwargs must be an object");
     if (prompt && !json_is_boolean(prompt))
         return kv_api_refuse(error, "add_generation_prompt", "add_generation_prompt must be true or false");
+    if (effort && !json_is_string(effort))
+        return kv_api_refuse(error, "reasoning_effort", "reasoning_effort must be a string");
     const json_t *tools;
     const kv_dialect *dialect = &defaults->dialect;
     if (!kv_tools_read(body, &tools, error)) return false;
     char *messages = read_messages(body, tools, dialect, error);
     if (!messages) return false;
-    char *extra_text = variables_of(extra, tools, dialect),
+    char *extra_text = variables_of(extra, effort, tools, dialect),
          *tools_text = tools && dialect->knows_tools ? kv_json_dumps(tools, JSON_COMPACT) : NULL;
     kvasir_template_params params = {.source = defaults->template_source,
                                      .messages_json = messages,
