@@ -441,6 +441,9 @@ def logit_bias_forces_and_forbids():
     assert tiny(*args, "--logit-bias", "77+1000").json()["tokens"] == [77, 77, 77]
     best = tiny(*args).json()["tokens"][0]
     assert best not in tiny(*args, "--logit-bias", f"{best}-inf").json()["tokens"]
+    only = tiny("tokenize", "--no-bos", "-p", "q").json()
+    assert len(only) == 1 and tiny("run", "-p", "a", "--grammar", 'root ::= "q"').text == "q"
+    refuses(1, "--logit-bias forbids every token that may come next$", "run", "-m", TINY, "-p", "a", "--grammar", 'root ::= "q"', "--logit-bias", f"{only[0]}-inf")
     refuses(1, rf"--logit-bias: token {TINY_VOCAB} is outside the vocabulary of {TINY_VOCAB}", "run", "-m", TINY, "-p", "a", "--logit-bias",
             f"{TINY_VOCAB}+1")
 

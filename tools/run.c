@@ -151,9 +151,12 @@ static kvasir_code prefill(run_state *s, kvasir_error *err)
 /* A row that means nothing gives no token, or one whose logit is infinite (the sampler makes it FLT_MAX): that costs no look at the row. */
 static kvasir_code check_choice(const run_state *s, kvasir_token token, const float *logits, kvasir_error *err)
 {
+    const size_t n_biases = s->options->common.biases.n;
     if (token >= 0 && logits[token] < FLT_MAX) return KVASIR_OK;
-    if (token < 0 && s->options->common.biases.n >= (size_t)s->n_vocab)
-        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--logit-bias forbids every token");
+    /* Under a grammar the sampler had a copy: what is here is the model's own. */
+    if (token < 0 && n_biases > 0 &&
+        (s->constraint ? kv_are_logits_sound(logits, s->n_vocab) : n_biases >= (size_t)s->n_vocab))
+        return kv_set_error(err, KVASIR_ERR_ARGUMENT, "--logit-bias forbids every token that may come next");
     return kv_fail_logits(kvasir_session_n_tokens(s->session) - 1, err);
 }
 
