@@ -82,6 +82,7 @@ const char *kv_nearest(const char *word, const char *const *names, int n)
     size_t len = strlen(word), n_dashes = strspn(word, "-");
     int best_distance = (int)(len - n_dashes) / 3 + 2; /* further than this is no typing error */
     for (int i = 0; i < n; i++) {
+        if (strcasecmp(word, names[i]) == 0) return names[i];
         /* An unfinished word is nearest to what it begins. */
         int distance = len >= 4 && strncmp(word, names[i], len) == 0 ? 0 : edit_distance(word, names[i]);
         /* Fingers seldom miss the first letter and then another one: --temp is no --gemm. */
