@@ -408,7 +408,15 @@ def parameters_out_of_range_are_400_and_named():
                                  ("no role", [{"content": "x"}], "messages[0].role"), ("role", [{"role": "king", "content": "x"}], "messages[0].role"),
                                  ("no content", [{"role": "user"}], "messages[0].content"), ("content", [{"role": "user", "content": 5}], "messages[0].content"),
                                  ("part", [{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content[0].type"),
-                                 ("text", [{"role": "user", "content": [{"type": "text", "text": 1}]}], "messages[0].content[0].text")]:
+                                 ("text", [{"role": "user", "content": [{"type": "text", "text": 1}]}], "messages[0].content[0].text"),
+                                 *((f"call {i}", [{"role": "assistant", "content": "x", **calls}], f"messages[0].{path}") for i, (calls, path) in enumerate([
+                                     ({"tool_calls": "x"}, "tool_calls"), ({"tool_calls": {}}, "tool_calls"), ({"tool_calls": [None]}, "tool_calls[0]"),
+                                     ({"tool_calls": [{"id": "a", "type": "custom", "custom": {"name": "f", "input": "x"}}]}, "tool_calls[0]"),
+                                     ({"tool_calls": [{"type": "custom", "function": {"name": "f"}}]}, "tool_calls[0]"),
+                                     ({"tool_calls": [{"function": {"name": "f"}}, {"function": {"name": ""}}]}, "tool_calls[1].function.name"),
+                                     ({"tool_calls": [{"function": {"name": 1}}]}, "tool_calls[0].function.name"),
+                                     ({"tool_calls": [{"function": {"name": "f", "arguments": [1]}}]}, "tool_calls[0].function.arguments"),
+                                     ({"function_call": {"name": "f", "arguments": "{}"}}, "function_call")]))]:
         bad["messages " + name] = (dict(CHAT, messages=messages), word)
     for kind, (body, word) in ((k, case) for k in KINDS for case in bad.values()):
         try:

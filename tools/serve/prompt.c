@@ -84,7 +84,7 @@ static json_t *read_message(const json_t *message, size_t i, kv_api_error *error
     }
     json_t *copy = kv_json_copy(message), *content = json_object_get(message, "content");
     if (!copy) kv_api_fail_memory(error);
-    bool ok = copy && check_role(copy, path, error);
+    bool ok = copy && check_role(copy, path, error) && kv_tool_calls_check(copy, path, error);
     const char *role = ok ? json_string_value(json_object_get(copy, "role")) : "";
     if (ok && json_is_array(content)) {
         json_t *joined = join_parts(content, where, error);

@@ -82,6 +82,8 @@ bool kv_calls_read(const json_t *body, const kv_dialect *dialect, const char *pr
                    kv_api_error *error);
 /* tool_schema.c: one call of one of the tools as a schema (malloc'd); with `has_head` its arguments alone. */
 bool kv_tool_schema(const json_t *tools, const kv_call_format *format, bool has_head, char **out, kv_api_error *error);
+/* tool_prompt.c: the calls of a message that comes at `path`; what a template would pass over in silence is refused. */
+bool kv_tool_calls_check(const json_t *message, const char *path, kv_api_error *error);
 /* tool_prompt.c: changes the messages (copies) so that the template can render them. False: out of memory. */
 bool kv_tools_into_messages(json_t *messages, const json_t *tools, const kv_dialect *dialect);
 /* prompt.c: "messages" through the template. `*text` is malloc'd (kvasir_free). */

@@ -4,6 +4,7 @@
  *     one that does not                tools are told in the system message, calls and their results become text
  *
  * The text of the latter is the format of Hermes, which most models have seen. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,6 +65,42 @@ static const char *role_of(const json_t *message) { return json_string_value(jso
 static bool is_role(const json_t *message, const char *role)
 {
     return message && role_of(message) && strcmp(role_of(message), role) == 0;
+}
+
+/* ---- calls that were made -------------------------------------------------------------------------------------------- */
+
+/* The field after `message.tool_calls[i]` that is wrong, or NULL. */
+static const char *wrong_in_call(const json_t *call, const char **wanted)
+{
+    const json_t *type = kv_json_get(call, "type"), *function = kv_json_get(call, "function"),
+                 *arguments = kv_json_get(function, "arguments");
+    *wanted = "an object of type \"function\"";
+    if (!json_is_object(function) ||
+        (type && (!json_is_string(type) || strcmp(json_string_value(type), "function") != 0)))
+        return "";
+    *wanted = "a string of at least 1 byte";
+    if (json_string_length(kv_json_get(function, "name")) == 0) return ".function.name";
+    *wanted = "a string that holds a JSON object";
+    return arguments && !json_is_string(arguments) && !json_is_object(arguments) ? ".function.arguments" : NULL;
+}
+
+bool kv_tool_calls_check(const json_t *message, const char *path, kv_api_error *error)
+{
+    const json_t *calls = kv_json_get(message, "tool_calls");
+    const char *wanted;
+    char where[160];
+    snprintf(where, sizeof where, "%s.function_call", path);
+    if (kv_json_get(message, "function_call"))
+        return kv_api_refuse(error, where, "%s is not supported: give tool_calls", where);
+    snprintf(where, sizeof where, "%s.tool_calls", path);
+    if (calls && !json_is_array(calls)) return kv_api_refuse(error, where, "%s must be an array", where);
+    for (size_t i = 0; i < json_array_size(calls); i++) {
+        const char *field = wrong_in_call(json_array_get(calls, i), &wanted);
+        if (!field) continue;
+        snprintf(where, sizeof where, "%s.tool_calls[%zu]%s", path, i, field);
+        return kv_api_refuse(error, where, "%s must be %s", where, wanted);
+    }
+    return true;
 }
 
 /* ---- arguments ---------------------------------------------------------------------------------------------------- */
