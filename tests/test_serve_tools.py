@@ -169,6 +169,26 @@ def required_calls_validate():
     assert cut["finish_reason"] == "length" and "tool_calls" not in cut["message"] and cut["message"]["content"], cut
 
 
+def a_subset_of_the_tools_may_be_called_and_all_are_told():
+    def subset(mode, *names):
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [{"type": "function", "function": {"name": n}} for n in names]}}
+
+    text = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    for names, is_call in ((("now",), True), (("add_node", "now"), True), (("add_node",), False)):
+        message, reason = both(servers["hermes"], ask(text, tool_choice=subset("auto", *names)))
+        assert message == {"role": "assistant", "content": text} if not is_call else calls_of(message) == [("now", {})], (names, message)
+    assert prompt_of(servers["hermes"], tool_choice=subset("auto", "now")) == prompt_of(servers["hermes"])
+    for name, server in [*servers.items(), ("plain", plain)]:
+        for names in ("now",), ("now", "add_node"):
+            for c in server.post("/v1/chat/completions", ask(tool_choice=subset("required", *names), seed=3, n=3, max_tokens=600, tools=TOOLS))["choices"]:
+                (function, arguments), = calls_of(c["message"])
+                assert function in names, (name, names, function)
+                jsonschema.validate(arguments, SCHEMAS[function])
+    for choice, param in ((subset("none", "now"), ".mode"), (subset("auto"), ".tools"), (subset("auto", "now", "x"), ".tools[1].function.name")):
+        r = plain.request("POST", "/v1/chat/completions", ask(tool_choice=choice))
+        assert r.status == 400 and r.json()["error"]["param"] == "tool_choice.allowed_tools" + param, r.body
+
+
 # ---- what the model is told -----------------------------------------------------------------------------------------
 
 TURNS = [{"role": "user", "content": "Weather?"},
@@ -224,7 +244,7 @@ def refusals_name_the_field():
 
 
 TESTS = [calls_come_back_in_the_format_of_the_template, several_calls_and_text_between, thoughts_are_told_apart, log_probabilities_come_with_every_token,
-         required_calls_validate, templates_get_tools_and_arguments_as_they_want_them, a_template_without_tools_is_told_in_words, refusals_name_the_field]
+         required_calls_validate, a_subset_of_the_tools_may_be_called_and_all_are_told, templates_get_tools_and_arguments_as_they_want_them, a_template_without_tools_is_told_in_words, refusals_name_the_field]
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, Server(model=SMOLLM2) as plain:

@@ -2,6 +2,9 @@
  *
  *     "tools": [{"type": "function", "function": {"name", "description", "parameters"}}]
  *     "tool_choice": "none" | "auto" | "required" | {"type": "function", "function": {"name"}}
+ *                  | {"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required", "tools": [{"type", "function": {"name"}}]}}
+ *
+ * The last tells the model of all tools, so that the prompt stays in the cache, and lets it call some.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +36,51 @@ static bool check_tool(const json_t *tool, size_t i, kv_api_error *error)
     return !parameters || json_is_object(parameters) || kv_api_refuse(error, path, "%s must be a JSON schema", path);
 }
 
+static bool is_word(const json_t *choice, const char *word)
+{
+    return json_is_string(choice) && strcmp(json_string_value(choice), word) == 0;
+}
+
+static bool is_among(const json_t *tools, const char *name)
+{
+    for (size_t i = 0; i < json_array_size(tools); i++) {
+        const char *other = name_of_tool(json_array_get(tools, i));
+        if (other && strcmp(name, other) == 0) return true;
+    }
+    return false;
+}
+
+/* {"mode", "tools"}, or NULL. */
+static const json_t *subset_of(const json_t *choice)
+{
+    return is_word(json_object_get(choice, "type"), "allowed_tools") ? json_object_get(choice, "allowed_tools") : NULL;
+}
+
+static bool is_allowed(const json_t *choice, const char *name)
+{
+    const json_t *subset = subset_of(choice);
+    const char *only = name_of_tool(choice);
+    return subset ? is_among(json_object_get(subset, "tools"), name) : !only || strcmp(only, name) == 0;
+}
+
+static bool check_subset(const json_t *subset, const json_t *tools, kv_api_error *error)
+{
+    static const char path[] = "tool_choice.allowed_tools";
+    const json_t *mode = json_object_get(subset, "mode"), *some = json_object_get(subset, "tools");
+    char where[96];
+    if (!is_word(mode, "auto") && !is_word(mode, "required"))
+        return kv_api_refuse(error, "tool_choice.allowed_tools.mode", "%s.mode must be \"auto\" or \"required\"", path);
+    if (json_array_size(some) == 0)
+        return kv_api_refuse(error, "tool_choice.allowed_tools.tools", "%s.tools must be an array of at least one tool",
+                             path);
+    for (size_t i = 0; i < json_array_size(some); i++) {
+        const char *name = name_of_tool(json_array_get(some, i));
+        snprintf(where, sizeof where, "%s.tools[%zu].function.name", path, i);
+        if (!name || !is_among(tools, name)) return kv_api_refuse(error, where, "%s is none of the tools", where);
+    }
+    return true;
+}
+
 static bool check_choice(const json_t *choice, const json_t *tools, kv_api_error *error)
 {
     static const char *const words[] = {"none", "auto", "required"};
@@ -40,16 +88,11 @@ static bool check_choice(const json_t *choice, const json_t *tools, kv_api_error
     if (!tools) return kv_api_refuse(error, "tool_choice", "tool_choice needs tools");
     for (size_t i = 0; word && i < sizeof words / sizeof words[0]; i++)
         if (strcmp(word, words[i]) == 0) return true;
-    for (size_t i = 0; name && i < json_array_size(tools); i++)
-        if (strcmp(name, name_of_tool(json_array_get(tools, i))) == 0) return true;
+    if (subset_of(choice)) return check_subset(subset_of(choice), tools, error);
+    if (name && is_among(tools, name)) return true;
     return name ? kv_api_refuse(error, "tool_choice", "tool_choice names %.60s, which is none of the tools", name)
                 : kv_api_refuse(error, "tool_choice",
                                 "tool_choice must be \"none\", \"auto\", \"required\" or one of the tools");
-}
-
-static bool is_word(const json_t *choice, const char *word)
-{
-    return json_is_string(choice) && strcmp(json_string_value(choice), word) == 0;
 }
 
 bool kv_tools_read(const json_t *body, const json_t **out, kv_api_error *error)
@@ -81,13 +124,15 @@ static bool read_thoughts(const json_t *body, const kv_dialect *dialect, kv_call
     return true;
 }
 
-static bool read_names(const json_t *tools, kv_call_spec *out, kv_api_error *error)
+static bool read_names(const json_t *tools, const json_t *choice, kv_call_spec *out, kv_api_error *error)
 {
     out->names = calloc(json_array_size(tools), sizeof *out->names);
     if (!out->names) return kv_api_fail_memory(error);
     for (size_t i = 0; i < json_array_size(tools); i++) {
-        out->names[i] = strdup(name_of_tool(json_array_get(tools, i)));
-        if (!out->names[i]) return kv_api_fail_memory(error);
+        const char *name = name_of_tool(json_array_get(tools, i));
+        if (!is_allowed(choice, name)) continue;
+        out->names[out->n_names] = strdup(name);
+        if (!out->names[out->n_names]) return kv_api_fail_memory(error);
         out->n_names++;
     }
     return true;
@@ -104,12 +149,11 @@ static char *joined(const char *a, const char *b, const char *c)
  * format that has the name before the JSON, that is the beginning too. */
 static bool force(const json_t *tools, const json_t *choice, kv_call_spec *out, kv_api_error *error)
 {
-    const char *name = name_of_tool(choice);
     const kv_call_format *f = out->format;
     json_t *some = json_array();
     for (size_t i = 0; some && i < json_array_size(tools); i++) {
         json_t *tool = json_array_get(tools, i);
-        if (!name || strcmp(name, name_of_tool(tool)) == 0) kv_json_append(&some, json_incref(tool));
+        if (is_allowed(choice, name_of_tool(tool))) kv_json_append(&some, json_incref(tool));
     }
     const bool has_head = json_array_size(some) == 1 && f->force_head[0];
     if (some)
@@ -140,8 +184,10 @@ bool kv_calls_read(const json_t *body, const kv_dialect *dialect, const char *pr
     if (tools) {
         out->format = dialect->calls;
         out->max_calls = parallel && json_is_false(parallel) ? 1 : (size_t)-1;
-        if (!read_names(tools, out, error)) return false;
+        if (!read_names(tools, choice, out, error)) return false;
     }
     if (kv_calls_active(out)) out->silent = dialect->calls->silent;
-    return !tools || !choice || is_word(choice, "auto") || force(tools, choice, out, error);
+    const json_t *mode = json_object_get(subset_of(choice), "mode");
+    const bool is_free = !tools || !choice || is_word(mode ? mode : choice, "auto");
+    return is_free || force(tools, choice, out, error);
 }
