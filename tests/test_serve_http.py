@@ -121,6 +121,8 @@ def limits_answer_from_the_head_alone():
         "identity": post(b"Transfer-Encoding: identity\r\n"),
     }, 501)
     each({"version": b"GET /health HTTP/2.0\r\n" + HOST + b"\r\n", "h2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"}, 505)
+    each({"gzip": post(b"Content-Encoding: gzip\r\nContent-Length: 2\r\n", b"{}"),
+          "after another": post(b"Content-Encoding: identity\r\nContent-Encoding: br\r\nContent-Length: 2\r\n", b"{}")}, 415)
     each({"expectation": post(b"Expect: the-unexpected\r\nContent-Length: 2\r\n", b"{}")}, 417)
     each({"method of a path": b"DELETE /health HTTP/1.1\r\n" + HOST + b"\r\n", "get": b"GET /tokenize HTTP/1.1\r\n" + HOST + b"\r\n"}, 405)
     each({"path": b"GET /nothing HTTP/1.1\r\n" + HOST + b"\r\n", "dots": b"GET /../etc/passwd HTTP/1.1\r\n" + HOST + b"\r\n"}, 404)
@@ -139,6 +141,7 @@ def what_is_unusual_but_right_works():
     for kind in KINDS:
         assert server.raw(post(b"Transfer-Encoding: chunked\r\n", chunked), kind).status == 200
         assert server.raw(b"\r\nGET /health HTTP/1.1\r\n" + HOST + b"\r\n", kind).status == 200
+        assert server.raw(post(b"Content-Encoding: Identity\r\nContent-Length: %d\r\n" % len(body), body), kind).status == 200
         assert server.raw(b"GET /health?x=1 HTTP/1.1\r\nhOsT:localhost\r\n\r\n", kind).status == 200
         assert server.raw(b"GET http://localhost/health HTTP/1.1\r\n" + HOST + b"\r\n", kind).status == 200
         assert server.raw(b"GET /health HTTP/1.0\r\n\r\n", kind).status == 200

@@ -11,7 +11,7 @@ void kv_http_init(kv_http_request *r, uint64_t max_body)
     r->minor = 1;
     r->method[0] = r->target[0] = r->host[0] = r->origin[0] = r->authorization[0] = r->prefix[0] = '\0';
     r->has_host = r->has_origin = r->has_authorization = r->has_prefix = r->has_length = r->is_chunked = false;
-    r->wants_close = r->wants_keep_alive = r->wants_continue = r->has_other_expectation = false;
+    r->wants_close = r->wants_keep_alive = r->wants_continue = r->has_other_expectation = r->is_encoded = false;
     r->length = r->left = 0;
     r->max_body = max_body;
     r->n_headers = r->n_empty_lines = 0;
@@ -254,6 +254,8 @@ static void take_field(kv_http_request *r, const char *line, size_t len)
             r->wants_continue = true;
         else
             r->has_other_expectation = true;
+    } else if (equals(line, n_name, "Content-Encoding")) {
+        r->is_encoded |= n > 0 && !equals(value, n, "identity");
     } else if (equals(line, n_name, "Origin")) {
         copy_once(r, &r->has_origin, r->origin, sizeof r->origin, value, n, "Origin is given twice");
     } else if (equals(line, n_name, "Authorization")) {

@@ -46,6 +46,7 @@ typedef struct kv_http_request {
     char prefix[72]; /* X-Kvasir-Prefix: what a front chose this server by */
     bool has_host, has_origin, has_authorization, has_prefix, has_length, is_chunked;
     bool wants_close, wants_keep_alive, wants_continue, has_other_expectation;
+    bool is_encoded; /* the body: gzip and the like */
     uint64_t length; /* Content-Length; with chunks what came so far */
     uint64_t left;   /* of the body or of the chunk */
     uint64_t max_body;

@@ -27,6 +27,7 @@ static const char *reason_of(int status)
                 {411, "Length Required"},
                 {413, "Content Too Large"},
                 {414, "URI Too Long"},
+                {415, "Unsupported Media Type"},
                 {417, "Expectation Failed"},
                 {429, "Too Many Requests"},
                 {431, "Request Header Fields Too Large"},

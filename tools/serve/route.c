@@ -89,6 +89,8 @@ bool kv_route_check(kv_conn *c, kv_api_error *error)
     if (!kv_guard_check(c, !is_options && !(found && found->is_open), error)) return false;
     if (h->has_other_expectation)
         return kv_api_fail(error, 417, NULL, "the only expectation known here is 100-continue");
+    if (h->is_encoded)
+        return kv_api_fail(error, 415, "unsupported_encoding", "a body is read as it is: leave out Content-Encoding");
     c->route = found;
     if (found || (is_options && is_path)) return true;
     if (is_path) return kv_api_fail(error, 405, "method_not_allowed", "%s does not take %s", h->target, h->method);
