@@ -2,7 +2,7 @@
  *
  *     config.json ------------> kv_hf_model (hf_model.c) --> keys (hf_keys.c, and what an architecture adds: hf_arch_keys.c)
  *     *.safetensors ----------> tensors (hf_plan.c: names by the tables of hf_arch.c) --> rows (hf_rows.c) --> the file
- *     tokenizer.json ---------> vocabulary (hf_vocab.c, hf_pre.c), special tokens and templates (hf_special.c)
+ *     tokenizer.json ---------> vocabulary (hf_vocab.c, hf_pre.c, hf_steps.c), special tokens and templates (hf_special.c)
  *
  * An architecture is one row of hf_arch.c: its name there and in GGUF, names of tensors that mean something else than usual, and a
  * function for keys that only it has. */
@@ -143,6 +143,10 @@ typedef struct kv_hf_texts {
 kvasir_code kv_hf_write_vocab(const kv_hf_texts *t, uint32_t n_rows, kv_gguf_writer *w, kvasir_error *err);
 /* The name in tokenizer.ggml.pre for a pre_tokenizer, or NULL. `ignore_merges`: of its model. */
 const char *kv_hf_pre_name(const json_t *pre_tokenizer, bool ignore_merges);
+/* What is done to a text before it is cut, and the blanks beside added tokens. `is_joined`: a piece of the vocabulary reaches across a "▁". Errors:
+ * UNSUPPORTED, naming the key that says what GGUF cannot; MEMORY. */
+kvasir_code kv_hf_write_steps(const kv_hf_texts *t, bool has_bytes, bool is_joined, uint32_t n_rows, kv_gguf_writer *w,
+                              kvasir_error *err);
 /* Special ids, add_bos, chat templates. */
 kvasir_code kv_hf_write_special(const kv_hf_model *m, const kv_hf_texts *t, uint32_t n_rows, kv_gguf_writer *w,
                                 kvasir_error *err);

@@ -199,24 +199,24 @@ static const json_t *find_step(const json_t *step, const char *type, int depth)
     return NULL;
 }
 
-/* Does a text get a space in front? */
-static bool adds_space(const json_t *root)
+/* Does a piece reach across a "▁"? */
+static bool holds_words_together(const vocab *v)
 {
-    const json_t *meta = find_step(json_object_get(root, "pre_tokenizer"), "Metaspace", 0);
-    const char *scheme = json_string_value(json_object_get(meta, "prepend_scheme"));
-    if (meta && scheme) return strcmp(scheme, "never") != 0;
-    if (meta) return !json_is_false(json_object_get(meta, "add_prefix_space"));
-    return find_step(json_object_get(root, "normalizer"), "Prepend", 0) != NULL;
+    for (uint32_t id = 0; id < v->n; id++)
+        for (size_t at = 1; v->types[id] == NORMAL && at + 3 <= v->tokens[id].len; at++)
+            if (memcmp(v->tokens[id].data + at, "\xe2\x96\x81", 3) == 0) return true;
+    return false;
 }
 
-static void mark_bytes(vocab *v, const char *unk)
+static void mark_bytes(vocab *v, const char *unk, bool byte_fallback)
 {
     unsigned byte;
     int end;
     for (uint32_t id = 0; id < v->n; id++) {
         const kv_str t = v->tokens[id];
         if (v->types[id] == UNUSED) continue;
-        if (t.len == 6 && sscanf(t.data, "<0x%2X>%n", &byte, &end) == 1 && end == 6) v->types[id] = BYTE;
+        const bool is_byte = t.len == 6 && sscanf(t.data, "<0x%2X>%n", &byte, &end) == 1 && end == 6;
+        if (is_byte && byte_fallback) v->types[id] = BYTE;
         if (unk && kv_str_eq(t, kv_str_from(unk))) v->types[id] = UNKNOWN;
     }
 }
@@ -232,15 +232,14 @@ static kvasir_code write_bpe(vocab *v, const json_t *root, kv_gguf_writer *w, kv
                        "%s: key 'pre_tokenizer': no pre-tokenizer that GGUF has a name for", v->file);
     kv_gguf_writer_add_str(w, "tokenizer.ggml.model", KV_STR("gpt2"));
     kv_gguf_writer_add_str(w, "tokenizer.ggml.pre", kv_str_from(name));
-    kv_gguf_writer_add_bool(w, "tokenizer.ggml.add_space_prefix", false);
     return write_merges(v, w, err);
 }
 
-static kvasir_code write_spm(vocab *v, const json_t *root, bool unigram, kv_gguf_writer *w, kvasir_error *err)
+static kvasir_code write_spm(vocab *v, bool unigram, kv_gguf_writer *w, kvasir_error *err)
 {
     const char *unk = NULL;
-    if (find_step(json_object_get(root, "normalizer"), "Precompiled", 0))
-        return kv_fail(err, KVASIR_ERR_UNSUPPORTED, "%s: key 'normalizer': 'Precompiled' cannot be converted", v->file);
+    bool byte_fallback = false;
+    KV_TRY(kv_hf_bool(v->model, "byte_fallback", &byte_fallback, err));
     if (unigram) {
         const json_t *id = json_object_get(v->model.json, "unk_id");
         if (json_is_integer(id) && json_integer_value(id) >= 0 && json_integer_value(id) < v->n) {
@@ -250,16 +249,16 @@ static kvasir_code write_spm(vocab *v, const json_t *root, bool unigram, kv_gguf
         KV_TRY(kv_hf_str(v->model, "unk_token", false, &unk, err));
         KV_TRY(score_by_rank(v, err));
     }
-    mark_bytes(v, unk);
+    mark_bytes(v, unk, byte_fallback);
     kv_gguf_writer_add_str(w, "tokenizer.ggml.model", unigram ? KV_STR("t5") : KV_STR("llama"));
     kv_gguf_writer_add_str(w, "tokenizer.ggml.pre", KV_STR("default"));
     kv_gguf_writer_add_f32_array(w, "tokenizer.ggml.scores", v->scores, v->n);
-    kv_gguf_writer_add_bool(w, "tokenizer.ggml.add_space_prefix", adds_space(root));
     return KVASIR_OK;
 }
 
-static kvasir_code write_all(vocab *v, const json_t *root, kv_gguf_writer *w, kvasir_error *err)
+static kvasir_code write_all(vocab *v, const kv_hf_texts *t, kv_gguf_writer *w, kvasir_error *err)
 {
+    const json_t *root = t->tokenizer.json;
     const json_t *list = json_object_get(v->model.json, "vocab");
     const char *type = NULL;
     KV_TRY(kv_hf_str(v->model, "type", false, &type, err));
@@ -272,7 +271,8 @@ static kvasir_code write_all(vocab *v, const json_t *root, kv_gguf_writer *w, kv
     fill_gaps(v);
     const bool bytes = find_step(json_object_get(root, "pre_tokenizer"), "ByteLevel", 0) ||
                        find_step(json_object_get(root, "decoder"), "ByteLevel", 0);
-    KV_TRY(unigram || !bytes ? write_spm(v, root, unigram, w, err) : write_bpe(v, root, w, err));
+    KV_TRY(kv_hf_write_steps(t, bytes && !unigram, holds_words_together(v), v->n, w, err));
+    KV_TRY(unigram || !bytes ? write_spm(v, unigram, w, err) : write_bpe(v, root, w, err));
     kv_gguf_writer_add_str_array(w, "tokenizer.ggml.tokens", v->tokens, v->n);
     kv_gguf_writer_add_i32_array(w, "tokenizer.ggml.token_type", v->types, v->n);
     return KVASIR_OK;
@@ -289,7 +289,7 @@ kvasir_code kv_hf_write_vocab(const kv_hf_texts *t, uint32_t n_rows, kv_gguf_wri
     v.scores = kv_calloc(n_rows, sizeof *v.scores);
     v.pads = kv_calloc(n_rows, sizeof *v.pads);
     const kvasir_code code = v.tokens && v.types && v.scores && v.pads
-                                 ? write_all(&v, t->tokenizer.json, w, err)
+                                 ? write_all(&v, t, w, err)
                                  : kv_fail_memory(err, n_rows * (sizeof *v.tokens + PAD_BYTES), "the vocabulary");
     kv_free(v.tokens);
     kv_free(v.types);

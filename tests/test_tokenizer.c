@@ -213,6 +213,24 @@ static void space_prefix_is_added_after_specials_and_taken_away_again(void **sta
     tiny_done(&v);
 }
 
+static void blanks_go_where_the_file_or_its_name_says(void **state)
+{
+    (void)state;
+    static tiny v;
+    static const int32_t ids[] = {2, -1, 1 << 30};
+    const char *const names[] = {"Phi 3 Mini 4k Instruct", "microsoft_phi-3.5-mini", "Phi 4", ""};
+    for (size_t i = 0; i < KV_COUNT(names); i++) {
+        tiny_spm_file(&v.f, &v.t);
+        tiny_key_str(&v.f, "general.name", names[i]);
+        if (i == 2) tiny_i32s(&v.f, "tokenizer.ggml.rstrip_token_ids", ids, KV_COUNT(ids));
+        tiny_must_open(&v);
+        if (i < 3) EXPECT(v.vocab, "<s>a</s> \n a", KVASIR_TOKENIZE_SPECIAL, 1, 267, 2, 267);
+        if (i == 3) EXPECT(v.vocab, "</s>\na", KVASIR_TOKENIZE_SPECIAL, 2, 259, 3 + '\n', 260);
+        EXPECT(v.vocab, "<s>\na", KVASIR_TOKENIZE_SPECIAL, 1, 259, 3 + '\n', 260); /* begins a text: takes none */
+        tiny_done(&v);
+    }
+}
+
 static void control_tokens_are_text_unless_asked_for(void **state)
 {
     (void)state;
@@ -487,6 +505,7 @@ int main(void)
         cmocka_unit_test(bpe_merges_by_rank_and_ties_go_left),
         cmocka_unit_test(spm_merges_by_score_and_falls_back_to_bytes),
         cmocka_unit_test(space_prefix_is_added_after_specials_and_taken_away_again),
+        cmocka_unit_test(blanks_go_where_the_file_or_its_name_says),
         cmocka_unit_test(control_tokens_are_text_unless_asked_for),
         cmocka_unit_test(merges_cannot_forge_a_control_token),
         cmocka_unit_test(user_defined_tokens_are_cut_out_always_longest_first),

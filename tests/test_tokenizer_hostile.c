@@ -276,6 +276,12 @@ static void wrong_arrays_are_refused_by_name(void **state)
     tiny_bpe_file(&v.f, &v.t, "gpt-2"); /* an id that is a string */
     tiny_key_str(&v.f, "tokenizer.ggml.eos_token_id", "2");
     refused(&v, 0, "eos_token_id");
+    tiny_spm_file(&v.f, &v.t); /* ids that are a string */
+    tiny_key_str(&v.f, "tokenizer.ggml.lstrip_token_ids", "2");
+    refused(&v, 0, "lstrip_token_ids");
+    tiny_spm_file(&v.f, &v.t);
+    tiny_key_bool(&v.f, "tokenizer.ggml.space_prefix", true);
+    refused(&v, 0, "space_prefix");
 }
 
 static void special_ids_outside_the_vocabulary_are_absent(void **state)

@@ -110,9 +110,9 @@ def convert(tokenizer, what=""):
     return out
 
 
-def same_ids(what, tokenizer, model, seed):
+def same_ids(what, tokenizer, model, among):
     wrong = []
-    for text in texts(seed):
+    for text in among:
         file = os.path.join(WORK.name, "text")
         with open(file, "w", newline="") as f:
             f.write(text)
@@ -124,21 +124,26 @@ def same_ids(what, tokenizer, model, seed):
     return wrong
 
 
+def byte_level(steps, ignore_merges):
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    text = json.loads(tokenizer.to_str())
+    text["pre_tokenizer"] = steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
+    text["decoder"] = BYTES
+    tokenizer = Tokenizer.from_str(json.dumps(text))
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=["<|im_start|>", "<|im_end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(corpus(), trainer)
+    return tokenizer
+
+
 @test
 def byte_level_families_cut_texts_as_their_own_patterns_do():
     from gguf import GGUFReader
     wrong = []
     for i, (name, (steps, ignore_merges)) in enumerate(FAMILIES.items()):
-        tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
-        text = json.loads(tokenizer.to_str())
-        text["pre_tokenizer"] = steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
-        text["decoder"] = BYTES
-        tokenizer = Tokenizer.from_str(json.dumps(text))
-        trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=["<|im_start|>", "<|im_end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-        tokenizer.train_from_iterator(corpus(), trainer)
+        tokenizer = byte_level(steps, ignore_merges)
         model = convert(tokenizer, name)
         assert GGUFReader(model).fields["tokenizer.ggml.pre"].contents() == name.split(" ")[0], name
-        wrong += same_ids(name, tokenizer, model, i)
+        wrong += same_ids(name, tokenizer, model, texts(i))
     assert not wrong, "\n".join(map(str, wrong[:12]))
 
 
@@ -168,27 +173,109 @@ def sentencepiece_like(prepend, seed):
 def sentencepiece_with_byte_fallback_merges_in_the_same_order():
     for prepend in (True, False):
         tokenizer = sentencepiece_like(prepend, 1)
-        wrong = same_ids(f"prepend {prepend}", tokenizer, convert(tokenizer), 77)
+        wrong = same_ids(f"prepend {prepend}", tokenizer, convert(tokenizer), texts(77))
         # "" gets no prefix here, and U+2581 in a text is a space to both.
         assert not wrong, "\n".join(map(str, wrong[:8]))
+
+
+def unigram(byte_fallback):
+    trained = Tokenizer(models.Unigram())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trained.train_from_iterator(corpus(), trainers.UnigramTrainer(vocab_size=600, unk_token="<unk>", special_tokens=["<unk>", "<s>", "</s>"], show_progress=False))
+    pieces = json.loads(trained.to_str())["model"]["vocab"]
+    pieces = [(t, float(np.float32(s))) for t, s in pieces if len(t) > 1 or ord(t) < 0x2600]
+    if byte_fallback:
+        pieces[3:3] = [(f"<0x{b:02X}>", 0.0) for b in range(256)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=byte_fallback))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in ("<unk>", "<s>", "</s>")])
+    return tokenizer
 
 
 @test
 def unigram_takes_the_best_path():
     for byte_fallback in (True, False):
-        trained = Tokenizer(models.Unigram())
-        trained.pre_tokenizer = pre_tokenizers.Metaspace()
-        trained.train_from_iterator(corpus(), trainers.UnigramTrainer(vocab_size=600, unk_token="<unk>", special_tokens=["<unk>", "<s>", "</s>"], show_progress=False))
-        pieces = json.loads(trained.to_str())["model"]["vocab"]
-        pieces = [(t, float(np.float32(s))) for t, s in pieces if len(t) > 1 or ord(t) < 0x2600]
-        if byte_fallback:
-            pieces[3:3] = [(f"<0x{b:02X}>", 0.0) for b in range(256)]
-        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=byte_fallback))
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-        tokenizer.decoder = decoders.Metaspace()
-        tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in ("<unk>", "<s>", "</s>")])
-        wrong = same_ids(f"byte_fallback {byte_fallback}", tokenizer, convert(tokenizer), 5)
+        tokenizer = unigram(byte_fallback)
+        wrong = same_ids(f"byte_fallback {byte_fallback}", tokenizer, convert(tokenizer), texts(5))
         assert not wrong, "\n".join(map(str, wrong[:8]))
+
+
+# <|l|> takes the blanks on its left, <|r|> those on its right, <|b|> both.
+BESIDE = ["<|r|>\n hi <|l|> \n<|b|>  \u3000x", "  a\t<|l|><|l|> <|r|> <s> <|r|>\n\n", "<|b|>", " <|b|> ", "a<|b|>b <|r|>\u2581c <|l|>d", "<s> hi</s> there", "<s>hi", "\u2581a", " a", "  <s>  b", "a\u00a0\u2003<|b|>\u0085 b",
+          "<|r|>\x1cb", "<|b|>\u200bb", "x<|r|> ", "\n<|l|>"]
+
+
+def with_blanks_taken(tokenizer):
+    tokenizer.add_special_tokens([AddedToken("<|l|>", lstrip=True, normalized=False), AddedToken("<|r|>", rstrip=True, normalized=False), AddedToken("<|b|>", lstrip=True, rstrip=True, normalized=False)])
+    return tokenizer
+
+
+@test
+def added_tokens_take_the_blanks_beside_them():
+    for what, tokenizer in (("bytes", byte_level(*FAMILIES["llama-bpe"])), ("sentencepiece", sentencepiece_like(True, 1)), ("unigram", unigram(True))):
+        tokenizer = with_blanks_taken(tokenizer)
+        wrong = same_ids(what, tokenizer, convert(tokenizer, what), BESIDE)
+        assert not wrong, "\n".join(map(str, wrong[:8]))
+
+
+@test
+def a_space_in_front_is_put_where_metaspace_puts_it():
+    for what, tokenizer in (("sentencepiece", sentencepiece_like(False, 1)), ("unigram", unigram(True))):
+        tokenizer = with_blanks_taken(tokenizer)
+        for scheme in ("first", "always", "never"):
+            tokenizer.normalizer = normalizers.Sequence([])
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+            wrong = same_ids(f"{what}, {scheme}", tokenizer, convert(tokenizer, what), BESIDE + SENTENCES[:4])
+            assert not wrong, "\n".join(map(str, wrong[:8]))
+
+
+@test
+def without_byte_fallback_unknown_characters_are_one_token():
+    text = json.loads(sentencepiece_like(True, 1).to_str())
+    for byte_fallback in (True, False):
+        text["model"]["byte_fallback"] = byte_fallback
+        tokenizer = Tokenizer.from_str(json.dumps(text))
+        wrong = same_ids(f"byte_fallback {byte_fallback}", tokenizer, convert(tokenizer), ["ǅʰ中", "<unk>ǅ中<unk>", "a ǅǅb中 中", "<0x41>ǅ"] + texts(6))
+        assert not wrong, "\n".join(map(str, wrong[:8]))
+
+
+@test
+def what_gguf_cannot_say_of_a_text_is_refused():
+    meta = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True}
+    bytes_, pieces = byte_level(*FAMILIES["llama-bpe"]).to_str(), sentencepiece_like(True, 1).to_str()
+    for text, path, value, word in (
+            (bytes_, ["normalizer"], {"type": "Lowercase"}, "Lowercase"),
+            (bytes_, ["normalizer"], {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFKC"}]}, "NFKC"),
+            (bytes_, ["normalizer"], {"type": "Prepend", "prepend": "\u2581"}, "Prepend"),
+            (bytes_, ["pre_tokenizer", "pretokenizers", 1, "add_prefix_space"], True, "add_prefix_space"),
+            (bytes_, ["model", "end_of_word_suffix"], "</w>", "end_of_word_suffix"),
+            (pieces, ["normalizer"], None, "normalizer"),
+            (pieces, ["normalizer", "normalizers", 1, "content"], "_", "Replace"),
+            (pieces, ["pre_tokenizer"], {"type": "Digits", "individual_digits": True}, "Digits"),
+            (pieces, ["pre_tokenizer"], {"type": "Split", "pattern": {"Regex": "[0-9]"}, "behavior": "Isolated", "invert": False}, "Split"),
+            (pieces, ["pre_tokenizer"], {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, meta]}, "WhitespaceSplit")):
+        tokenizer = json.loads(text)
+        at = tokenizer
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = value
+        try:
+            convert(Tokenizer.from_str(json.dumps(tokenizer)), word)
+        except AssertionError as error:
+            assert word in error.args[0][1].decode() and "tokenizer.json" in error.args[0][1].decode(), error
+        else:
+            raise AssertionError(f"{word} was taken")
+    # What is cut at each "\u2581" never holds two words together; here one piece would.
+    tokenizer = json.loads(pieces)
+    tokenizer["model"]["vocab"]["a\u2581b"] = len(tokenizer["model"]["vocab"])
+    tokenizer["pre_tokenizer"] = meta
+    try:
+        convert(Tokenizer.from_str(json.dumps(tokenizer)))
+    except AssertionError as error:
+        assert "Metaspace" in error.args[0][1].decode(), error
+    else:
+        raise AssertionError("Metaspace was taken")
 
 
 run_tests(TESTS, [(KVASIR, "make")])

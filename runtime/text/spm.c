@@ -10,13 +10,11 @@
 #include "text/utf8.h"
 #include "text/vocab_internal.h"
 
-static const char escaped_space[3] = {(char)0xE2, (char)0x96, (char)0x81}; /* U+2581 */
-
 size_t kv_spm_decode(kv_str text, char *buf, size_t cap)
 {
     size_t n = 0;
     for (size_t pos = 0; pos < text.len; n++) {
-        bool space = text.len - pos >= 3 && memcmp(text.data + pos, escaped_space, 3) == 0;
+        bool space = text.len - pos >= 3 && memcmp(text.data + pos, KV_ESCAPED_SPACE, 3) == 0;
         if (n < cap) buf[n] = space ? ' ' : text.data[pos];
         pos += space ? 3 : 1;
     }
@@ -68,12 +66,20 @@ static uint32_t pair_score(const void *ctx, const kv_symbol *left, const kv_symb
     return priority_of_score(vocab->scores == NULL ? 0 : kv_gguf_item_f64(vocab->scores, (uint64_t)*token));
 }
 
-/* A character that is no token: its bytes if the vocabulary has them all, else one unknown. */
+/* Unknown characters side by side are one token, as in SentencePiece. */
+static bool add_unknown(kv_tokenizing *t)
+{
+    const kvasir_token unk = t->vocab->unk;
+    const bool is_one_more = t->out.n > t->fragment && t->out.items[t->out.n - 1] == unk;
+    return unk < 0 || is_one_more || kv_token_list_add(&t->out, unk);
+}
+
+/* A character that is no token: its bytes if the vocabulary has them all, else an unknown. */
 bool kv_spm_add_bytes(kv_tokenizing *t, const char *text, size_t len)
 {
     const kvasir_token *byte_token = t->index->byte_token;
     for (size_t i = 0; i < len; i++) {
-        if (byte_token[(uint8_t)text[i]] < 0) return t->vocab->unk < 0 || kv_token_list_add(&t->out, t->vocab->unk);
+        if (byte_token[(uint8_t)text[i]] < 0) return add_unknown(t);
     }
     for (size_t i = 0; i < len; i++) {
         if (!kv_token_list_add(&t->out, byte_token[(uint8_t)text[i]])) return false;
@@ -125,13 +131,14 @@ kvasir_code kv_spm_fragment(kv_tokenizing *t, const char *text, size_t len, bool
         t->cap_scratch = n_escaped;
     }
     size_t n = 0;
+    t->fragment = t->out.n;
     if (space_prefix) {
-        memcpy(t->scratch, escaped_space, 3);
+        memcpy(t->scratch, KV_ESCAPED_SPACE, 3);
         n = 3;
     }
     for (size_t i = 0; i < len; i++) {
         if (text[i] == ' ') {
-            memcpy(t->scratch + n, escaped_space, 3);
+            memcpy(t->scratch + n, KV_ESCAPED_SPACE, 3);
             n += 3;
         } else {
             t->scratch[n++] = text[i];

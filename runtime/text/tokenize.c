@@ -5,14 +5,11 @@
 #include "base/alloc.h"
 #include "text/vocab_internal.h"
 
-static kvasir_code tokenize_fragment(kv_tokenizing *t, const char *text, size_t len, bool after_special,
-                                     kvasir_error *err)
+static kvasir_code tokenize_fragment(kv_tokenizing *t, const char *text, size_t len, bool is_first, kvasir_error *err)
 {
     if (len == 0) return KVASIR_OK;
     if (t->vocab->kind == KV_VOCAB_BPE) return kv_bpe_fragment(t, text, len, err);
-    /* Unigram's own preparation ("Metaspace") adds no second space. */
-    const bool has_space = t->vocab->kind == KV_VOCAB_UNIGRAM && text[0] == ' ';
-    return kv_spm_fragment(t, text, len, after_special && t->vocab->add_space_prefix && !has_space, err);
+    return kv_spm_fragment(t, text, len, kv_spaces_prefix(t->vocab, text, len, is_first), err);
 }
 
 static kvasir_code add_token(kv_tokenizing *t, kvasir_token token, kvasir_error *err)
@@ -26,17 +23,20 @@ static kvasir_code tokenize_all(kv_tokenizing *t, const char *text, size_t len, 
     bool control = (flags & KVASIR_TOKENIZE_SPECIAL) != 0;
     bool ends = (flags & KVASIR_TOKENIZE_BOS) != 0;
     if (ends && vocab->add_bos && vocab->bos >= 0) KV_TRY(add_token(t, vocab->bos, err));
-    size_t done = 0;
-    bool after_special = true; /* the start of the text counts as one */
-    while (done < len) {
-        size_t begin = len, end = len;
-        kvasir_token token = -1;
-        bool found = kv_special_find(vocab, &t->index->special, text, len, done, control, &begin, &end, &token);
-        KV_TRY(tokenize_fragment(t, text + done, begin - done, after_special, err));
-        if (found) KV_TRY(add_token(t, token, err));
-        after_special = true;
+    /* Blanks that a token takes on its right may hold another token: it is looked for behind the first one's text. */
+    size_t done = 0, from = 0, begin, end, blanks = 0; /* blanks: where the last ones that were taken end */
+    kvasir_token token;
+    while (kv_special_find(vocab, &t->index->special, text, len, from, control, &begin, &end, &token)) {
+        const unsigned strip = vocab->strips ? vocab->strips[token] : 0;
+        from = end;
+        if (strip & KV_STRIP_LEFT) begin = kv_spaces_skip_back(text, kv_min_size(done, begin), begin);
+        if (strip & KV_STRIP_RIGHT && blanks < end) blanks = kv_spaces_skip(text, len, end);
+        if (strip & KV_STRIP_RIGHT) end = blanks;
+        if (begin > done) KV_TRY(tokenize_fragment(t, text + done, begin - done, done == 0, err));
+        KV_TRY(add_token(t, token, err));
         done = end;
     }
+    KV_TRY(tokenize_fragment(t, text + done, len - done, done == 0, err));
     if (ends && vocab->add_eos && vocab->eos >= 0) KV_TRY(add_token(t, vocab->eos, err));
     return KVASIR_OK;
 }

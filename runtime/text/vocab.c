@@ -122,9 +122,8 @@ kv_token_type kv_vocab_type(const kv_vocab *vocab, kvasir_token token)
 
 static bool is_integer(kv_gguf_type type) { return type <= KV_GGUF_I32 || type == KV_GGUF_U64 || type == KV_GGUF_I64; }
 
-/* An array of at least n_tokens numbers, or NULL when the key is absent. */
-static kvasir_code find_numbers(const kv_gguf *gguf, const char *key, bool floats, uint32_t n_tokens,
-                                const kv_gguf_kv **out, kvasir_error *err)
+kvasir_code kv_vocab_find_numbers(const kv_gguf *gguf, const char *key, bool floats, uint32_t n_tokens,
+                                  const kv_gguf_kv **out, kvasir_error *err)
 {
     const kv_gguf_kv *kv = kv_gguf_find(gguf, key);
     if (kv == NULL) return KVASIR_OK;
@@ -251,7 +250,7 @@ static kvasir_token named_token(const kvasir_token named[N_KNOWN], const char *t
 static kvasir_code read_ends(const kv_gguf *gguf, kv_vocab *vocab, kvasir_error *err)
 {
     const kv_gguf_kv *ids = NULL;
-    KV_TRY(find_numbers(gguf, "tokenizer.ggml.eos_token_ids", false, 0, &ids, err));
+    KV_TRY(kv_vocab_find_numbers(gguf, "tokenizer.ggml.eos_token_ids", false, 0, &ids, err));
     for (uint64_t i = 0; ids != NULL && i < ids->count && i < MAX_ENDS; i++) {
         const int64_t id = kv_gguf_item_i64(ids, i);
         if (id >= 0 && id < vocab->n_tokens) add_eog(vocab, (kvasir_token)id);
@@ -296,7 +295,7 @@ static kvasir_code read_special(const kv_gguf *gguf, kv_vocab *vocab, const kvas
     KV_TRY(read_ends(gguf, vocab, err));
     KV_TRY(kv_gguf_get_bool(gguf, "tokenizer.ggml.add_bos_token", false, &vocab->add_bos, err));
     KV_TRY(kv_gguf_get_bool(gguf, "tokenizer.ggml.add_eos_token", false, &vocab->add_eos, err));
-    return kv_gguf_get_bool(gguf, "tokenizer.ggml.add_space_prefix", false, &vocab->add_space_prefix, err);
+    return kv_spaces_read(gguf, vocab, err);
 }
 
 static kvasir_code open_bpe(const kv_gguf *gguf, kv_vocab *vocab, kvasir_error *err)
@@ -328,7 +327,7 @@ static kvasir_code open_bpe(const kv_gguf *gguf, kv_vocab *vocab, kvasir_error *
 
 static kvasir_code open_spm(const kv_gguf *gguf, kv_vocab *vocab, kvasir_error *err)
 {
-    KV_TRY(find_numbers(gguf, "tokenizer.ggml.scores", true, vocab->n_tokens, &vocab->scores, err));
+    KV_TRY(kv_vocab_find_numbers(gguf, "tokenizer.ggml.scores", true, vocab->n_tokens, &vocab->scores, err));
     const bool unigram = vocab->kind == KV_VOCAB_UNIGRAM;
     snprintf(vocab->describe, sizeof vocab->describe, unigram ? "t5 (unigram)" : "llama");
     vocab->add_bos = !unigram;
@@ -381,7 +380,7 @@ static kvasir_code read_all(const kv_gguf *gguf, uint32_t n_vocab, kv_vocab *voc
     }
     kvasir_token named[N_KNOWN];
     KV_TRY(read_tokens(vocab, named, err));
-    KV_TRY(find_numbers(gguf, "tokenizer.ggml.token_type", false, vocab->n_tokens, &vocab->types, err));
+    KV_TRY(kv_vocab_find_numbers(gguf, "tokenizer.ggml.token_type", false, vocab->n_tokens, &vocab->types, err));
     if (vocab->kind == KV_VOCAB_BPE) KV_TRY(open_bpe(gguf, vocab, err));
     if (vocab->kind == KV_VOCAB_SPM || vocab->kind == KV_VOCAB_UNIGRAM) KV_TRY(open_spm(gguf, vocab, err));
     if (vocab->kind == KV_VOCAB_UNSUPPORTED) {
@@ -422,6 +421,7 @@ void kv_vocab_close(kv_vocab *vocab)
     kv_index_free(atomic_load(&vocab->index));
     pthread_mutex_destroy(&vocab->building);
     kv_free(vocab->offsets);
+    kv_free(vocab->strips);
     kv_free(vocab->chat_template);
     kv_free(vocab);
 }

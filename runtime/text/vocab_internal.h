@@ -3,8 +3,8 @@
  *   kv_vocab   made by open: an offset per token into the mapped file, special ids, flags. Immutable.
  *   kv_index   made by the first tokenize: hash of texts, merges, special tokens, patterns. Immutable once there.
  *
- * vocab.c opens; index.c builds and finds; special.c cuts special tokens out; bpe.c, spm.c and unigram.c turn fragments into ids;
- * tokenize.c drives them; detokenize.c goes back. */
+ * vocab.c opens; index.c builds and finds; special.c cuts special tokens out, spaces.c the blanks beside them; bpe.c, spm.c and unigram.c
+ * turn fragments into ids; tokenize.c drives them; detokenize.c goes back. */
 #ifndef KV_TEXT_VOCAB_INTERNAL_H
 #define KV_TEXT_VOCAB_INTERNAL_H
 
@@ -34,6 +34,17 @@ typedef enum kv_vocab_kind {
     KV_VOCAB_UNSUPPORTED, /* some other tokenizer: the model runs on token ids alone */
 } kv_vocab_kind;
 
+/* Which stretches of text between special tokens get a space in front. */
+typedef enum kv_space_prefix {
+    KV_PREFIX_ALL,
+    KV_PREFIX_WORDS, /* those that do not begin with one */
+    KV_PREFIX_TEXT,  /* of those the one that the text begins with */
+} kv_space_prefix;
+
+enum { KV_STRIP_LEFT = 1, KV_STRIP_RIGHT = 2 };
+
+#define KV_ESCAPED_SPACE "\xE2\x96\x81" /* U+2581, SentencePiece's space */
+
 enum {
     KV_MAX_TOKEN_TEXT = 512, /* longer texts are never the result of merging: bounds the cost of a hostile vocabulary */
     KV_MAX_SPECIAL_TEXT = 256, /* longer ones are never cut out of text, for the same reason */
@@ -53,6 +64,8 @@ struct kv_vocab {
     const kv_pre_rule *pre;
     kvasir_token bos, eos, eot, eom, unk, pad;
     bool add_bos, add_eos, add_space_prefix;
+    kv_space_prefix space_prefix; /* where add_space_prefix */
+    uint8_t *strips; /* [n_tokens] KV_STRIP_: sides on which a special token takes the blanks; NULL: none does */
     kvasir_token eog[KV_MAX_EOG];
     size_t n_eog;
     kvasir_token forced_control[KV_MAX_FORCED]; /* control by name, whatever the file calls them */
@@ -68,6 +81,20 @@ struct kv_vocab {
 kv_token_type kv_vocab_type(const kv_vocab *vocab, kvasir_token token);
 /* The byte that a text like <0x0A> stands for, or -1. */
 int kv_vocab_byte_of(kv_str text);
+
+/* An array of at least n_tokens numbers; *out stays when the key is absent. Errors: FORMAT. */
+kvasir_code kv_vocab_find_numbers(const kv_gguf *gguf, const char *key, bool floats, uint32_t n_tokens,
+                                  const kv_gguf_kv **out, kvasir_error *err);
+
+/* ---- spaces.c ---- */
+
+/* What the file says of blanks; the types of tokens are known by then. Errors: FORMAT, MEMORY. */
+kvasir_code kv_spaces_read(const kv_gguf *gguf, kv_vocab *vocab, kvasir_error *err);
+/* Whether the stretch text[0..len), len >= 1, gets a space in front. `is_first`: the whole text begins with it. */
+bool kv_spaces_prefix(const kv_vocab *vocab, const char *text, size_t len, bool is_first);
+/* The end of the blanks that begin at `at`; the begin of those that end there, `from` at least. */
+size_t kv_spaces_skip(const char *text, size_t len, size_t at);
+size_t kv_spaces_skip_back(const char *text, size_t from, size_t at);
 
 /* ---- special.c ---- */
 
@@ -142,6 +169,7 @@ typedef struct kv_tokenizing {
     const kv_index *index;
     kv_merger merger;
     kv_token_list out;
+    size_t fragment;          /* SPM, Unigram: tokens before those of this fragment */
     kv_lattice_node *lattice; /* Unigram: places of a chunk */
     size_t cap_lattice;
     char *scratch; /* SPM: escaped text; BPE: a piece in byte-level characters */
