@@ -241,6 +241,11 @@ static void strings_count_characters(void **state)
            "\"ab\n\"");
     SCHEMA("{\"type\":\"string\",\"pattern\":\"^[A-Z]{2,3}-\\\\d+$\"}", "\"AB-1\"", "\"ABC-123\"", NULL, "\"A-1\"",
            "\"AB-\"", "\"xAB-1\"", "\"AB-1x\"");
+    SCHEMA("{\"type\":\"string\",\"pattern\":\"^\\\\S+$\"}", "\"\xc3\x85se\"", "\"\xf0\x9f\x98\x80\"", NULL,
+           "\"a\xc2\xa0\"", "\"a b\"", "\"\xe3\x80\x80\"");
+    SCHEMA("{\"type\":\"string\",\"pattern\":\"^[^\\\\d\\\\s]\\\\D$\"}", "\"\xc3\xa9!\"",
+           "\"\xe6\x97\xa5\xe6\x9c\xac\"", NULL, "\"\xd9\xa3!\"", "\"a\xd9\xa3\"", "\"3a\"", "\" a\"");
+    SCHEMA("{\"type\":\"string\",\"pattern\":\"^[\\\\s\\\\S]$\"}", "\"\xc3\xa9\"", "\" \"", NULL, "\"\"");
     SCHEMA("{\"type\":\"string\",\"pattern\":\"a|^b$\"}", "\"xax\"", "\"b\"", NULL, "\"xb\"", "\"\"");
     SCHEMA("{\"type\":\"string\",\"pattern\":\"^a+$\",\"minLength\":2,\"maxLength\":4}", "\"aa\"", "\"aaaa\"", NULL,
            "\"a\"", "\"aaaaa\"", "\"ab\"");

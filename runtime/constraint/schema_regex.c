@@ -71,28 +71,52 @@ void kv_schema_key(kv_schema *s, const char *text, size_t len)
 
 /* ---- sets ------------------------------------------------------------------------------------------------- */
 
-/* \d \w \s and their complements within ASCII; false: c is none of them. */
-static bool shorthand(kv_charset *set, char c)
+static bool is_shorthand(char c) { return c != '\0' && strchr("dswDSW", c) != NULL; }
+
+/* Adds \d, \w, \s or a complement; false: out of memory. Beyond ASCII validators differ: ECMAScript's \d are ten digits,
+ * Python's are all scripts'. What is written must match for all, so there are two sets: what surely is one, and what may be one. A complement
+ * is what may not. */
+static bool shorthand(kv_charset *set, char c, bool may_be)
 {
-    static const kv_char_range digit[] = {{'0', '9'}}, word[] = {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}},
-                               space[] = {{'\t', '\t'}, {'\n', '\n'}, {' ', ' '}},
-                               no_digit[] = {{0x20, '/'}, {':', 0x7E}},
-                               no_word[] = {{0x20, '/'}, {':', '@'}, {'[', '^'}, {'`', '`'}, {'{', 0x7E}},
-                               no_space[] = {{0x21, 0x7E}};
     static const struct {
         char name;
-        const kv_char_range *ranges;
-        size_t n;
-    } rows[] = {{'d', digit, KV_COUNT(digit)},     {'w', word, KV_COUNT(word)},
-                {'s', space, KV_COUNT(space)},     {'D', no_digit, KV_COUNT(no_digit)},
-                {'W', no_word, KV_COUNT(no_word)}, {'S', no_space, KV_COUNT(no_space)}};
+        bool may_be;
+        kv_char_range ranges[12];
+    } rows[] = {
+        {'d', false, {{'0', '9'}}},
+        {'d', true, {{'0', '9'}, {0x660, 0x3000}, {0xA620, 0xABFF}, {0xD7A4, 0x1EFFF}, {0x1FBF0, KV_MAX_CHAR}}},
+        {'w', false, {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}}},
+        {'w', true, {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}, {0x7F, KV_MAX_CHAR}}},
+        {'s', false, {{'\t', '\t'}, {'\n', '\n'}, {' ', ' '}}},
+        {'s',
+         true,
+         {{'\t', '\r'},
+          {0x1C, ' '},
+          {0x85, 0x85},
+          {0xA0, 0xA0},
+          {0x1680, 0x1680},
+          {0x180E, 0x180E},
+          {0x2000, 0x200B},
+          {0x2028, 0x2029},
+          {0x202F, 0x202F},
+          {0x205F, 0x205F},
+          {0x3000, 0x3000},
+          {0xFEFF, 0xFEFF}}},
+    };
+    const bool is_complement = c == 'D' || c == 'W' || c == 'S';
+    const char name = is_complement ? (char)(c | 0x20) : c;
+    kv_charset part = {0};
+    bool ok = true;
     for (size_t i = 0; i < KV_COUNT(rows); i++) {
-        if (rows[i].name != c) continue;
-        for (size_t k = 0; k < rows[i].n; k++)
-            if (!kv_charset_add(set, rows[i].ranges[k].lo, rows[i].ranges[k].hi)) return false;
-        return true;
+        if (rows[i].name != name || rows[i].may_be != (may_be != is_complement)) continue;
+        for (size_t k = 0; k < KV_COUNT(rows[i].ranges) && rows[i].ranges[k].hi && ok; k++)
+            ok = kv_charset_add(&part, rows[i].ranges[k].lo, rows[i].ranges[k].hi);
     }
-    return false;
+    if (ok && is_complement) ok = kv_charset_negate(&part);
+    if (ok && is_complement && !may_be) ok = kv_charset_remove(&part, 0, 0x1F) && kv_charset_remove(&part, 0x7F, 0x9F);
+    for (size_t i = 0; i < part.n && ok; i++) ok = kv_charset_add(set, part.ranges[i].lo, part.ranges[i].hi);
+    kv_charset_deinit(&part);
+    return ok;
 }
 
 static bool hex(regex *r, int n, uint32_t *cp)
@@ -133,13 +157,14 @@ static bool character(regex *r, uint32_t *cp)
     return true;
 }
 
-static bool class_items(regex *r, kv_charset *set, bool *has_shorthand)
+/* A set that is negated holds all that may be in it. */
+static bool class_items(regex *r, kv_charset *set, bool is_negated)
 {
     for (bool first = true; r->at < r->end && (*r->at != ']' || first); first = false) {
         if (*r->at == ']') return fail(r, "a character class is empty");
-        if (*r->at == '\\' && r->at + 1 < r->end && shorthand(set, r->at[1])) {
+        if (*r->at == '\\' && r->at + 1 < r->end && is_shorthand(r->at[1])) {
+            if (!shorthand(set, r->at[1], is_negated)) return kv_build_fail_memory(r->s->b);
             r->at += 2;
-            *has_shorthand = true;
             continue;
         }
         uint32_t lo, hi;
@@ -160,14 +185,12 @@ static bool class_items(regex *r, kv_charset *set, bool *has_shorthand)
 static bool class(regex *r)
 {
     kv_charset set = {0};
-    bool has_shorthand = false;
     r->at++;
     const bool is_negated = peek(r) == '^';
     if (is_negated) r->at++;
-    bool ok = class_items(r, &set, &has_shorthand);
+    bool ok = class_items(r, &set, is_negated);
     if (ok && is_negated) {
         ok = kv_charset_negate(&set) && kv_charset_remove(&set, 0, 0x1F);
-        if (ok && has_shorthand) ok = kv_charset_remove(&set, 0x7F, KV_MAX_CHAR);
         if (!ok) kv_build_fail_memory(r->s->b);
     }
     if (ok) one_of_chars(r->s, &set);
@@ -282,9 +305,10 @@ static bool item(regex *r, bool in_group)
     default:
         break;
     }
-    if (*r->at == '\\' && r->at + 1 < r->end && shorthand(&set, r->at[1])) {
+    if (*r->at == '\\' && r->at + 1 < r->end && is_shorthand(r->at[1])) {
+        const bool ok = shorthand(&set, r->at[1], false);
         r->at += 2;
-        return set_item(r, &set, true) && suffix(r);
+        return set_item(r, &set, ok) && suffix(r);
     }
     if (!character(r, &cp)) return false;
     return set_item(r, &set, kv_charset_add(&set, cp, cp)) && suffix(r);
