@@ -171,6 +171,7 @@ KVASIR_API kvasir_code kvasir_attention_report(const char *path, const kvasir_at
 enum {
     KVASIR_TOKENIZE_BOS = 1,     /* add BOS (and EOS) where the model says so */
     KVASIR_TOKENIZE_SPECIAL = 2, /* parse special tokens in the text; without it they are plain text */
+    KVASIR_TOKENIZE_FURTHER = 4, /* the text continues another: no space is put in front, where the model has that */
 };
 
 /* Text to token ids. `*tokens` is allocated (kvasir_free), `*n_tokens` ids. Linearithmic in len.

@@ -204,6 +204,7 @@ static void space_prefix_is_added_after_specials_and_taken_away_again(void **sta
     EXPECT(v.vocab, "a", KVASIR_TOKENIZE_BOS, 1, 267);
     EXPECT(v.vocab, "a<s>a", KVASIR_TOKENIZE_SPECIAL, 267, 1, 267);
     EXPECT(v.vocab, "", KVASIR_TOKENIZE_BOS, 1);
+    EXPECT(v.vocab, "a<s>a", KVASIR_TOKENIZE_SPECIAL | KVASIR_TOKENIZE_FURTHER, 260, 1, 267);
     const kvasir_token ids[] = {1, 267, 260};
     expect_text(v.vocab, ids, 3, false, "aa", 2);
     expect_text(v.vocab, ids, 3, true, "<s> aa", 6);

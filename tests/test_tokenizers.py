@@ -3,7 +3,7 @@
 
     KVASIR=./kvasir python3 tests/test_tokenizers.py [word in the test's name]
 """
-import json, os, random, struct, subprocess, tempfile
+import json, os, random, re, struct, subprocess, tempfile
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -228,6 +228,18 @@ def a_space_in_front_is_put_where_metaspace_puts_it():
             tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
             wrong = same_ids(f"{what}, {scheme}", tokenizer, convert(tokenizer, what), BESIDE + SENTENCES[:4])
             assert not wrong, "\n".join(map(str, wrong[:8]))
+
+
+@test
+def a_further_turn_of_chat_gets_no_space_in_front():
+    tokenizer = sentencepiece_like(True, 1)
+    model = convert(tokenizer)
+    done = subprocess.run([KVASIR, "chat", "-m", model, "-n", "2", "--temp", "0", "--draft-max", "0"], input="one\ntwo\n", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    costs = [int(n) for n in re.findall(r"\[prompt (\d+) tokens", done.stderr)]
+    further = "\nUser: two\nAssistant:"  # of a model without a template
+    ids = tokenizer.encode("o" + further, add_special_tokens=False).ids[len(tokenizer.encode("o", add_special_tokens=False).ids):]
+    assert costs[1:] == [len(ids) + 1], (costs, len(ids))  # and the last token of the reply
 
 
 @test

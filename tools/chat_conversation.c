@@ -183,7 +183,8 @@ static kvasir_code append_tokens(kv_conversation *c, size_t at, const char *text
 {
     kvasir_token *ids = NULL, *begin = NULL;
     size_t n = 0, n_begin = 0;
-    kvasir_code code = kvasir_tokenize(c->model, text, len, KVASIR_TOKENIZE_SPECIAL, &ids, &n, err);
+    const unsigned flags = KVASIR_TOKENIZE_SPECIAL | (at > 0 ? KVASIR_TOKENIZE_FURTHER : 0u);
+    kvasir_code code = kvasir_tokenize(c->model, text, len, flags, &ids, &n, err);
     if (code != KVASIR_OK) return code;
     kvasir_token bos = kvasir_special_token(c->model, KVASIR_TOKEN_BOS);
     bool wants_bos = at == 0 && bos >= 0 && (n == 0 || ids[0] != bos);

@@ -9,7 +9,8 @@ static kvasir_code tokenize_fragment(kv_tokenizing *t, const char *text, size_t 
 {
     if (len == 0) return KVASIR_OK;
     if (t->vocab->kind == KV_VOCAB_BPE) return kv_bpe_fragment(t, text, len, err);
-    return kv_spm_fragment(t, text, len, kv_spaces_prefix(t->vocab, text, len, is_first), err);
+    const bool continues = is_first && t->continues;
+    return kv_spm_fragment(t, text, len, !continues && kv_spaces_prefix(t->vocab, text, len, is_first), err);
 }
 
 static kvasir_code add_token(kv_tokenizing *t, kvasir_token token, kvasir_error *err)
@@ -23,6 +24,7 @@ static kvasir_code tokenize_all(kv_tokenizing *t, const char *text, size_t len, 
     bool control = (flags & KVASIR_TOKENIZE_SPECIAL) != 0;
     bool ends = (flags & KVASIR_TOKENIZE_BOS) != 0;
     if (ends && vocab->add_bos && vocab->bos >= 0) KV_TRY(add_token(t, vocab->bos, err));
+    t->continues = (flags & KVASIR_TOKENIZE_FURTHER) != 0;
     /* Blanks that a token takes on its right may hold another token: it is looked for behind the first one's text. */
     size_t done = 0, from = 0, begin, end, blanks = 0; /* blanks: where the last ones that were taken end */
     kvasir_token token;

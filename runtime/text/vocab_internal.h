@@ -169,6 +169,7 @@ typedef struct kv_tokenizing {
     const kv_index *index;
     kv_merger merger;
     kv_token_list out;
+    bool continues;           /* KVASIR_TOKENIZE_FURTHER */
     size_t fragment;          /* SPM, Unigram: tokens before those of this fragment */
     kv_lattice_node *lattice; /* Unigram: places of a chunk */
     size_t cap_lattice;
