@@ -1,7 +1,7 @@
 /* hf_steps.c - what tokenizer.json does to a text before it is cut: said by keys where there are some, else refused.
  *
  *     normalizer                  Prepend "▁", Replace " " by "▁"     SentencePiece's way to say it
- *                                 NFC                                 GGUF's readers leave it out, here too
+ *                                 NFC                                 tokenizer.ggml.unicode_form (text/nfc.c)
  *     pre_tokenizer               Metaspace                           where it puts its "▁": tokenizer.ggml.space_prefix (text/spaces.c)
  *     added_tokens                lstrip, rstrip                      tokenizer.ggml.lstrip_token_ids, rstrip_token_ids
  *     anything else               -                                   a text would become other tokens, and nobody would notice */
@@ -14,6 +14,7 @@ enum { MAX_DEPTH = 8 };
 /* What the steps of a tokenizer do, as far as it is not refused. */
 typedef struct steps {
     const char *file;
+    bool is_nfc;
     bool has_bytes;               /* ByteLevel; else SentencePiece's kinds */
     bool prepends, replaces;      /* the normalizer's "▁" in front, and for spaces */
     bool has_meta, meta_cuts;     /* Metaspace, which cuts at each "▁" */
@@ -44,7 +45,11 @@ static kvasir_code read_normalizer(steps *s, const json_t *step, int depth, kvas
     const char *type = type_of(step);
     size_t i;
     json_t *inner;
-    if (!json_is_object(step) || strcmp(type, "NFC") == 0) return KVASIR_OK;
+    if (!json_is_object(step)) return KVASIR_OK;
+    if (strcmp(type, "NFC") == 0) {
+        s->is_nfc = true;
+        return KVASIR_OK;
+    }
     if (strcmp(type, "Sequence") == 0 && depth < MAX_DEPTH) {
         json_array_foreach(json_object_get(step, "normalizers"), i, inner)
             KV_TRY(read_normalizer(s, inner, depth + 1, err));
@@ -138,6 +143,7 @@ kvasir_code kv_hf_write_steps(const kv_hf_texts *t, bool has_bytes, bool is_join
     KV_TRY(check(&s, t, is_joined, err));
     KV_TRY(write_flagged(root, n, "lstrip", "tokenizer.ggml.lstrip_token_ids", w, err));
     KV_TRY(write_flagged(root, n, "rstrip", "tokenizer.ggml.rstrip_token_ids", w, err));
+    if (s.is_nfc) kv_gguf_writer_add_str(w, "tokenizer.ggml.unicode_form", KV_STR("NFC"));
     const bool meta_adds = s.has_meta && strcmp(s.scheme, "never") != 0;
     kv_gguf_writer_add_bool(w, "tokenizer.ggml.add_space_prefix", s.prepends || meta_adds);
     if (meta_adds && !s.prepends) kv_gguf_writer_add_str(w, "tokenizer.ggml.space_prefix", kv_str_from(s.scheme));

@@ -301,6 +301,33 @@ static void special_ids_outside_the_vocabulary_are_absent(void **state)
     tiny_done(&v);
 }
 
+static void marks_without_end_and_broken_text_are_composed_no_further(void **state)
+{
+    (void)state;
+    static tiny v;
+    tiny_bpe_file(&v.f, &v.t, "gpt-2");
+    tiny_key_str(&v.f, "tokenizer.ggml.unicode_form", "NFC");
+    tiny_must_open(&v);
+    EXPECT(v.vocab, "e\xcc\x81", 0, 0xC3, 0xA9);
+    EXPECT(v.vocab,
+           "\xff"
+           "e\xcc\x81",
+           0, 0xFF, 0xC3, 0xA9);
+    EXPECT(v.vocab, "e\xcc\x81\xff", 0, 'e', 0xCC, 0x81, 0xFF);
+    /* Marks in the wrong order: to sort them by insertion takes hours. */
+    enum { N = 1 << 22 };
+    char *text = repeat("\xcc\x81\xcc\xa3", N);
+    kvasir_token *tokens = NULL;
+    size_t n = 0;
+    assert_int_equal(kv_vocab_tokenize(v.vocab, text, N, 0, &tokens, &n, NULL), KVASIR_OK);
+    assert_int_equal(n, N);
+    assert_int_equal(tokens[0], 0xCC);
+    assert_int_equal(tokens[1], 0x81);
+    kvasir_free(tokens);
+    free(text);
+    tiny_done(&v);
+}
+
 static void malformed_merges_are_skipped(void **state)
 {
     (void)state;
@@ -476,6 +503,7 @@ int main(void)
         cmocka_unit_test(threads_may_race_to_build_the_index),
         cmocka_unit_test(wrong_arrays_are_refused_by_name),
         cmocka_unit_test(special_ids_outside_the_vocabulary_are_absent),
+        cmocka_unit_test(marks_without_end_and_broken_text_are_composed_no_further),
         cmocka_unit_test(malformed_merges_are_skipped),
         cmocka_unit_test(of_duplicate_tokens_the_first_wins),
         cmocka_unit_test(nan_scores_merge_last),

@@ -231,6 +231,20 @@ def a_space_in_front_is_put_where_metaspace_puts_it():
 
 
 @test
+def form_c_is_made_where_the_tokenizer_makes_it():
+    dice = random.Random(3)
+    marks = ["e\u0301", "a\u0323\u0302", "a\u0302\u0323", "\u1112\u1161\u11ab", "\uac00\u11a8", "o\u0328\u0304", "\u09c7\u09be", "\u0915\u093c", "\u212b", "\u2126", "\ufb1d", "\u0344", "q\u0307\u0323", "\u0301", "c\u0327", "\u30ab\u3099",
+             "\U0001d15e", "\u2adc", "x", " ", "中", "1", "é", "<|im_end|>", "\n", "ß"]
+    among = ["".join(dice.choice(marks) for _ in range(dice.randint(1, 12))) for _ in range(60)] + SENTENCES
+    for what, tokenizer in (("bytes", byte_level(*FAMILIES["qwen2"])), ("sentencepiece", sentencepiece_like(True, 1))):
+        text = json.loads(tokenizer.to_str())
+        text["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}] + (text["normalizer"] or {"normalizers": []})["normalizers"]}
+        tokenizer = Tokenizer.from_str(json.dumps(text))
+        wrong = same_ids(what, tokenizer, convert(tokenizer, what), among)
+        assert not wrong, "\n".join(map(str, wrong[:8]))
+
+
+@test
 def a_further_turn_of_chat_gets_no_space_in_front():
     tokenizer = sentencepiece_like(True, 1)
     model = convert(tokenizer)

@@ -8,6 +8,7 @@
 static kvasir_code tokenize_fragment(kv_tokenizing *t, const char *text, size_t len, bool is_first, kvasir_error *err)
 {
     if (len == 0) return KVASIR_OK;
+    if (t->vocab->is_nfc) KV_TRY(kv_nfc_fragment(t, &text, &len, err));
     if (t->vocab->kind == KV_VOCAB_BPE) return kv_bpe_fragment(t, text, len, err);
     const bool continues = is_first && t->continues;
     return kv_spm_fragment(t, text, len, !continues && kv_spaces_prefix(t->vocab, text, len, is_first), err);
@@ -64,6 +65,8 @@ kvasir_code kv_vocab_tokenize(const kv_vocab *vocab, const char *text, size_t le
                                            : tokenize_all(&t, text, len, flags, err);
     kv_merger_deinit(&t.merger);
     kv_free(t.scratch);
+    kv_free(t.composed);
+    kv_free(t.cps);
     kv_free(t.lattice);
     if (code != KVASIR_OK) {
         kv_free(t.out.items);

@@ -295,6 +295,9 @@ static kvasir_code read_special(const kv_gguf *gguf, kv_vocab *vocab, const kvas
     KV_TRY(read_ends(gguf, vocab, err));
     KV_TRY(kv_gguf_get_bool(gguf, "tokenizer.ggml.add_bos_token", false, &vocab->add_bos, err));
     KV_TRY(kv_gguf_get_bool(gguf, "tokenizer.ggml.add_eos_token", false, &vocab->add_eos, err));
+    kv_str form = KV_STR("");
+    KV_TRY(kv_gguf_get_str(gguf, "tokenizer.ggml.unicode_form", false, &form, err));
+    vocab->is_nfc = kv_str_eq(form, KV_STR("NFC"));
     return kv_spaces_read(gguf, vocab, err);
 }
 

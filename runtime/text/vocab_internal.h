@@ -3,7 +3,7 @@
  *   kv_vocab   made by open: an offset per token into the mapped file, special ids, flags. Immutable.
  *   kv_index   made by the first tokenize: hash of texts, merges, special tokens, patterns. Immutable once there.
  *
- * vocab.c opens; index.c builds and finds; special.c cuts special tokens out, spaces.c the blanks beside them; bpe.c, spm.c and unigram.c
+ * vocab.c opens; index.c builds and finds; special.c cuts special tokens out, spaces.c the blanks beside them; nfc.c composes; bpe.c, spm.c and unigram.c
  * turn fragments into ids; tokenize.c drives them; detokenize.c goes back. */
 #ifndef KV_TEXT_VOCAB_INTERNAL_H
 #define KV_TEXT_VOCAB_INTERNAL_H
@@ -63,7 +63,7 @@ struct kv_vocab {
     uint32_t *offsets; /* [n_tokens] of each text (its u64 length lies just before) from tokens->data */
     const kv_pre_rule *pre;
     kvasir_token bos, eos, eot, eom, unk, pad;
-    bool add_bos, add_eos, add_space_prefix;
+    bool add_bos, add_eos, add_space_prefix, is_nfc;
     kv_space_prefix space_prefix; /* where add_space_prefix */
     uint8_t *strips; /* [n_tokens] KV_STRIP_: sides on which a special token takes the blanks; NULL: none does */
     kvasir_token eog[KV_MAX_EOG];
@@ -95,6 +95,12 @@ bool kv_spaces_prefix(const kv_vocab *vocab, const char *text, size_t len, bool 
 /* The end of the blanks that begin at `at`; the begin of those that end there, `from` at least. */
 size_t kv_spaces_skip(const char *text, size_t len, size_t at);
 size_t kv_spaces_skip_back(const char *text, size_t from, size_t at);
+
+/* ---- nfc.c ---- */
+
+typedef struct kv_tokenizing kv_tokenizing;
+/* The fragment in Unicode's form C: itself, or what lies in `t` until the next one. Errors: MEMORY. */
+kvasir_code kv_nfc_fragment(kv_tokenizing *t, const char **text, size_t *len, kvasir_error *err);
 
 /* ---- special.c ---- */
 
@@ -164,7 +170,7 @@ kvasir_token kv_index_find(const kv_vocab *vocab, const kv_index *index, const c
 /* ---- bpe.c, spm.c, unigram.c ---- */
 
 /* What one tokenize call carries along. */
-typedef struct kv_tokenizing {
+struct kv_tokenizing {
     const kv_vocab *vocab;
     const kv_index *index;
     kv_merger merger;
@@ -173,9 +179,13 @@ typedef struct kv_tokenizing {
     size_t fragment;          /* SPM, Unigram: tokens before those of this fragment */
     kv_lattice_node *lattice; /* Unigram: places of a chunk */
     size_t cap_lattice;
+    char *composed; /* NFC: the fragment */
+    size_t n_composed, cap_composed;
+    int32_t *cps; /* NFC: a piece of it */
+    size_t cap_cps;
     char *scratch; /* SPM: escaped text; BPE: a piece in byte-level characters */
     size_t cap_scratch;
-} kv_tokenizing;
+};
 
 kvasir_code kv_bpe_build(const kv_vocab *vocab, kv_index *index, kvasir_error *err);
 kvasir_code kv_bpe_fragment(kv_tokenizing *t, const char *text, size_t len, kvasir_error *err);
