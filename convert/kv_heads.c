@@ -19,6 +19,7 @@
 #include "base/alloc.h"
 #include "convert/kv_heads_svd.h"
 #include "convert/quantize.h"
+#include "model/bind.h"
 #include "model/hparams.h"
 
 /* Rows of one projection of a layer as float32 [rows][n_in + 1]; the last column is the bias. */
@@ -255,6 +256,9 @@ const float *kv_heads_values(kv_heads *h, const kv_gguf_tensor *t, kvasir_error 
 
 static kvasir_code check(kv_heads *h, kvasir_error *err)
 {
+    kv_bound bound;
+    KV_TRY(kv_bind(h->gguf, h->arch, &h->hp, &bound, err)); /* for what it checks: every name, every shape */
+    kv_bound_deinit(&bound);
     for (uint32_t i = 0; i < h->hp.n_layers; i++) {
         const uint32_t old = old_heads(h, i);
         if (old % h->n_kv != 0)

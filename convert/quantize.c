@@ -337,8 +337,10 @@ static kvasir_code prepare(job *j, const char *in, kvasir_error *err)
 {
     const kvasir_quantize_params *p = j->params;
     if (p->imatrix) KV_TRY(kv_importance_open(p->imatrix, &j->importance, err));
-    if (p->n_kv_heads)
-        KV_TRY(kv_heads_open(j->gguf, p->n_kv_heads, p->kv_method ? p->kv_method : "mean", &j->heads, err));
+    if (p->n_kv_heads) {
+        const char *method = p->kv_method ? p->kv_method : "mean";
+        KV_TRY(kv_gguf_blame(in, kv_heads_open(j->gguf, p->n_kv_heads, method, &j->heads, err), err));
+    }
     KV_TRY(kv_gguf_blame(in, read_model(j, err), err));
     KV_TRY(check_fits(j, err));
     j->plans = kv_calloc(kv_gguf_n_tensors(j->gguf) + 1, sizeof *j->plans);

@@ -23,8 +23,8 @@ const float *kv_importance_find(kv_importance *importance, const kv_gguf_tensor 
 /* ---- fewer KV heads ---- */
 
 typedef struct kv_heads kv_heads;
-/* Checks that the model can have n_kv_heads. Errors: ARGUMENT (not a divisor, unknown method), UNSUPPORTED (what the method cannot do with this
- * architecture). */
+/* Checks that the file is a whole model, and that it can have n_kv_heads. Errors: ARGUMENT (not a divisor, unknown method), FORMAT, UNSUPPORTED
+ * (what the method cannot do with this architecture), MEMORY. */
 kvasir_code kv_heads_open(const kv_gguf *gguf, uint32_t n_kv_heads, const char *method, kv_heads **out,
                           kvasir_error *err);
 void kv_heads_close(kv_heads *heads);

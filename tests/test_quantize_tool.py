@@ -169,8 +169,8 @@ def mean_equals_the_stage_kv_heads():
         assert np.abs(b - logits(model)).max() > 1e-2 * size, (model, n)
 
 
-def rewrite(source, target, change, kv_heads):
-    """The checkpoint again, written by gguf-py, with other tensors."""
+def rewrite(source, target, change, kv_heads, more=()):
+    """The checkpoint again, written by gguf-py, with other tensors, and more of them: (name, shape)."""
     reader = GGUFReader(source)
     writer = GGUFWriter(target, "llama")
     for name, field in reader.fields.items():
@@ -181,6 +181,8 @@ def rewrite(source, target, change, kv_heads):
         writer.add_key_value(name, value, kind, field.types[-1] if kind == GGUFValueType.ARRAY else None)
     for t in reader.tensors:
         writer.add_tensor(t.name, np.ascontiguousarray(change(t.name, np.array(t.data, dtype=np.float32)), dtype=np.float32))
+    for name, shape in more:
+        writer.add_tensor(name, np.zeros(shape, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -223,6 +225,19 @@ def svd_keeps_more_than_mean():
         done = kvasir("quantize", base, out, "F32", "--kv-heads", 2, "--kv-method", method, "-o", "json")
         kept[method] = [(e["kept_k"], e["kept_v"]) for e in json.loads(done.stdout)["kv_heads"]]
     assert all(s > m and 0 < m < 1 for a, b in zip(kept["svd"], kept["mean"]) for s, m in zip(a, b)), kept
+
+
+@test
+def heads_of_what_is_no_model_are_not_made_fewer():
+    base, odd, out = synth("mha.gguf", "n_heads=4", "n_kv_heads=4"), path("odd.gguf"), path("odd-out.gguf")
+    narrow, wide = lambda name, x: x[:, :64] if "attn_q" in name else x, lambda name, x: np.hstack([x] * 8) if "attn_k" in name else x
+    for change, more, says in ((narrow, (), "blk.0.attn_q.weight"), (wide, (), "blk.0.attn_k.weight"),
+                               (lambda name, x: x, [("blk.00.attn_k.weight", (256, 4096))], "blk.00.attn_k.weight is not part"),
+                               (lambda name, x: x, [("blk.0.attn_k.bias", (4096,))], "blk.0.attn_k.bias")):
+        rewrite(base, odd, change, 4, more)
+        for method in ("mean", "svd"):
+            done = kvasir("quantize", odd, out, "F32", "--kv-heads", 2, "--kv-method", method, status=1)
+            assert odd in done.stderr and says in done.stderr and done.stderr.count("\n") == 1 and not os.path.exists(out), done.stderr
 
 
 READ, OTHER = "tests/golden/text/apache-2.0.txt", "tests/golden/text/gpl-3.txt"

@@ -313,14 +313,15 @@ static kvasir_code fail_unknown(binder *b)
     for (size_t i = 0; i < kv_gguf_n_tensors(b->gguf); i++) {
         const kv_gguf_tensor *t = kv_gguf_tensor_at(b->gguf, i);
         unsigned layer;
-        int n = 0;
-        char name[160];
+        char name[160], own[160];
         snprintf(name, sizeof name, "%.*s", (int)kv_min_size(t->name.len, sizeof name - 1), t->name.data);
         bool known = is_named(common_tensors, name) || is_named(b->arch->model_tensors, name);
-        if (sscanf(name, "blk.%u.%n", &layer, &n) == 1 && n > 0 && layer < b->hp->n_layers) {
+        if (sscanf(name, "blk.%u.", &layer) == 1 && layer < b->hp->n_layers) {
             const bool router = has_router(b, layer);
-            for (const kv_tensor_row *row = b->arch->layer_tensors; row->name; row++)
-                known |= row_applies(row, router) && strcmp(name + n, row->name) == 0;
+            for (const kv_tensor_row *row = b->arch->layer_tensors; row->name; row++) {
+                snprintf(own, sizeof own, "blk.%u.%s", layer, row->name); /* "blk.07." is none of ours */
+                known |= row_applies(row, router) && strcmp(name, own) == 0;
+            }
         }
         if (!known)
             return kv_fail(b->err, KVASIR_ERR_UNSUPPORTED,
