@@ -188,6 +188,14 @@ def the_drawing_has_every_layer():
     assert len(groups) == LAYERS
     cells = [len(g.findall("{http://www.w3.org/2000/svg}rect")) - 1 for g in groups]
     assert cells[0] == 48 * 49 // 2 and 0 < cells[8] < cells[0] and cells[9] == 0, cells
+    for i in range(4):  # the name of a file is cut where it is too long, not inside a character; and what XML has no place for is none of it
+        blocks = "b" * i + "\x01<" + 40 * "\N{LATIN SMALL LETTER O WITH STROKE}"
+        with open(os.path.join(FOLDER.name, blocks), "w") as f:
+            f.write("1 1\n0 1\n0\n")
+        spec = f"*=blocks(64, file={blocks})"
+        subprocess.run([os.path.abspath(KVASIR), "attention", "-q", "-m", model(), "--ctx", "512", "--attention", spec, "--svg", out, "-o", "json"],
+                       cwd=FOLDER.name, stdout=subprocess.DEVNULL, check=True)
+        assert len(ET.parse(out).getroot().findall("{http://www.w3.org/2000/svg}g")) == LAYERS
 
 
 @test

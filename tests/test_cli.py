@@ -728,6 +728,19 @@ def inspect_describes_as_text_and_as_json():
 
 
 @test
+def inspect_says_a_long_specification_whole():
+    n = kvasir("inspect", TINY, "-o", "json").json()["n_layers"]
+    path = "/" + "/".join(["a-folder-of-blocks"] * 40) + "-\N{CYRILLIC SMALL LETTER ZHE}.csr"
+    with tempfile.TemporaryDirectory() as d:
+        os.makedirs(os.path.dirname(d + path))
+        with open(d + path, "w") as f:
+            f.write("1 1\n0 1\n0\n")
+        spec = ["--attention", f"*=blocks(64, file={d + path})"]
+        lines = kvasir("inspect", TINY, *spec).text.split("\n")
+        assert sum(d + path in line for line in lines) == n + 1, lines  # all layers together, and each in its row
+
+
+@test
 def dry_run_says_what_it_would_take_without_reading_weights():
     size = os.path.getsize(SMOLLM2)
     for tool in (["run"], ["logits"], ["perplexity"], ["run", "-c", "8192"]):

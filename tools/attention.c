@@ -85,7 +85,6 @@ static void print_table(const json_t *report)
         snprintf(name, sizeof name, next - i > 1 ? "%zu-%zu" : "%zu", i, next - 1);
         snprintf(heads, sizeof heads, "%.0f/%.0f", number(row, "heads"), number(row, "kv_heads"));
         print_row(name, heads, row, text(row, "spec"));
-        if (next - i > 1) continue;
     }
     print_row("total", "", total, "all layers");
     print_row("MHA", "", mha, "the same model, a KV head per head, full attention");
@@ -98,9 +97,16 @@ static void print_table(const json_t *report)
 
 /* ---- the drawing ------------------------------------------------------------------------------------------- */
 
-static void put_escaped(FILE *f, const char *s)
+/* As much as fits beside a drawing: whole characters, none of which XML has no place for. */
+static void put_escaped(FILE *f, const char *spec)
 {
-    for (; *s; s++) {
+    char cut[40], out[3 * sizeof cut + 8];
+    kvasir_utf8_stream stream = {0};
+    snprintf(cut, sizeof cut, "%s", spec);
+    const size_t n = kvasir_utf8_push(&stream, cut, strlen(cut), out);
+    kv_blank_controls(out, n, '?');
+    out[n] = '\0';
+    for (const char *s = out; *s; s++) {
         const char *as = *s == '<' ? "&lt;" : *s == '>' ? "&gt;" : *s == '&' ? "&amp;" : NULL;
         if (as)
             fputs(as, f);
@@ -113,8 +119,6 @@ static void draw_layer(FILE *f, const json_t *layer, int x, int y)
 {
     const json_t *map = json_object_get(layer, "map");
     const bool is_linear = strncmp(text(layer, "spec"), "linear", 6) == 0;
-    char spec[40];
-    snprintf(spec, sizeof spec, "%s", text(layer, "spec"));
     fprintf(f, "<g transform=\"translate(%d %d)\"><rect width=\"144\" height=\"144\" fill=\"#f4f1ea\"/>\n", x, y);
     if (is_linear) fprintf(f, "<path d=\"M0 0L144 144H0Z\" fill=\"#c8d8c0\"/>\n");
     for (int r = 0; r < MAP_CELLS && !is_linear; r++)
@@ -126,7 +130,7 @@ static void draw_layer(FILE *f, const json_t *layer, int x, int y)
                         3 * c, 3 * r, 0.15 + 0.85 * seen);
         }
     fprintf(f, "<text y=\"158\">%.0f: ", number(layer, "layer"));
-    put_escaped(f, spec);
+    put_escaped(f, text(layer, "spec"));
     fprintf(f, "</text></g>\n");
 }
 

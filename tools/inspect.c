@@ -13,7 +13,7 @@
 #include "tools/tools.h"
 
 static const char TOOL[] = "inspect";
-enum { KEY_COLUMN = 26, MAX_COLUMNS = 16, MAX_SHOWN = 16, MAX_CELL = 60, LONGEST_CELL = 640, MAX_DEPTH = 8 };
+enum { KEY_COLUMN = 26, MAX_COLUMNS = 16, MAX_SHOWN = 16, MAX_ITEM = 60, MAX_TEXT = 512, MAX_DEPTH = 8 };
 
 typedef struct inspect_options {
     kv_common common;
@@ -35,14 +35,14 @@ static bool is_bytes_key(const char *key)
     return len >= 5 && strcmp(key + len - 5, "bytes") == 0;
 }
 
-/* One value on one line, control characters hidden, at most `cap` bytes. */
-static void format_value(const char *key, const json_t *value, char *buf, size_t cap)
+/* One value as text: a string as it is, however long, anything else in `buf`. */
+static const char *value_text(const char *key, const json_t *value, char *buf, size_t cap)
 {
     char bytes[32];
+    buf[0] = '\0';
     switch (json_typeof(value)) {
     case JSON_STRING:
-        snprintf(buf, cap, "%s", json_string_value(value));
-        break;
+        return json_string_value(value);
     case JSON_INTEGER:
         snprintf(buf, cap, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
         if (is_bytes_key(key) && json_integer_value(value) >= 10000)
@@ -53,25 +53,21 @@ static void format_value(const char *key, const json_t *value, char *buf, size_t
         snprintf(buf, cap, "%g", json_real_value(value));
         break;
     case JSON_TRUE:
-        snprintf(buf, cap, "yes");
-        break;
+        return "yes";
     case JSON_FALSE:
-        snprintf(buf, cap, "no");
-        break;
+        return "no";
     case JSON_NULL:
-        snprintf(buf, cap, "-");
-        break;
+        return "-";
     case JSON_ARRAY: {
         size_t used = 0, n = json_array_size(value);
-        buf[0] = '\0';
         for (size_t i = 0; i < n && used + 1 < cap; i++) {
             if (i == MAX_SHOWN) {
                 snprintf(buf + used, cap - used, ", ... (%zu)", n);
                 break;
             }
-            char item[MAX_CELL];
-            format_value(key, json_array_get(value, i), item, sizeof item);
-            int wrote = snprintf(buf + used, cap - used, "%s%s", i ? ", " : "", item);
+            char item[MAX_ITEM];
+            int wrote = snprintf(buf + used, cap - used, "%s%s", i ? ", " : "",
+                                 value_text(key, json_array_get(value, i), item, sizeof item));
             used += (size_t)wrote < cap - used ? (size_t)wrote : cap - used - 1;
         }
         break;
@@ -80,7 +76,22 @@ static void format_value(const char *key, const json_t *value, char *buf, size_t
         snprintf(buf, cap, "{%zu}", json_object_size(value));
         break;
     }
-    kv_blank_controls(buf, strlen(buf), ' ');
+    return buf;
+}
+
+/* On one line, control characters hidden, and blanks up to `width`. */
+static void put_padded(const char *text, int width)
+{
+    char piece[256];
+    width -= (int)strlen(text);
+    for (size_t n; *text; text += n) {
+        n = strnlen(text, sizeof piece);
+        while (((unsigned char)text[n] & 0xc0) == 0x80) n--; /* whole characters */
+        memcpy(piece, text, n);
+        kv_blank_controls(piece, n, ' ');
+        fwrite(piece, 1, n, stdout);
+    }
+    printf("%*s", width > 0 ? width : 0, "");
 }
 
 /* Array of objects: one row each; the columns are the keys of the first. */
@@ -90,7 +101,7 @@ static void print_table(const json_t *rows, int indent)
     int widths[MAX_COLUMNS], n_columns = 0;
     const char *key;
     json_t *value;
-    char cell[LONGEST_CELL];
+    char buf[MAX_TEXT];
     json_object_foreach(json_array_get(rows, 0), key, value)
     {
         if (n_columns == MAX_COLUMNS) break;
@@ -101,19 +112,20 @@ static void print_table(const json_t *rows, int indent)
         for (int c = 0; c < n_columns; c++) {
             const json_t *item = json_object_get(json_array_get(rows, i), keys[c]);
             if (!item) continue;
-            format_value(keys[c], item, cell, sizeof cell);
-            int width = (int)strlen(cell);
+            int width = (int)strlen(value_text(keys[c], item, buf, sizeof buf));
             if (width > widths[c]) widths[c] = width;
         }
-    for (int c = 0; c < n_columns; c++)
-        printf("%*s%-*s", c ? 2 : indent, "", c + 1 < n_columns ? widths[c] : 0, keys[c]);
+    if (n_columns > 0) widths[n_columns - 1] = 0; /* nothing stands behind it */
+    for (int c = 0; c < n_columns; c++) {
+        printf("%*s", c ? 2 : indent, "");
+        put_padded(keys[c], widths[c]);
+    }
     putchar('\n');
     for (size_t i = 0; i < json_array_size(rows); i++) {
         for (int c = 0; c < n_columns; c++) {
             const json_t *item = json_object_get(json_array_get(rows, i), keys[c]);
-            cell[0] = '\0';
-            if (item) format_value(keys[c], item, cell, sizeof cell);
-            printf("%*s%-*s", c ? 2 : indent, "", c + 1 < n_columns ? widths[c] : 0, cell);
+            printf("%*s", c ? 2 : indent, "");
+            put_padded(item ? value_text(keys[c], item, buf, sizeof buf) : "", widths[c]);
         }
         putchar('\n');
     }
@@ -123,7 +135,7 @@ static void print_object(const json_t *object, int depth, bool color)
 {
     const char *key;
     json_t *value;
-    char text[512];
+    char buf[MAX_TEXT];
     int indent = 2 * depth;
     for (int pass = 0; pass < 2; pass++) /* plain values first, what is nested below them */
         json_object_foreach((json_t *)object, key, value)
@@ -132,8 +144,9 @@ static void print_object(const json_t *object, int depth, bool color)
             bool is_nested = (json_is_object(value) && depth < MAX_DEPTH) || is_table;
             if (is_nested != (pass == 1)) continue;
             if (!is_nested) {
-                format_value(key, value, text, sizeof text);
-                printf("%*s%-*s %s\n", indent, "", KEY_COLUMN - indent, key, text);
+                printf("%*s%-*s ", indent, "", KEY_COLUMN - indent, key);
+                put_padded(value_text(key, value, buf, sizeof buf), 0);
+                putchar('\n');
                 continue;
             }
             printf("\n%*s%s%s%s\n", indent, "", kv_style_code(KV_STYLE_BOLD, color), key,
