@@ -403,25 +403,32 @@ def what_speaks_no_http_is_told_so():
         assert done.returncode == 1 and "speaks no HTTP" in done.stderr, (done.returncode, done.stderr)
 
 
-def a_chat_that_waits_for_its_server_obeys_sigterm():
-    with tempfile.TemporaryDirectory() as d, socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(d + "/s")
-        listener.listen()
-        p = subprocess.Popen([KVASIR, "chat", "--server", f"unix:{d}/s"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        c, _ = listener.accept()
-        c.recv(4096)
-        c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-        p.stdin.write(b"Hello\n")
-        p.stdin.flush()
-        assert b"POST" in c.recv(4096)  # and nothing comes back
-        time.sleep(0.1)
-        p.send_signal(signal.SIGTERM)
-        try:
-            assert p.wait(10) == -signal.SIGTERM
-        finally:
-            p.kill()
-            p.stdin.close()
-            c.close()
+def a_chat_that_waits_for_its_server_obeys_signals():
+    begun = b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000\r\n\r\ndata: {"choices": [{"delta": {"content": "Hi"}}]}\n\n'
+    for number, status, reply, says in ((signal.SIGTERM, -signal.SIGTERM, b"", b"the message is taken back"), (signal.SIGINT, 130, b"", b"the message is taken back"),
+                                        (signal.SIGINT, 130, begun, b"the reply so far stays")):
+        with tempfile.TemporaryDirectory() as d, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(d + "/s")
+            listener.listen()
+            p = subprocess.Popen([KVASIR, "chat", "--server", f"unix:{d}/s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            c, _ = listener.accept()
+            c.recv(4096)
+            c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            p.stdin.write(b"Hello\n")
+            p.stdin.flush()
+            assert b"POST" in c.recv(4096)
+            c.sendall(reply)  # and nothing more comes back
+            assert not reply or p.stdout.read(2) == b"Hi"
+            time.sleep(0.1)
+            p.send_signal(number)
+            try:
+                assert p.wait(10) == status
+                said = p.stderr.read()
+                assert says in said and said.count(b"\n") == 1, said
+            finally:
+                p.kill()
+                for pipe in (p.stdin, p.stdout, p.stderr, c):
+                    pipe.close()
 
 
 def the_prefix_header_follows_a_conversation():
@@ -436,7 +443,7 @@ def the_prefix_header_follows_a_conversation():
     assert key(turn, "X-Kvasir-Prefix: my-own") == "my-own"
 
 
-TESTS = [chat_and_bench_talk_to_a_server, a_key_goes_to_no_stranger_at_the_default_address, sampling_options_hold_at_both_ends, a_chat_that_waits_for_its_server_obeys_sigterm,
+TESTS = [chat_and_bench_talk_to_a_server, a_key_goes_to_no_stranger_at_the_default_address, sampling_options_hold_at_both_ends, a_chat_that_waits_for_its_server_obeys_signals,
          the_prefix_header_follows_a_conversation, lists_and_properties, a_base_address_with_or_without_v1_is_answered_with_the_other, a_template_of_any_bytes_is_told, the_template_is_told_how_much_to_think, what_speaks_no_http_is_told_so, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
          log_probabilities_are_those_of_the_logits, completions_take_every_kind_of_prompt, stops_never_leak, characters_are_never_cut,
          seeds_bias_and_penalties_work, embeddings_are_the_hidden_states, the_same_bits_alone_in_company_and_from_the_cache, a_shared_prefix_is_read_once,

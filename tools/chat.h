@@ -40,6 +40,10 @@ kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len);
 /* The same through a server (chat_remote.c), which was opened before. */
 kv_next kv_chat_remote_turn(kv_chat *chat, const char *message, size_t len);
 kvasir_code kv_chat_remote_open(kv_chat *chat, const char *server, const char *key, kvasir_error *err);
+/* Ctrl-C before there was any reply: the conversation is as it was before. `is_message`: not /regen. */
+void kv_chat_say_taken_back(const kv_chat *chat, bool is_message);
+/* After a turn: LEAVE when a signal ends the chat. */
+kv_next kv_chat_leave_or_go_on(const kv_chat *chat);
 /* What model_name becomes: a file is as hostile as what its model says. */
 void kv_chat_set_name(kv_chat *chat, const char *name);
 /* Tokens in the context, and how many it holds; wherever that is. */

@@ -142,9 +142,11 @@ static kvasir_code exchange(kv_chat *chat, remote_turn *t, kvasir_error *err)
     return code;
 }
 
-static void say_end(kv_chat *chat, const remote_turn *t, kvasir_code code, const kvasir_error *err)
+static void say_end(kv_chat *chat, const remote_turn *t, kvasir_code code, bool is_message, const kvasir_error *err)
 {
-    if (code == KVASIR_ERR_CANCELLED)
+    if (code == KVASIR_ERR_CANCELLED && t->stream.text.len == 0)
+        kv_chat_say_taken_back(chat, is_message);
+    else if (code == KVASIR_ERR_CANCELLED)
         kv_chat_note(chat, "stopped; the reply so far stays in the conversation");
     else if (code != KVASIR_OK)
         chat->has_failed = true, kv_tool_fail("chat", "%s", err->message);
@@ -187,10 +189,7 @@ kv_next kv_chat_remote_turn(kv_chat *chat, const char *message, size_t len)
     } else {
         kv_conversation_undo(c);
     }
+    say_end(chat, &t, code, message != NULL, &err);
     kv_stream_deinit(&t.stream);
-    say_end(chat, &t, code, &err);
-    if (t.stream.write_error) return KV_NEXT_FAIL;
-    const bool is_over = kv_lines_terminated() || (kv_interrupted() && !kv_lines_is_interactive(chat->lines));
-    if (!is_over) kv_interrupt_clear();
-    return is_over ? KV_NEXT_LEAVE : KV_NEXT_GO_ON;
+    return t.stream.write_error ? KV_NEXT_FAIL : kv_chat_leave_or_go_on(chat);
 }

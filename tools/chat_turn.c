@@ -162,15 +162,14 @@ static void say_cost(kv_chat *chat, const turn *t)
     kv_chat_note_cost(chat, t->n_prompt, rate(t->n_prompt, t->prompt_ms), t->n_reply, rate(t->n_reply, t->reply_ms));
 }
 
-static kv_next leave_or_go_on(const kv_chat *chat)
+kv_next kv_chat_leave_or_go_on(const kv_chat *chat)
 {
     bool is_over = kv_lines_terminated() || (kv_interrupted() && !kv_lines_is_interactive(chat->lines));
     if (!is_over) kv_interrupt_clear();
     return is_over ? KV_NEXT_LEAVE : KV_NEXT_GO_ON;
 }
 
-/* Ctrl-C before there was any reply: the conversation is as it was before. */
-static void say_taken_back(const kv_chat *chat, bool is_message)
+void kv_chat_say_taken_back(const kv_chat *chat, bool is_message)
 {
     kv_chat_note(chat, "stopped before the reply began; %s",
                  is_message ? "the message is taken back" : "message and old reply are removed");
@@ -189,11 +188,11 @@ kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
     if (code == KVASIR_OK) code = prefill(chat, &t);
     if (code != KVASIR_OK) {
         if (code == KVASIR_ERR_CANCELLED)
-            say_taken_back(chat, message != NULL);
+            kv_chat_say_taken_back(chat, message != NULL);
         else
             chat->has_failed = true, kv_tool_fail("chat", "%s", t.err.message);
         if (is_added || !message) kv_conversation_undo(c);
-        return leave_or_go_on(chat);
+        return kv_chat_leave_or_go_on(chat);
     }
 
     restart_sampler(chat);
@@ -217,11 +216,11 @@ kv_next kv_chat_turn(kv_chat *chat, const char *message, size_t len)
         return KV_NEXT_FAIL;
     }
     if (t.end == END_INTERRUPTED && t.n_reply == 0) { /* it came while the prompt's only chunk was read */
-        say_taken_back(chat, message != NULL);
-        return leave_or_go_on(chat);
+        kv_chat_say_taken_back(chat, message != NULL);
+        return kv_chat_leave_or_go_on(chat);
     }
     chat->has_failed |= t.end == END_FAILED;
     say_end(chat, &t);
     say_cost(chat, &t);
-    return leave_or_go_on(chat);
+    return kv_chat_leave_or_go_on(chat);
 }
