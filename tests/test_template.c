@@ -356,6 +356,27 @@ static void every_prefix_of_a_template_is_rendered_or_refused(void **state)
     }
 }
 
+/* A text that is cut would be another conversation, or wrong JSON. */
+static void messages_that_are_too_long_are_no_wrong_json(void **state)
+{
+    (void)state;
+    const size_t most = 64 << 20;
+    char *json = malloc(most + 2), *text = NULL;
+    size_t len = 0;
+    kvasir_error err = {0};
+    const kvasir_template_params params = {.source = "ok", .messages_json = json};
+    assert_non_null(json);
+    memset(json, ' ', most + 1);
+    json[0] = '[', json[most - 1] = ']', json[most] = '\0';
+    assert_int_equal(kvasir_template_render(NULL, &params, &text, &len, &err), KVASIR_OK);
+    assert_string_equal(text, "ok");
+    kvasir_free(text);
+    json[most] = '}', json[most + 1] = '\0';
+    assert_int_equal(kvasir_template_render(NULL, &params, &text, &len, &err), KVASIR_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "messages: 67108865 bytes of JSON are more than the 64 MiB"));
+    free(json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -372,6 +393,7 @@ int main(void)
         cmocka_unit_test(bytes_that_are_no_utf8_are_refused),
         cmocka_unit_test(numbers_have_a_point_in_every_locale),
         cmocka_unit_test(every_prefix_of_a_template_is_rendered_or_refused),
+        cmocka_unit_test(messages_that_are_too_long_are_no_wrong_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

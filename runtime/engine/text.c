@@ -38,9 +38,13 @@ enum { MAX_JSON_BYTES = 64 << 20 };
 static kvasir_code load_json(const char *text, const char *what, bool array, json_t **out, kvasir_error *err)
 {
     json_error_t je;
-    json_t *value = json_loadb(text, kv_min_size(strlen(text), MAX_JSON_BYTES), JSON_ALLOW_NUL, &je);
+    const size_t len = strlen(text);
+    if (len > MAX_JSON_BYTES)
+        return kv_fail(err, KVASIR_ERR_ARGUMENT, "%s: %zu bytes of JSON are more than the %d MiB that are read", what,
+                       len, MAX_JSON_BYTES >> 20);
+    json_t *value = json_loadb(text, len, JSON_ALLOW_NUL, &je);
     /* jansson names no place when it was memory that failed. */
-    if (!value && je.line < 0) return kv_fail_memory(err, strlen(text), what);
+    if (!value && je.line < 0) return kv_fail_memory(err, len, what);
     if (!value)
         return kv_fail(err, KVASIR_ERR_ARGUMENT, "%s: not valid JSON: %s (line %d, column %d)", what, je.text, je.line,
                        je.column);
