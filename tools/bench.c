@@ -61,15 +61,8 @@ static const kv_opt BENCH_ROWS[] = {
     {0},
 };
 
-/* The rows that all tools have for loading, but for those that mean more here. `out` has room for all of them. */
-static void rows_but_ours(const kv_opt *rows, kv_opt *out)
-{
-    for (; rows->name; rows++)
-        if (strcmp(rows->name, "--kernels") != 0 && strcmp(rows->name, "--gemm") != 0 &&
-            strcmp(rows->name, "--attention") != 0)
-            *out++ = *rows;
-    *out = (kv_opt){0};
-}
+/* Those of loading that mean more here. */
+static const char *const OURS[] = {"--kernels", "--gemm", "--attention", NULL};
 
 typedef struct bench_state {
     const bench_options *options;
@@ -386,10 +379,9 @@ static kvasir_code run_variants(bench_state *s, size_t needed, kvasir_error *err
 int kv_tool_bench(int argc, char **argv)
 {
     bench_options o = {.common = kv_common_default(), .repeats = 5};
-    kv_opt load_rows[16];
+    kv_opt load_rows[KV_GROUP_ROWS];
     kv_opt_group load = kv_group_load(&o.common);
-    rows_but_ours(load.options, load_rows);
-    load.options = load_rows;
+    load.options = kv_options_without(load.options, OURS, load_rows);
     kv_opt_group groups[] = {{"Tests", BENCH_ROWS, &o},
                              kv_group_model(&o.common),
                              load,

@@ -14,7 +14,17 @@
 #include "tools/term.h"
 #include "tools/tools.h"
 
-static const kv_tool TOOLS[] = {
+typedef int tool(int argc, char **argv); /* argv[0] is the subcommand; returns the exit status */
+
+tool kv_tool_chat, kv_tool_run, kv_tool_serve, kv_tool_get, kv_tool_bench, kv_tool_batched_bench, kv_tool_bench_serve,
+    kv_tool_synth, kv_tool_convert, kv_tool_quantize, kv_tool_imatrix, kv_tool_perplexity, kv_tool_logits,
+    kv_tool_tokenize, kv_tool_detokenize, kv_tool_template, kv_tool_attention, kv_tool_inspect;
+
+static const struct row {
+    const char *name;
+    tool *run;
+    const char *summary; /* one line for `kvasir help` */
+} TOOLS[] = {
     {"chat", kv_tool_chat, "a conversation in the terminal"},
     {"run", kv_tool_run, "continue a text"},
     {"serve", kv_tool_serve, "completions for programs, over a local socket"},
@@ -36,7 +46,7 @@ static const kv_tool TOOLS[] = {
 };
 enum { N_TOOLS = sizeof TOOLS / sizeof TOOLS[0] };
 
-static const kv_tool *find_tool(const char *name)
+static const struct row *find_tool(const char *name)
 {
     for (int i = 0; i < N_TOOLS; i++)
         if (strcmp(TOOLS[i].name, name) == 0) return &TOOLS[i];
@@ -71,11 +81,11 @@ static int help_about(int argc, char **argv)
 {
     if (argc < 3) return print_help();
     if (argc > 3) return kv_usage_error(NULL, "help takes one tool, not '%.80s'", argv[3]);
-    const kv_tool *tool = find_tool(argv[2]);
-    if (!tool) return strcmp(argv[2], "help") == 0 ? print_help() : unknown_tool(argv[2]);
+    const struct row *found = find_tool(argv[2]);
+    if (!found) return strcmp(argv[2], "help") == 0 ? print_help() : unknown_tool(argv[2]);
     char help[] = "--help";
     char *args[] = {argv[2], help, NULL};
-    return tool->run(2, args);
+    return found->run(2, args);
 }
 
 /* A stream that our caller has closed: the next file that is opened would take its descriptor, and a line for stderr would go into a model
@@ -101,6 +111,6 @@ int main(int argc, char **argv)
         puts("kvasir " KVASIR_VERSION);
         return kv_tool_finish("version", KV_EXIT_OK);
     }
-    const kv_tool *tool = find_tool(word);
-    return tool ? tool->run(argc - 1, argv + 1) : unknown_tool(word);
+    const struct row *found = find_tool(word);
+    return found ? found->run(argc - 1, argv + 1) : unknown_tool(word);
 }

@@ -7,6 +7,7 @@
  */
 #include "tools/options.h"
 
+#include <assert.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -137,8 +138,24 @@ static void collect(const kv_command *command, slots *all)
 {
     all->n = 0;
     for (int g = 0; g < command->n_groups; g++)
-        for (const kv_opt *row = command->groups[g].options; row->name && all->n < MAX_ROWS; row++)
+        for (const kv_opt *row = command->groups[g].options; row->name; row++) {
+            assert(all->n < MAX_ROWS);
             all->items[all->n++] = (slot){row, command->groups[g].base, NULL, g};
+        }
+}
+
+const kv_opt *kv_options_without(const kv_opt *rows, const char *const *names, kv_opt out[KV_GROUP_ROWS])
+{
+    int n = 0;
+    for (; rows->name; rows++) {
+        const char *const *name = names;
+        while (*name && strcmp(*name, rows->name) != 0) name++;
+        if (*name) continue;
+        assert(n + 1 < KV_GROUP_ROWS);
+        out[n++] = *rows;
+    }
+    out[n] = (kv_opt){0};
+    return out;
 }
 
 /* The option that `word` (up to '=') names, or NULL; `*value` points behind the '=' or is NULL. */

@@ -86,6 +86,10 @@ enum { KV_PARSED = -1 };
  * error line. */
 int kv_options_parse(int argc, char **argv, kv_command *command);
 
+enum { KV_GROUP_ROWS = 32 }; /* rows of a shared group at most, the end included */
+/* The rows of a group but those of these names (NULL-terminated), which a tool has in a way of its own; returns `out`. */
+const kv_opt *kv_options_without(const kv_opt *rows, const char *const *names, kv_opt out[KV_GROUP_ROWS]);
+
 /* One line "kvasir NAME: ..." on stderr, or "kvasir: ..." where the name is NULL; what is no printable character becomes '?',
  * and what is not UTF-8 U+FFFD. */
 void kv_print_error(const char *command_name, const char *fmt, va_list args);

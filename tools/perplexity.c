@@ -406,22 +406,13 @@ static int run_several(const perplexity_options *o)
     return code == KVASIR_OK ? kv_tool_finish(TOOL, KV_EXIT_OK) : kv_tool_fail_error(TOOL, &err);
 }
 
-/* The rows that all tools have for loading, but for --attention, of which there may be several here. */
-static void rows_but_attention(const kv_opt *rows, kv_opt *out)
-{
-    for (; rows->name; rows++)
-        if (strcmp(rows->name, "--attention") != 0) *out++ = *rows;
-    *out = (kv_opt){0};
-}
-
 int kv_tool_perplexity(int argc, char **argv)
 {
     perplexity_options o = {.common = kv_common_default()};
     o.common.n_ctx = DEFAULT_CONTEXT;
-    kv_opt load_rows[16];
+    kv_opt load_rows[KV_GROUP_ROWS];
     kv_opt_group load = kv_group_load(&o.common);
-    rows_but_attention(load.options, load_rows);
-    load.options = load_rows;
+    load.options = kv_options_without(load.options, (const char *const[]){"--attention", NULL}, load_rows);
     kv_opt_group groups[] = {kv_group_text_source(&o.source), {"Scoring", PERPLEXITY_ROWS, &o},
                              kv_group_model(&o.common),       load,
                              kv_group_context(&o.common),     kv_group_general(&o.common)};

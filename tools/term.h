@@ -1,4 +1,4 @@
-/* term.h - what a terminal allows: colour, progress bars, and Ctrl-C.
+/* term.h - what a terminal allows: colour, progress bars, and Ctrl-C; and text that cannot steer it.
  *
  * Everything here writes to stderr (or nowhere): stdout belongs to results. Colour and bars appear only on a terminal that is not dumb,
  * never with NO_COLOR (colour) or -q (bars).
@@ -49,10 +49,8 @@ void kv_bar_update(kv_bar *bar, size_t done, size_t total);
 /* Wipes the line. */
 void kv_bar_end(kv_bar *bar);
 
-/* "61.2 MB", "1.3 GiB"-like short text of a byte count (powers of 1000 with kB/MB/GB), into buf; returns buf. */
+/* "61.2 MB", "1.3 GB": a byte count in powers of 1000, into buf; returns buf. */
 const char *kv_format_bytes(size_t bytes, char *buf, size_t cap);
-/* A text within a cell of a Markdown table, on stdout: '|' would end the cell. */
-void kv_print_md_cell(const char *text);
 
 /* What could steer a terminal: C0, DEL, and C1 (U+0080 to U+009F, two bytes in UTF-8). Both work in place on whole characters. This one
  * removes them, except tab and newline, and returns the new length. */

@@ -1,9 +1,9 @@
 /* tools.h - the subcommands of the one binary, and what they share beyond options and the terminal.
  *
- *     main.c: table of kv_tool -> kv_tool_NAME(argc, argv) -> exit status
+ *     main.c: table of tools -> kv_tool_NAME(argc, argv) -> exit status
  *     exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage, 130 interrupted
  *
- * A new tool is one file with its kv_tool_NAME, one declaration here and one row in main.c.
+ * A new tool is one file with its kv_tool_NAME, a declaration and a row in main.c, and its words in docs/kvasir.1.
  */
 #ifndef KV_TOOLS_TOOLS_H
 #define KV_TOOLS_TOOLS_H
@@ -13,34 +13,9 @@
 #include "kvasir.h"
 #include "tools/options.h"
 
-typedef struct kv_tool {
-    const char *name;
-    int (*run)(int argc, char **argv); /* argv[0] is the subcommand; returns the exit status */
-    const char *summary;               /* one line for `kvasir help` */
-} kv_tool;
-
 enum { KV_EXIT_OK = 0, KV_EXIT_FAILED = 1, KV_EXIT_USAGE = 2, KV_EXIT_INTERRUPTED = 130 };
 
-int kv_tool_chat(int argc, char **argv);
-int kv_tool_run(int argc, char **argv);
-int kv_tool_serve(int argc, char **argv);
-int kv_tool_bench_serve(int argc, char **argv);
-int kv_tool_get(int argc, char **argv);
-int kv_tool_logits(int argc, char **argv);
-int kv_tool_tokenize(int argc, char **argv);
-int kv_tool_detokenize(int argc, char **argv);
-int kv_tool_template(int argc, char **argv);
-int kv_tool_inspect(int argc, char **argv);
-int kv_tool_attention(int argc, char **argv);
-int kv_tool_perplexity(int argc, char **argv);
-int kv_tool_bench(int argc, char **argv);
-int kv_tool_batched_bench(int argc, char **argv);
-int kv_tool_synth(int argc, char **argv);
-int kv_tool_convert(int argc, char **argv);
-int kv_tool_quantize(int argc, char **argv);
-int kv_tool_imatrix(int argc, char **argv);
-
-/* ---- failing (tools/common.c) ------------------------------------------------------------------ */
+/* ---- failing, and standard output (tools/common.c) ----------------------------------------------- */
 
 /* One line "kvasir TOOL: message" on stderr; returns KV_EXIT_FAILED. Control characters become '?'. */
 int kv_tool_fail(const char *tool, const char *fmt, ...) KVASIR_PRINTF(2, 3);
@@ -52,6 +27,8 @@ kvasir_code kv_set_error(kvasir_error *err, kvasir_code code, const char *fmt, .
 void kv_tool_write(const char *text, size_t len);
 /* Flushes stdout in the middle of a tool, so that rows are seen as they come; why it failed is told by kv_tool_finish. */
 void kv_tool_flush(void);
+/* A text within a cell of a Markdown table, on stdout: '|' would end the cell. */
+void kv_print_md_cell(const char *text);
 /* Flushes stdout; a write that failed (EPIPE, full disk) gives one line and KV_EXIT_FAILED, otherwise `status`. */
 int kv_tool_finish(const char *tool, int status);
 

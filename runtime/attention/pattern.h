@@ -1,4 +1,4 @@
-/* pattern.h - which keys a query sees: one small file per pattern behind this table, one row in registry.c.
+/* pattern.h - which keys a query sees: one small file per pattern behind this table, a declaration here, a row in registry.c.
  *
  * Tiles and splits ask in two steps: `next_page` finds the pages of which some query of a run sees a token (pages it skips are neither
  * read nor computed), `seen` gives the tokens of such a page for one query as a 64-bit mask. `allowed` says the same naively, for the

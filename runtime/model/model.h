@@ -18,7 +18,7 @@ typedef struct kv_model {
 } kv_model;
 
 /* hparams, bind, attention per layer, RoPE tables; weights are not packed yet. `gguf` must outlive the model. `attention`: a
- * specification over the checkpoint's own, or NULL; what is wrong with it is ARGUMENT, with the checkpoint's own FORMAT. */
+ * specification over the checkpoint's own, or NULL; what is wrong with it is ATTENTION, with the checkpoint's own FORMAT. */
 kvasir_code kv_model_init(kv_model *m, const kv_gguf *gguf, const char *attention, kvasir_error *err);
 void kv_model_deinit(kv_model *m);
 /* What layer i stores in the cache. */

@@ -1,4 +1,5 @@
-/* types.c - the table of tensor types. A new quantisation is one family file and one row.
+/* types.c - the table of tensor types. A new quantisation is one family file (declared in families.h), its id in types.h and a row here; and for
+ * the kernels how its blocks become panels (kernels/pack.c) and which loop expands them (kernels/impl_linear.h).
  *
  * Ids, block sizes and bytes are GGUF's (ggml.h: enum ggml_type); ids that GGUF once used and dropped stay unknown. */
 #include "quant/types.h"
