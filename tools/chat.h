@@ -1,5 +1,5 @@
 /* chat.h - the parts of `kvasir chat`: loop (chat.c), turns (chat_turn.c), commands (chat_commands.c), what reaches
- * the screen (chat_stream.c), messages and ids (chat_conversation.c), input (chat_line.c), a server's turns (chat_remote.c). */
+ * the screen (chat_stream.c), messages and ids (chat_conversation.c), input (chat_line.c, chat_history.c), a server's turns (chat_remote.c). */
 #ifndef KV_TOOLS_CHAT_H
 #define KV_TOOLS_CHAT_H
 

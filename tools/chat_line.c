@@ -15,7 +15,6 @@
 #include "tools/chat_line.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <histedit.h>
 #include <poll.h>
 #include <signal.h>
@@ -23,14 +22,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <wchar.h>
 
 #include "tools/chat_conversation.h"
+#include "tools/chat_history.h"
 #include "tools/term.h"
 
-enum { HISTORY_SIZE = 2000, WAIT_MS = 200, MAX_COMPLETED = 64, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
+enum { WAIT_MS = 200, MAX_COMPLETED = 64, KEY_ESCAPE = 27, KEY_PASTE = '^' & 31 };
 enum { PROMPT_COLUMNS = 2, USUAL_COLUMNS = 80 };
 
 #define PASTE_ON  "\033[?2004h" /* the terminal marks pasted text */
@@ -39,10 +38,10 @@ enum { PROMPT_COLUMNS = 2, USUAL_COLUMNS = 80 };
 struct kv_lines {
     EditLine *editor;    /* NULL: plain lines */
     bool is_interactive; /* a person types; with a dumb terminal and no editor */
-    History *history;
+    kv_history history;
     kv_completer *complete;
     FILE *screen; /* where the prompt goes: never into a redirected stdout */
-    char history_path[4096], prompt[64], more_prompt[64];
+    char prompt[64], more_prompt[64];
     bool is_continued, is_failed;
     unsigned char bytes[4096];
     size_t at, end;
@@ -278,55 +277,6 @@ static int get_char(EditLine *editor, wchar_t *out)
     return got;
 }
 
-/* ---- history --------------------------------------------------------------------------------- */
-
-/* $XDG_STATE_HOME/kvasir/history, its folders made; "" when there is no home. */
-static void find_history(char *path, size_t cap)
-{
-    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    int n = -1;
-    if (state && state[0] == '/') {
-        n = snprintf(path, cap, "%s/kvasir/history", state);
-    } else if (home && home[0] == '/') {
-        n = snprintf(path, cap, "%s/.local/state/kvasir/history", home);
-    }
-    if (n < 0 || (size_t)n >= cap - 32) {
-        path[0] = '\0';
-        return;
-    }
-    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        mkdir(path, 0700); /* exists, or saving will fail and nothing is lost but the history */
-        *slash = '/';
-    }
-}
-
-/* Beside the old file, then over it: a full disk or a crash leaves the old one. Messages are private: 0600. */
-static void save_history(kv_lines *l)
-{
-    char temporary[sizeof l->history_path + 32];
-    HistEvent event;
-    if (!l->history || !l->history_path[0]) return;
-    snprintf(temporary, sizeof temporary, "%s.%ld", l->history_path, (long)getpid());
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
-    if (!file) {
-        if (fd >= 0) close(fd);
-        return;
-    }
-    bool ok = history(l->history, &event, H_SAVE_FP, file) >= 0;
-    ok = fclose(file) == 0 && ok;
-    if (!ok || rename(temporary, l->history_path) != 0) unlink(temporary);
-}
-
-static void remember(kv_lines *l)
-{
-    HistEvent event;
-    if (!l->history) return;
-    history(l->history, &event, H_ENTER, l->message.data);
-    save_history(l); /* now: whatever ends the process later, the line is kept */
-}
-
 /* ---- open, close ----------------------------------------------------------------------------- */
 
 static char *current_prompt(EditLine *editor)
@@ -357,22 +307,16 @@ static void bind_keys(EditLine *editor)
 
 static bool open_editor(kv_lines *l, bool has_color)
 {
-    HistEvent event;
     l->editor = el_init("kvasir", stdin, l->screen, stderr);
-    l->history = l->editor ? history_init() : NULL;
-    if (!l->history) return false;
+    if (!l->editor || !kv_history_open(&l->history)) return false;
     /* \1 marks what takes no column. */
     snprintf(l->prompt, sizeof l->prompt, has_color ? "\1\033[1;36m\1>\1\033[0m\1 " : "> ");
     snprintf(l->more_prompt, sizeof l->more_prompt, has_color ? "\1\033[2m\1.\1\033[0m\1 " : ". ");
-    find_history(l->history_path, sizeof l->history_path);
-    history(l->history, &event, H_SETSIZE, HISTORY_SIZE);
-    history(l->history, &event, H_SETUNIQUE, 1);
-    if (l->history_path[0]) history(l->history, &event, H_LOAD, l->history_path);
     el_set(l->editor, EL_CLIENTDATA, l);
     el_set(l->editor, EL_PROMPT_ESC, current_prompt, '\1');
     el_set(l->editor, EL_EDITOR, "emacs");
     el_set(l->editor, EL_SIGNAL, 0);
-    el_set(l->editor, EL_HIST, history, l->history);
+    el_set(l->editor, EL_HIST, history, l->history.lines);
     el_set(l->editor, EL_GETCFN, get_char);
     el_set(l->editor, EL_BIND, "^R", "em-inc-search-prev", NULL);
     /* The wide form: el_set would copy both texts and never free them. */
@@ -409,7 +353,7 @@ void kv_lines_close(kv_lines *l)
 {
     if (!l) return;
     if (l->editor) el_end(l->editor);
-    if (l->history) history_end(l->history);
+    kv_history_close(&l->history);
     kv_text_deinit(&l->message);
     free(l->pasted);
     free(l);
@@ -494,7 +438,8 @@ static kv_line_end read_edited(kv_lines *l)
         if (!l->is_continued) break;
         if (!kv_text_append(&l->message, "\n", 1)) return KV_LINE_FAILED;
     }
-    if (strspn(l->message.data, " \t\n") < l->message.len) remember(l);
+    if (strspn(l->message.data, " \t\n") < l->message.len)
+        kv_history_add(&l->history, l->message.data); /* now: whatever ends the process later, the line is kept */
     return KV_LINE_TEXT;
 }
 
