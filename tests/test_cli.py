@@ -872,7 +872,8 @@ def a_damaged_base_is_refused_and_stays_as_it_is():
         damaged = {"": b"", "header": whole[:20], "cut": whole[:-1], "longer": whole + b"x", "magic": b"X" + whole[1:],
                    "version": whole[:8] + b"\2" + whole[9:], "vocabulary": whole[:12] + b"\xff\xff\xff\xff" + whole[16:],
                    "chunks": whole[:20] + b"\xff\xff\xff\x7f" + whole[24:], "tokens": whole[:40] + b"\xff\xff\xff\xff" + whole[44:],
-                   "nan": whole[:first_row] + nan + whole[first_row + 4:], "scale": whole[:first_row + 4] + nan + whole[first_row + 8:]}
+                   "nan": whole[:first_row] + nan + whole[first_row + 4:], "scale": whole[:first_row + 4] + nan + whole[first_row + 8:],
+                   "unlikely": whole[:first_row] + np.array([-1e5, 1e-4], np.float32).tobytes() + whole[first_row + 8:]}
         for name, data in damaged.items():
             open(path, "wb").write(data)
             refuses(1, r"base\.kl", *args)

@@ -182,8 +182,9 @@ static void profile_end(bench_state *s)
 static kvasir_code measure(bench_state *s, int n_prompt, int n_gen, int depth, kv_bar *bar, kvasir_error *err)
 {
     const bench_options *o = s->options;
-    uint64_t *samples = calloc(2 * (size_t)o->repeats, sizeof *samples), *firsts = samples + o->repeats;
+    uint64_t *samples = calloc(2 * (size_t)o->repeats, sizeof *samples);
     if (!samples) return kv_set_error(err, KVASIR_ERR_MEMORY, "out of memory for %d samples", o->repeats);
+    uint64_t *firsts = samples + o->repeats;
     kvasir_code code = KVASIR_OK;
     double prompt_ms = 0;
     kv_bench_row row = {

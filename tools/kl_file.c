@@ -127,7 +127,10 @@ kvasir_code kv_kl_read(kv_kl_file *f, uint16_t *codes, kv_kl_row *row, kvasir_er
     if (f->n_rows_left == 0 || fread(&h, sizeof h, 1, f->file) != 1 ||
         fread(codes, sizeof *codes, f->n_vocab, f->file) != f->n_vocab)
         return is_damaged(f, err, "it cannot be read to its end");
-    if (!isfinite(h.min) || !isfinite(h.scale) || h.scale < 0 || h.scale > 1 || h.min > 0.01f || h.min < -1e6f)
+    /* The greatest code is the best token's, which has a share of 1 / n_vocab at least: no sum over such a row is 0. */
+    const float best = h.min + h.scale * MAX_CODE, slack = 0.01f;
+    if (!(h.scale >= 0 && h.scale <= (MAX_NATS + 1.0f) / MAX_CODE) || !(best <= slack) ||
+        !(best >= -logf((float)f->n_vocab) - slack))
         return is_damaged(f, err, "a row holds impossible numbers");
     f->n_rows_left--;
     *row = (kv_kl_row){h.min, h.scale, codes};
