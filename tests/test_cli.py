@@ -946,6 +946,15 @@ def logits_that_are_not_finite_are_one_line_and_nothing_else():
 
 
 @test
+def a_perplexity_beyond_all_numbers_is_null_in_json():
+    with tempfile.TemporaryDirectory() as d:
+        args = ["perplexity", "-q", "-m", damaged(d, "output_norm.weight", 1e9, slice(None)), "-p", TEXT.decode(), "-c", "64"]
+        r = kvasir(*args, "-o", "json", "--kl-vs", "native").json()
+        assert r["ppl"] is r["base_ppl"] is None and r["n_scored"] > 0 and math.isfinite(r["kl_mean"]), r
+        assert "inf" in kvasir(*args).text
+
+
+@test
 def logits_that_become_infinite_stop_a_run():
     """A prompt that is sound, and tokens after it that are not: an embedding that is no number, a weight that makes one logit -inf, then inf."""
     prompt = ["--tokens", "9,8,7", "--temp", "0", "-n", "24", "--ignore-eos"]

@@ -90,3 +90,5 @@ json_t *kv_json_text(const char *text, size_t len)
 json_t *kv_json_string(const char *text) { return kv_json_text(text, strlen(text)); }
 
 json_t *kv_json_ms(double ms) { return json_real(round(ms * 1e3) / 1e3); }
+
+json_t *kv_json_real(double value) { return isfinite(value) ? json_real(value) : json_null(); }

@@ -32,5 +32,7 @@ json_t *kv_json_string(const char *text);
 
 /* Milliseconds with three decimals: more would be noise. */
 json_t *kv_json_ms(double ms);
+/* null for what JSON has no number for: infinity, NaN. */
+json_t *kv_json_real(double value);
 
 #endif

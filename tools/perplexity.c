@@ -259,11 +259,13 @@ static result result_of(const perplexity_state *s)
 static json_t *result_json(const perplexity_state *s)
 {
     const result r = result_of(s);
-    json_t *json = json_pack("{s:f, s:f, s:I, s:I, s:I, s:I}", "ppl", r.ppl, "stderr", r.error, "n_chunks",
-                             (json_int_t)s->text.n_chunks, "n_tokens", (json_int_t)s->text.n_tokens, "n_ctx",
-                             (json_int_t)s->n_ctx, "n_scored", (json_int_t)s->totals.n);
-    json_t *more = r.is_compared ? json_pack("{s:f, s:f, s:f, s:f}", "kl_mean", r.kl, "kl_stderr", r.kl_error,
-                                             "same_top", r.same_top, "base_ppl", r.base_ppl)
+    json_t *json =
+        json_pack("{s:o, s:o, s:I, s:I, s:I, s:I}", "ppl", kv_json_real(r.ppl), "stderr", kv_json_real(r.error),
+                  "n_chunks", (json_int_t)s->text.n_chunks, "n_tokens", (json_int_t)s->text.n_tokens, "n_ctx",
+                  (json_int_t)s->n_ctx, "n_scored", (json_int_t)s->totals.n);
+    json_t *more = r.is_compared ? json_pack("{s:o, s:o, s:f, s:o}", "kl_mean", kv_json_real(r.kl), "kl_stderr",
+                                             kv_json_real(r.kl_error), "same_top", r.same_top, "base_ppl",
+                                             kv_json_real(r.base_ppl))
                                  : json_object();
     json_t *spec = s->attention
                        ? json_pack("{s:o, s:I}", "attention", kv_json_string(kvasir_model_attention(s->tested.model)),
