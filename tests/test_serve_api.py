@@ -7,6 +7,7 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -15,6 +16,8 @@ import sys
 import tempfile
 import threading
 import time
+
+from gguf import GGUFReader
 
 sys.path.insert(0, "tests/support")
 from runner import run_tests  # noqa: E402
@@ -443,10 +446,40 @@ def the_prefix_header_follows_a_conversation():
     assert key(turn, "X-Kvasir-Prefix: my-own") == "my-own"
 
 
+def what_the_vocabulary_cannot_say_is_no_answer():
+    with open(TINY, "rb") as f:
+        data = f.read()
+    byte = struct.pack("<Q", 2) + "\u00e6".encode()  # the byte E6, with which U+65E5 begins
+    assert data.count(byte) == 1
+    with tempfile.NamedTemporaryFile(suffix=".gguf") as f:
+        f.write(data.replace(byte, byte[:-2] + b"ZQ"))
+        f.flush()
+        with Server(model=f.name) as s:
+            for more in ({"grammar": 'root ::= "ab\u65e5"'}, {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "\u65e5"}}}}):
+                r = s.request("POST", "/v1/completions", {"prompt": "a", **more})
+                assert r.status == 400 and "no token of the model can go on" in r.json()["error"]["message"], r.body
+                r = s.request("POST", "/v1/completions", {"prompt": "a", "stream": True, **more})
+                assert b"no token of the model can go on" in r.body and b'"finish_reason":"stop"' not in r.body, r.body
+            assert s.post("/v1/completions", {"prompt": "a", "grammar": 'root ::= "ab"'})["choices"][0]["text"] == "ab"
+
+
+def damaged_weights_give_no_embedding():
+    with tempfile.TemporaryDirectory() as d:
+        model = os.path.join(d, "damaged.gguf")
+        shutil.copy(TINY, model)
+        tensor = next(t for t in GGUFReader(model, "r+").tensors if t.name == "blk.0.ffn_down.weight")
+        tensor.data[0, 0] = math.nan
+        tensor.data.flush()
+        with Server(model=model) as s:
+            for form in ("float", "base64"):
+                r = s.request("POST", "/v1/embeddings", {"input": "a b", "encoding_format": form})
+                assert r.status == 500 and "damaged" in r.json()["error"]["message"], r.body
+
+
 TESTS = [chat_and_bench_talk_to_a_server, a_key_goes_to_no_stranger_at_the_default_address, sampling_options_hold_at_both_ends, a_chat_that_waits_for_its_server_obeys_signals,
          the_prefix_header_follows_a_conversation, lists_and_properties, a_base_address_with_or_without_v1_is_answered_with_the_other, a_template_of_any_bytes_is_told, the_template_is_told_how_much_to_think, what_speaks_no_http_is_told_so, tokenizing_as_the_command_line_does, a_chat_says_what_run_says, streams_come_in_order_and_say_the_same,
          log_probabilities_are_those_of_the_logits, completions_take_every_kind_of_prompt, stops_never_leak, characters_are_never_cut,
-         seeds_bias_and_penalties_work, embeddings_are_the_hidden_states, the_same_bits_alone_in_company_and_from_the_cache, a_shared_prefix_is_read_once,
+         seeds_bias_and_penalties_work, embeddings_are_the_hidden_states, damaged_weights_give_no_embedding, what_the_vocabulary_cannot_say_is_no_answer, the_same_bits_alone_in_company_and_from_the_cache, a_shared_prefix_is_read_once,
          pages_and_memory_come_back, a_small_budget_delays_but_changes_nothing, requests_that_wait_are_served_fairly]
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
  * sequence.c makes text. */
 #include "tools/serve/scheduler.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,14 +48,19 @@ static void make_room(kv_scheduler *s, const kvasir_error *err)
     kv_work_end(s, q->work, &error, false);
 }
 
-static bool keep_vectors(kv_scheduler *s, kv_sequence *q)
+static bool keep_vectors(kv_scheduler *s, kv_sequence *q, kv_api_error *error)
 {
     kv_result *result = &q->work->job->result;
     const size_t n = (size_t)s->sampling.n_embd;
     if (!result->vectors) result->vectors = calloc(q->work->n_sequences * n, sizeof *result->vectors);
-    if (!result->vectors) return false;
+    if (!result->vectors) return kv_api_fail(error, 500, "out_of_memory", "out of memory for the embeddings");
     const double rows = q->work->job->request.pooling == KV_POOLING_MEAN ? (double)q->n_tokens : 1;
-    for (size_t i = 0; i < n; i++) result->vectors[(size_t)q->choice * n + i] = (float)(q->pooled[i] / rows);
+    for (size_t i = 0; i < n; i++) {
+        if (!isfinite(q->pooled[i]))
+            return kv_api_fail(error, 500, "no_finite_embedding",
+                               "the model's hidden states are not finite; its file may be damaged");
+        result->vectors[(size_t)q->choice * n + i] = (float)(q->pooled[i] / rows);
+    }
     return true;
 }
 
@@ -98,10 +104,7 @@ static void step(kv_scheduler *s)
         if (plan->n_prompt_rows == 0) kvasir_drafter_took(&q->drafter, plan->n_decode_rows, now - start);
         kv_advance how =
             kv_sequence_advance(q, &s->sampling, i, plan->from[i], plan->steps[i].n_tokens - q->n_ahead, now, &error);
-        if (how == KV_HAS_ENDED && q->pooled && !keep_vectors(s, q)) {
-            kv_api_fail(&error, 500, "out_of_memory", "out of memory for the embeddings");
-            how = KV_HAS_FAILED;
-        }
+        if (how == KV_HAS_ENDED && q->pooled && !keep_vectors(s, q, &error)) how = KV_HAS_FAILED;
         switch (how) {
         case KV_GOES_ON:
             break;

@@ -240,7 +240,9 @@ static kv_advance sample(kv_sequence *q, const kv_sampling *s, const float *logi
         memcpy(s->logits, logits, (size_t)s->n_vocab * sizeof *logits); /* the sampler changes them */
         token = kvasir_sampler_sample(q->sampler, s->logits);
     } else if (!kvasir_constraint_sample(constraint, q->sampler, logits, s->logits, &token)) {
-        return end_with(q, KV_FINISH_STOP, error);
+        if (kvasir_constraint_may_end(constraint)) return end_with(q, KV_FINISH_STOP, error);
+        kv_api_refuse(error, NULL, "no token of the model can go on in the grammar or schema");
+        return KV_HAS_FAILED;
     }
     if (token < 0) {
         if (r->sampler.n_logit_bias && has_finite(logits, s->n_vocab))
