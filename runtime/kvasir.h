@@ -105,6 +105,7 @@ KVASIR_API kvasir_code kvasir_model_open(const char *path, const kvasir_model_pa
 /* Closes the model; its sessions must be closed first. NULL is fine. */
 KVASIR_API void kvasir_model_close(kvasir_model *model);
 
+/* Of a model that was opened for its vocabulary only: the file, its names and n_vocab (its tokens); the sizes of layers are 0. */
 typedef struct kvasir_model_info {
     const char *architecture; /* "llama", "gemma3"; borrowed from the model */
     const char *name;         /* general.name, or "" */
@@ -142,7 +143,7 @@ KVASIR_API const char *kvasir_model_attention(const kvasir_model *model);
 
 /* What a file holds, as a JSON object (architecture, sizes, types, tokenizer, attention per layer). Works from the header alone, also for
  * files that cannot be run: "not_supported" lists what they need, [{"what": "tensor type", "name": "IQ2_XS", "note": ...}]. `attention` as in kvasir_model_params;
- * `with_tensors` lists every tensor. Errors: IO, FORMAT, MEMORY, ATTENTION. */
+ * `with_tensors` lists every tensor. `*json` is allocated (kvasir_free). Errors: IO, FORMAT, UNSUPPORTED (a version of GGUF), MEMORY, ATTENTION. */
 KVASIR_API kvasir_code kvasir_inspect(const char *path, const char *attention, bool with_tensors, char **json,
                                       kvasir_error *err);
 
@@ -159,10 +160,11 @@ typedef struct kvasir_attention_params {
 } kvasir_attention_params;
 
 /* What attention costs, layer by layer, as a JSON object: {"ctx", "layers": [{"layer", "spec", "heads", "kv_heads", "kv_bytes_per_token", "kv_bytes",
- * "prefill_flops", "decode_flops", "decode_bytes", "intensity", "bound"}], "total": {..}, "mha": {..}}. kv_bytes are held after n_ctx tokens; prefill
+ * "prefill_flops", "decode_flops", "decode_bytes", "intensity"}], "total": {..}, "mha": {..}}. kv_bytes are held after n_ctx tokens; prefill
  * reads them all, decode is the token after them; flops count a multiplication and an addition as two and are those of attention alone (scores,
- * weighted values, states). "mha" is the same model with a KV head for every head and full attention. From the header alone. Errors: as
- * kvasir_model_open; CONTEXT for n_ctx. */
+ * weighted values, states). "mha" is the same model with a KV head for every head and full attention. With limits layers and sums have a
+ * "bound" ("memory", "compute") and sums "decode_tokens_per_s" and "prefill_tokens_per_s"; with map_cells layers have a "map". From the header alone.
+ * `*json` is allocated (kvasir_free). Errors: as kvasir_model_open; CONTEXT for n_ctx, ARGUMENT for map_cells. */
 KVASIR_API kvasir_code kvasir_attention_report(const char *path, const kvasir_attention_params *params, char **json,
                                                kvasir_error *err);
 
@@ -340,7 +342,7 @@ KVASIR_API void kvasir_imatrix_close(kvasir_imatrix *imatrix);
 KVASIR_API void kvasir_session_observe(kvasir_session *session, kvasir_imatrix *imatrix);
 
 typedef struct kvasir_imatrix_info {
-    const char *dataset; /* what was read */
+    const char *dataset; /* what was read; not NULL */
     uint32_t n_chunks, chunk_tokens;
 } kvasir_imatrix_info;
 
