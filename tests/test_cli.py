@@ -534,6 +534,20 @@ def ctrl_c_gives_130_whatever_a_tool_is_doing():
 
 
 @test
+def ctrl_c_before_a_tool_reads_its_input_is_seen():
+    for ms in range(4, 200, 4):
+        child = subprocess.Popen([KVASIR, "run", "-m", SMOLLM2, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(ms / 1000)  # it loads, or reads by then
+        child.send_signal(signal.SIGINT)
+        try:
+            status = child.wait(10)
+        finally:
+            child.kill()
+            child.stdin.close()
+        assert status in (130, -signal.SIGINT), (ms, status)  # -SIGINT: before main
+
+
+@test
 def ctrl_c_that_ends_who_writes_into_the_pipe_too_gives_130():
     for tool, *args in (["run", "-"], ["perplexity", "-f", "-"], ["logits", "-"], ["imatrix", "-f", "-", "/no/such"]):
         child = subprocess.Popen([KVASIR, tool, "-m", TINY, *args], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

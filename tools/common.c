@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,8 @@
 #include "tools/json_out.h"
 #include "tools/term.h"
 #include "tools/tools.h"
+
+enum { WAIT_MS = 100 }; /* for input, between two looks for Ctrl-C */
 
 /* ---- failing ----------------------------------------------------------------------------------- */
 
@@ -81,13 +84,24 @@ kvasir_code kv_set_error(kvasir_error *err, kvasir_code code, const char *fmt, .
 
 /* ---- files and clocks ---------------------------------------------------------------------------- */
 
+/* Until there is something to read, an end, or Ctrl-C. Waiting is a poll with a time limit: a signal before the read would leave
+ * a read waiting. */
+static void await_input(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    int ready;
+    do ready = kv_interrupted() ? 1 : poll(&p, 1, WAIT_MS);
+    while (ready == 0 || (ready < 0 && errno == EINTR));
+}
+
 /* Reads fd to its end into a buffer that doubles; `name` is for messages. */
 static kvasir_code read_all(int fd, const char *name, size_t max_bytes, char **data, size_t *len, kvasir_error *err)
 {
     size_t capacity = 4096, used = 0;
     char *buf = malloc(capacity);
     while (buf) {
-        ssize_t got = read(fd, buf + used, capacity - used - 1);
+        await_input(fd);
+        ssize_t got = kv_interrupted() ? 0 : read(fd, buf + used, capacity - used - 1);
         if (got < 0 && errno == EINTR && !kv_interrupted()) continue;
         /* Ctrl-C ends who writes into our pipe, too: that is no end of a text. */
         if (got <= 0 && kv_interrupted()) errno = EINTR, got = -1;
@@ -122,6 +136,7 @@ static kvasir_code read_all(int fd, const char *name, size_t max_bytes, char **d
 kvasir_code kv_tool_read_file(const char *path, size_t max_bytes, char **data, size_t *len, kvasir_error *err)
 {
     if (strcmp(path, "-") == 0) return read_all(STDIN_FILENO, "standard input", max_bytes, data, len, err);
+    if (kv_interrupted()) return kv_set_error(err, KVASIR_ERR_CANCELLED, "interrupted");
     int fd;
     do fd = open(path, O_RDONLY | O_CLOEXEC); /* of a pipe it waits for who writes */
     while (fd < 0 && errno == EINTR && !kv_interrupted());
