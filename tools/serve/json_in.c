@@ -238,6 +238,11 @@ json_t *kv_json_get(const json_t *object, const char *name)
     return json_is_null(value) ? NULL : value;
 }
 
+bool kv_json_is(const json_t *value, const char *text)
+{
+    return json_is_string(value) && strcmp(json_string_value(value), text) == 0;
+}
+
 static const char *kind_name(const json_t *value)
 {
     static const char *const names[] = {

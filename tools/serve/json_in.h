@@ -56,5 +56,7 @@ bool kv_json_int(const json_t *value, const char *path, long long min, long long
                  kv_api_error *error);
 /* object[name], or NULL when it is not there or null. */
 json_t *kv_json_get(const json_t *object, const char *name);
+/* Whether it is a string, and this one. */
+bool kv_json_is(const json_t *value, const char *text);
 
 #endif

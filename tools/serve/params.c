@@ -210,10 +210,7 @@ static bool check_modalities(const json_t *body, kv_api_error *error)
 {
     const json_t *all = kv_json_get(body, "modalities");
     bool is_text = !all || json_is_array(all);
-    for (size_t i = 0; i < json_array_size(all); i++) {
-        const char *name = json_string_value(json_array_get(all, i));
-        is_text = is_text && name && strcmp(name, "text") == 0;
-    }
+    for (size_t i = 0; i < json_array_size(all); i++) is_text = is_text && kv_json_is(json_array_get(all, i), "text");
     return is_text ||
            kv_api_refuse(error, "modalities", "modalities must be [\"text\"]: the model writes nothing else");
 }

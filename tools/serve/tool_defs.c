@@ -36,11 +36,6 @@ static bool check_tool(const json_t *tool, size_t i, kv_api_error *error)
     return !parameters || json_is_object(parameters) || kv_api_refuse(error, path, "%s must be a JSON schema", path);
 }
 
-static bool is_word(const json_t *choice, const char *word)
-{
-    return json_is_string(choice) && strcmp(json_string_value(choice), word) == 0;
-}
-
 static bool is_among(const json_t *tools, const char *name)
 {
     for (size_t i = 0; i < json_array_size(tools); i++) {
@@ -53,7 +48,8 @@ static bool is_among(const json_t *tools, const char *name)
 /* {"mode", "tools"}, or NULL. */
 static const json_t *subset_of(const json_t *choice)
 {
-    return is_word(json_object_get(choice, "type"), "allowed_tools") ? json_object_get(choice, "allowed_tools") : NULL;
+    return kv_json_is(json_object_get(choice, "type"), "allowed_tools") ? json_object_get(choice, "allowed_tools")
+                                                                        : NULL;
 }
 
 static bool is_allowed(const json_t *choice, const char *name)
@@ -68,7 +64,7 @@ static bool check_subset(const json_t *subset, const json_t *tools, kv_api_error
     static const char path[] = "tool_choice.allowed_tools";
     const json_t *mode = json_object_get(subset, "mode"), *some = json_object_get(subset, "tools");
     char where[96];
-    if (!is_word(mode, "auto") && !is_word(mode, "required"))
+    if (!kv_json_is(mode, "auto") && !kv_json_is(mode, "required"))
         return kv_api_refuse(error, "tool_choice.allowed_tools.mode", "%s.mode must be \"auto\" or \"required\"", path);
     if (json_array_size(some) == 0)
         return kv_api_refuse(error, "tool_choice.allowed_tools.tools", "%s.tools must be an array of at least one tool",
@@ -106,7 +102,7 @@ bool kv_tools_read(const json_t *body, const json_t **out, kv_api_error *error)
     for (size_t i = 0; i < json_array_size(tools); i++)
         if (!check_tool(json_array_get(tools, i), i, error)) return false;
     if (choice && !check_choice(choice, tools, error)) return false;
-    if (json_array_size(tools) > 0 && !is_word(choice, "none")) *out = tools;
+    if (json_array_size(tools) > 0 && !kv_json_is(choice, "none")) *out = tools;
     return true;
 }
 
@@ -117,10 +113,10 @@ static bool read_thoughts(const json_t *body, const kv_dialect *dialect, kv_call
     static const char *const words[] = {"auto", "deepseek", "none"};
     const json_t *format = kv_json_get(body, "reasoning_format");
     bool is_known = !format;
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) is_known |= format && is_word(format, words[i]);
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) is_known |= format && kv_json_is(format, words[i]);
     if (!is_known)
         return kv_api_refuse(error, "reasoning_format", "reasoning_format must be \"auto\", \"deepseek\" or \"none\"");
-    if (!is_word(format, "none")) out->thoughts = dialect->thoughts;
+    if (!kv_json_is(format, "none")) out->thoughts = dialect->thoughts;
     return true;
 }
 
@@ -188,6 +184,6 @@ bool kv_calls_read(const json_t *body, const kv_dialect *dialect, const char *pr
     }
     if (kv_calls_active(out)) out->silent = dialect->calls->silent;
     const json_t *mode = json_object_get(subset_of(choice), "mode");
-    const bool is_free = !tools || !choice || is_word(mode ? mode : choice, "auto");
+    const bool is_free = !tools || !choice || kv_json_is(mode ? mode : choice, "auto");
     return is_free || force(tools, choice, out, error);
 }

@@ -75,9 +75,7 @@ static const char *wrong_in_call(const json_t *call, const char **wanted)
     const json_t *type = kv_json_get(call, "type"), *function = kv_json_get(call, "function"),
                  *arguments = kv_json_get(function, "arguments");
     *wanted = "an object of type \"function\"";
-    if (!json_is_object(function) ||
-        (type && (!json_is_string(type) || strcmp(json_string_value(type), "function") != 0)))
-        return "";
+    if (!json_is_object(function) || (type && !kv_json_is(type, "function"))) return "";
     *wanted = "a string of at least 1 byte";
     if (json_string_length(kv_json_get(function, "name")) == 0) return ".function.name";
     *wanted = "a string that holds a JSON object";

@@ -46,7 +46,7 @@ static json_t *arguments_of(const json_t *tool, const char *name, kv_api_error *
 {
     const json_t *given = kv_json_get(json_object_get(tool, "function"), "parameters"),
                  *type = json_object_get(given, "type");
-    if (type && !(json_is_string(type) && strcmp(json_string_value(type), "object") == 0)) {
+    if (type && !kv_json_is(type, "object")) {
         kv_api_refuse(error, "tools", "the parameters of a function must be of type \"object\"");
         return NULL;
     }
